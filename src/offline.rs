@@ -1,0 +1,7 @@
+//! The offline role: point-in-time joins and pulls over historical data, and the Arrow Flight server.
+
+pub mod asof;
+pub mod files;
+pub mod flight;
+pub mod retrieve;
+pub mod store;
