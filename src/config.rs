@@ -1,1 +1,117 @@
-//! To be written.
+//! What a node is told: Feast's `feature_store.yaml`, thali's own section of it, environment, flags.
+//!
+//! Loading happens once; afterwards no text is checked twice. Backends get their own part, never the whole.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use crate::model::entity_key;
+
+/// Everything that is configured.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub project: String,
+    pub project_description: String,
+    pub provider: String,
+    /// The directory relative paths of stores and sources start from (`--chdir`).
+    pub repo_path: PathBuf,
+    /// The file it was read from, if any.
+    pub file: Option<PathBuf>,
+    pub registry: RegistryConfig,
+    pub online_store: OnlineStoreConfig,
+    pub offline_store: OfflineStoreConfig,
+    pub entity_key_version: entity_key::Version,
+    pub materialization: MaterializationConfig,
+    pub thali: ThaliConfig,
+}
+
+/// The `registry:` section.
+#[derive(Debug, Clone)]
+pub struct RegistryConfig {
+    pub backend: RegistryBackend,
+    /// How often other processes' changes are looked for, at most.
+    pub cache_ttl: Duration,
+    pub enable_online_versioning: bool,
+}
+
+/// Where the registry lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RegistryBackend {
+    /// One serialized `feast.core.Registry` on local disk.
+    File { path: PathBuf },
+    /// Feast's tables, by SQLAlchemy URL; only `sqlite:///` is built in so far.
+    Sql { url: String },
+}
+
+/// The `online_store:` section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OnlineStoreConfig {
+    Sqlite { path: PathBuf },
+    /// `online_store: null`: nothing is served online.
+    Disabled,
+}
+
+/// The `offline_store:` section; `file`, `dask` and `duckdb` all run on the embedded engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OfflineStoreConfig {
+    Files,
+}
+
+/// The `materialization:` section.
+#[derive(Debug, Clone, Default)]
+pub struct MaterializationConfig {
+    /// Rows per write to the online store; `None` leaves it to thali.
+    pub online_write_batch_size: Option<usize>,
+}
+
+/// How a value older than its view's ttl is answered online.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TtlMode {
+    /// As Feast's Python server: ttl is not looked at.
+    #[default]
+    Python,
+    /// As Feast's Go server: the value with status `OUTSIDE_MAX_AGE`.
+    Status,
+    /// No value, status `OUTSIDE_MAX_AGE`.
+    Null,
+}
+
+/// The `thali:` section.
+#[derive(Debug, Clone)]
+pub struct ThaliConfig {
+    /// Bytes a join or materialization may hold before it spills.
+    pub memory_limit: u64,
+    pub ttl_mode: TtlMode,
+    /// Schedules by view name; they win over the view's `thali.schedule` tag.
+    pub schedules: BTreeMap<String, String>,
+    pub python: PythonConfig,
+    pub registry_poll: Duration,
+    /// How long requests in flight may take after shutdown began.
+    pub shutdown_grace: Duration,
+    /// How long a node says it is not ready before it stops accepting.
+    pub shutdown_delay: Duration,
+    /// An OTLP/gRPC collector; traces are off without one.
+    pub otlp_endpoint: Option<String>,
+}
+
+/// Worker processes for on-demand views written in Python.
+#[derive(Debug, Clone)]
+pub struct PythonConfig {
+    pub enabled: bool,
+    pub command: String,
+    pub workers: usize,
+}
+
+impl Default for ThaliConfig {
+    fn default() -> Self {
+        Self {
+            memory_limit: 1 << 30,
+            ttl_mode: TtlMode::Python,
+            schedules: BTreeMap::new(),
+            python: PythonConfig { enabled: true, command: "python3".to_owned(), workers: 2 },
+            registry_poll: Duration::from_secs(1),
+            shutdown_grace: Duration::from_secs(30),
+            shutdown_delay: Duration::ZERO,
+            otlp_endpoint: None,
+        }
+    }
+}

@@ -1,4 +1,8 @@
 //! The registry: stores, the catalog readers share, applying changes, and the registry role's servers.
+//!
+//! [`Registry`] is the one way the rest of thali reads or changes metadata. Readers get an immutable
+//! [`Catalog`] without waiting; a change made in this process is visible to them when it returns;
+//! changes of other processes are seen by [`Registry::refresh`], which the node calls periodically.
 
 pub mod apply;
 pub mod catalog;
@@ -6,3 +10,132 @@ pub mod grpc;
 pub mod lineage;
 pub mod rest;
 pub mod store;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Mutex;
+
+pub use catalog::{Catalog, View};
+use store::{Decide, ProjectState, RegistryStore, Revision};
+
+use crate::error::Result;
+
+/// Projects as this process last saw them, all of one revision or newer.
+#[derive(Debug, Default)]
+struct Shelf {
+    revision: Revision,
+    catalogs: HashMap<String, Arc<Catalog>>,
+}
+
+/// A registry store with its catalogs.
+pub struct Registry {
+    store: Arc<dyn RegistryStore>,
+    shelf: ArcSwap<Shelf>,
+    /// Held while the shelf is being replaced; readers never take it.
+    writing: Mutex<()>,
+    generation: AtomicU64,
+}
+
+impl Registry {
+    /// Wraps an opened store; nothing is loaded yet.
+    pub fn new(store: Arc<dyn RegistryStore>) -> Self {
+        Self {
+            store,
+            shelf: ArcSwap::from_pointee(Shelf::default()),
+            writing: Mutex::new(()),
+            generation: AtomicU64::new(1),
+        }
+    }
+
+    /// The project's catalog as last seen; loaded on first ask. Waits for nothing afterwards.
+    ///
+    /// # Errors
+    /// What the store returns on that first load.
+    pub async fn catalog(&self, project: &str) -> Result<Arc<Catalog>> {
+        if let Some(catalog) = self.shelf.load().catalogs.get(project) {
+            return Ok(Arc::clone(catalog));
+        }
+        let _writing = self.writing.lock().await;
+        if let Some(catalog) = self.shelf.load().catalogs.get(project) {
+            return Ok(Arc::clone(catalog));
+        }
+        let state = self.store.load(project).await?;
+        self.publish(state)
+    }
+
+    /// The project's catalog, after making sure it is the store's present state.
+    ///
+    /// # Errors
+    /// What the store returns.
+    pub async fn fresh_catalog(&self, project: &str) -> Result<Arc<Catalog>> {
+        self.refresh().await?;
+        self.catalog(project).await
+    }
+
+    /// Reloads every known project if the store's revision has moved; answers whether it had.
+    ///
+    /// # Errors
+    /// What the store returns; readers then keep what they have.
+    pub async fn refresh(&self) -> Result<bool> {
+        let revision = self.store.revision().await?;
+        if self.shelf.load().revision == revision {
+            return Ok(false);
+        }
+        let _writing = self.writing.lock().await;
+        let names: Vec<String> = self.shelf.load().catalogs.keys().cloned().collect();
+        let mut catalogs = HashMap::new();
+        for name in names {
+            let state = self.store.load(&name).await?;
+            let catalog = Catalog::new(state, self.generation.fetch_add(1, Ordering::Relaxed))?;
+            catalogs.insert(name, Arc::new(catalog));
+        }
+        // The revision was read before the loads: a write in between is seen again at the next look.
+        self.shelf.store(Arc::new(Shelf { revision, catalogs }));
+        Ok(true)
+    }
+
+    /// Names of all projects, sorted.
+    ///
+    /// # Errors
+    /// What the store returns.
+    pub async fn projects(&self) -> Result<Vec<String>> {
+        self.store.projects().await
+    }
+
+    /// Changes a project in one transaction and publishes the result before it returns.
+    ///
+    /// # Errors
+    /// What `decide` or the store returns; nothing has changed then.
+    pub async fn update(&self, project: &str, decide: Decide<'_>) -> Result<Arc<Catalog>> {
+        let _writing = self.writing.lock().await;
+        let state = self.store.update(project, decide).await?;
+        self.publish(state)
+    }
+
+    /// Readiness of the store underneath.
+    ///
+    /// # Errors
+    /// What the store returns.
+    pub async fn check(&self) -> Result<()> {
+        self.store.check().await
+    }
+
+    /// Puts one project's new state on the shelf. The caller holds `writing`.
+    fn publish(&self, state: ProjectState) -> Result<Arc<Catalog>> {
+        let catalog = Arc::new(Catalog::new(state, self.generation.fetch_add(1, Ordering::Relaxed))?);
+        let shelf = self.shelf.load();
+        let mut catalogs = shelf.catalogs.clone();
+        catalogs.insert(catalog.project.clone(), Arc::clone(&catalog));
+        // The shelf keeps its old revision: other projects may have moved, the next refresh looks.
+        let revision = shelf.revision.clone();
+        self.shelf.store(Arc::new(Shelf { revision, catalogs }));
+        Ok(catalog)
+    }
+}

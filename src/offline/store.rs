@@ -1,1 +1,96 @@
-//! To be written.
+//! The contract of an offline store: point-in-time joins and pulls over historical sources, as streams
+//! of Arrow batches. Feature references, services and on-demand views are resolved before it is asked.
+
+use std::{sync::Arc, time::Duration};
+
+use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use datafusion::execution::SendableRecordBatchStream;
+
+use crate::{error::Result, model::ValueType, proto::feast::core::DataSource};
+
+/// A point-in-time question: which values of `views` were known at each entity row's time.
+pub struct HistoricalQuery {
+    pub entities: EntityRows,
+    pub views: Vec<JoinView>,
+    /// Only rows created by the entity row's time count (known-as-of).
+    pub filter_by_created: bool,
+}
+
+/// The left side of the join. Result rows are these rows, each once, in this order.
+pub enum EntityRows {
+    Batches {
+        schema: SchemaRef,
+        batches: Vec<RecordBatch>,
+        /// The column that holds each row's moment; naive times are UTC.
+        timestamp_column: String,
+    },
+    /// No entity rows given: every key and time that the views have in the range, both ends inclusive.
+    Range { start: DateTime<Utc>, end: DateTime<Utc> },
+}
+
+/// One view to join.
+#[derive(Debug, Clone)]
+pub struct JoinView {
+    pub name: String,
+    pub source: Arc<DataSource>,
+    /// Empty for views without entities, which join by time only.
+    pub join_keys: Vec<JoinKey>,
+    pub features: Vec<JoinFeature>,
+    pub ttl: Option<Duration>,
+}
+
+/// How a join key is called on both sides.
+#[derive(Debug, Clone)]
+pub struct JoinKey {
+    /// In the entity rows (after the projection's join-key map).
+    pub entity_column: String,
+    /// In the source, after its field mapping.
+    pub source_column: String,
+    pub value_type: ValueType,
+}
+
+/// A wanted feature.
+#[derive(Debug, Clone)]
+pub struct JoinFeature {
+    /// In the source, after its field mapping.
+    pub source_column: String,
+    /// In the result.
+    pub output: String,
+    pub value_type: ValueType,
+}
+
+/// A window of a source, for materialization and saved datasets. Columns of the result: join keys,
+/// features, then the timestamp and created columns under their mapped names.
+#[derive(Debug, Clone)]
+pub struct Pull {
+    pub source: Arc<DataSource>,
+    pub join_keys: Vec<String>,
+    pub features: Vec<String>,
+    /// Both ends inclusive; `None` is open.
+    pub start: Option<DateTime<Utc>>,
+    pub end: Option<DateTime<Utc>>,
+    /// Only the newest row per key (by time, then created); otherwise all rows in any order.
+    pub latest_only: bool,
+}
+
+/// An offline store.
+#[async_trait]
+pub trait OfflineStore: Send + Sync + 'static {
+    async fn historical(&self, query: HistoricalQuery) -> Result<SendableRecordBatchStream>;
+
+    async fn pull(&self, pull: Pull) -> Result<SendableRecordBatchStream>;
+
+    /// Appends rows to a source, all or nothing; the rows must have the source's columns.
+    async fn append(&self, source: &DataSource, batches: Vec<RecordBatch>) -> Result<u64>;
+
+    /// Writes a stream as a new data set at the location of `target`.
+    async fn save(&self, target: &DataSource, rows: SendableRecordBatchStream, overwrite: bool) -> Result<u64>;
+
+    /// The columns of a source as they are stored (before field mapping).
+    async fn schema(&self, source: &DataSource) -> Result<SchemaRef>;
+
+    /// Readiness.
+    async fn check(&self) -> Result<()>;
+}
