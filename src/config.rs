@@ -2,7 +2,22 @@
 //!
 //! Loading happens once; afterwards no text is checked twice. Backends get their own part, never the whole.
 
+mod build;
+mod check;
+mod expand;
+pub(crate) mod locate;
+pub mod problem;
+pub mod quantity;
+mod schema;
+pub mod show;
+pub mod yaml;
+
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+pub use build::{is_project_name, schedule_problem};
+pub use check::{Origin, Setting};
+pub use locate::Sources;
+use problem::Problems;
 
 use crate::model::entity_key;
 
@@ -22,6 +37,40 @@ pub struct Config {
     pub entity_key_version: entity_key::Version,
     pub materialization: MaterializationConfig,
     pub thali: ThaliConfig,
+}
+
+/// A configuration with what there is to say about it.
+#[derive(Debug, Clone)]
+pub struct Report {
+    pub config: Config,
+    /// What is odd but stops nothing.
+    pub warnings: Problems,
+    /// Every value in force and where it came from.
+    pub settings: Vec<Setting>,
+}
+
+impl Config {
+    /// Finds, reads and checks everything that is configured.
+    ///
+    /// # Errors
+    /// All problems at once, warnings among them, when at least one stops thali.
+    pub fn load(sources: &Sources) -> Result<Self, Problems> {
+        let report = Report::load(sources)?;
+        for warning in &report.warnings.0 {
+            tracing::warn!("{warning}");
+        }
+        Ok(report.config)
+    }
+}
+
+impl Report {
+    /// As [`Config::load`], and keeps warnings and origins.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load(sources: &Sources) -> Result<Self, Problems> {
+        build::load(sources)
+    }
 }
 
 /// The `registry:` section.
@@ -45,7 +94,9 @@ pub enum RegistryBackend {
 /// The `online_store:` section.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OnlineStoreConfig {
-    Sqlite { path: PathBuf },
+    Sqlite {
+        path: PathBuf,
+    },
     /// `online_store: null`: nothing is served online.
     Disabled,
 }
@@ -107,7 +158,11 @@ impl Default for ThaliConfig {
             memory_limit: 1 << 30,
             ttl_mode: TtlMode::Python,
             schedules: BTreeMap::new(),
-            python: PythonConfig { enabled: true, command: "python3".to_owned(), workers: 2 },
+            python: PythonConfig {
+                enabled: true,
+                command: "python3".to_owned(),
+                workers: 2,
+            },
             registry_poll: Duration::from_secs(1),
             shutdown_grace: Duration::from_secs(30),
             shutdown_delay: Duration::ZERO,
@@ -115,3 +170,6 @@ impl Default for ThaliConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

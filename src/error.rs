@@ -119,7 +119,12 @@ pub struct Error {
 impl Error {
     /// An error of `kind` whose message names the thing in backticks and what was expected.
     pub fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), hint: None, source: None }
+        Self {
+            kind,
+            message: message.into(),
+            hint: None,
+            source: None,
+        }
     }
 
     /// The caller's request is wrong.
@@ -235,14 +240,21 @@ impl From<datafusion::error::DataFusionError> for Error {
             DataFusionError::External(inner) if inner.is::<Self>() => {
                 // The root is borrowed; rebuild it so that the kind survives the trip through the engine.
                 let ours = inner.downcast_ref::<Self>();
-                let (kind, message, hint) = ours.map_or((Kind::Internal, Cow::Borrowed("query failed"), None), |e| {
-                    (e.kind, e.message.clone(), e.hint.clone())
-                });
-                Self { kind, message, hint, source: Some(error.to_string().into()) }
+                let (kind, message, hint) = ours
+                    .map_or((Kind::Internal, Cow::Borrowed("query failed"), None), |e| {
+                        (e.kind, e.message.clone(), e.hint.clone())
+                    });
+                Self {
+                    kind,
+                    message,
+                    hint,
+                    source: Some(error.to_string().into()),
+                }
             }
-            DataFusionError::ResourcesExhausted(text) => {
-                Self::new(Kind::Overloaded, format!("query needs more memory than it may use: {text}"))
-            }
+            DataFusionError::ResourcesExhausted(text) => Self::new(
+                Kind::Overloaded,
+                format!("query needs more memory than it may use: {text}"),
+            ),
             _ => Self::internal(format!("query failed: {}", error.strip_backtrace())).source_error(error),
         }
     }

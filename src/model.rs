@@ -16,9 +16,3 @@ pub use feature_view::{FeatureView, Field, Interval};
 pub use object::{Object, ObjectKind};
 pub use on_demand::OnDemandFeatureView;
 pub use value_type::ValueType;
-
-
-
-
-
-

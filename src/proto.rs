@@ -1,6 +1,13 @@
 //! The generated wire contract (`proto/feast`) and its descriptors; nothing else.
 
-#![allow(clippy::all, clippy::pedantic, missing_docs, rustdoc::all, unreachable_pub, unused_qualifications)]
+#![allow(
+    clippy::all,
+    clippy::pedantic,
+    missing_docs,
+    rustdoc::all,
+    unreachable_pub,
+    unused_qualifications
+)]
 
 include!(concat!(env!("OUT_DIR"), "/feast.rs"));
 

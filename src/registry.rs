@@ -129,7 +129,10 @@ impl Registry {
 
     /// Puts one project's new state on the shelf. The caller holds `writing`.
     fn publish(&self, state: ProjectState) -> Result<Arc<Catalog>> {
-        let catalog = Arc::new(Catalog::new(state, self.generation.fetch_add(1, Ordering::Relaxed))?);
+        let catalog = Arc::new(Catalog::new(
+            state,
+            self.generation.fetch_add(1, Ordering::Relaxed),
+        )?);
         let shelf = self.shelf.load();
         let mut catalogs = shelf.catalogs.clone();
         catalogs.insert(catalog.project.clone(), Arc::clone(&catalog));

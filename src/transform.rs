@@ -28,6 +28,9 @@ impl Transformer {
     /// `InvalidArgument` when the transformation fails on the data, `Unsupported` when its kind is.
     pub async fn transform(&self, view: &OnDemandFeatureView, inputs: &RecordBatch) -> Result<RecordBatch> {
         let _ = (inputs, &self.python);
-        Err(Error::unsupported(format!("on demand feature view `{}` cannot be computed", view.name)))
+        Err(Error::unsupported(format!(
+            "on demand feature view `{}` cannot be computed",
+            view.name
+        )))
     }
 }

@@ -31,7 +31,11 @@ impl FeatureRef {
         if view.is_empty() || feature.is_empty() || feature.contains(':') {
             return Err(malformed());
         }
-        Ok(Self { view: view.to_owned(), version, feature: feature.to_owned() })
+        Ok(Self {
+            view: view.to_owned(),
+            version,
+            feature: feature.to_owned(),
+        })
     }
 }
 

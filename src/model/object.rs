@@ -48,8 +48,12 @@ impl ObjectKind {
     ];
 
     /// The four kinds that share one namespace of view names.
-    pub const VIEWS: [Self; 4] =
-        [Self::FeatureView, Self::OnDemandFeatureView, Self::StreamFeatureView, Self::LabelView];
+    pub const VIEWS: [Self; 4] = [
+        Self::FeatureView,
+        Self::OnDemandFeatureView,
+        Self::StreamFeatureView,
+        Self::LabelView,
+    ];
 
     /// The message of `feast.core` that carries it.
     pub fn message_name(self) -> &'static str {
@@ -190,7 +194,9 @@ pub fn dynamic_from_json(name: &str, json: &serde_json::Value) -> Result<Dynamic
 /// # Errors
 /// [`Kind::Internal`] when a value has no JSON form.
 pub fn message_to_json(message: &DynamicMessage) -> Result<serde_json::Value> {
-    let options = SerializeOptions::new().stringify_64_bit_integers(true).skip_default_fields(true);
+    let options = SerializeOptions::new()
+        .stringify_64_bit_integers(true)
+        .skip_default_fields(true);
     message
         .serialize_with_options(serde_json::value::Serializer, &options)
         .map_err(|error| Error::internal(format!("message has no JSON form: {error}")))

@@ -15,7 +15,11 @@ pub const EXPRESSIONS_TAG: &str = "thali.expressions";
 #[derive(Debug, Clone, PartialEq)]
 pub enum OnDemandInput {
     /// Features of another view (by its name), with the projection's alias, if any.
-    View { view: String, alias: String, features: Vec<Field> },
+    View {
+        view: String,
+        alias: String,
+        features: Vec<Field>,
+    },
     /// Columns the caller sends along.
     Request { name: String, fields: Vec<Field> },
 }
@@ -26,7 +30,13 @@ pub enum Transformation {
     /// SQL expressions by output name, evaluated in process.
     Expressions(BTreeMap<String, String>),
     /// A Python function: its name, source text, dill bytes, and whether it takes data frames.
-    Python { name: String, source: String, body: bytes::Bytes, pandas: bool, singleton: bool },
+    Python {
+        name: String,
+        source: String,
+        body: bytes::Bytes,
+        pandas: bool,
+        singleton: bool,
+    },
     /// A Substrait plan.
     Substrait(bytes::Bytes),
     /// Nothing that thali knows.
@@ -57,7 +67,11 @@ impl OnDemandFeatureView {
     pub fn from_object(object: &Object) -> Result<Self> {
         let proto: core::OnDemandFeatureView = object.decode()?;
         let spec = proto.spec.unwrap_or_default();
-        let inputs = spec.sources.iter().filter_map(|(name, source)| input(name, source)).collect();
+        let inputs = spec
+            .sources
+            .iter()
+            .filter_map(|(name, source)| input(name, source))
+            .collect();
         Ok(Self {
             project: object.project.clone(),
             name: object.name.clone(),
@@ -89,7 +103,11 @@ fn input(name: &str, source: &core::OnDemandSource) -> Option<OnDemandInput> {
             features: projection.feature_columns.iter().map(Field::from).collect(),
         },
         Source::RequestDataSource(source) => OnDemandInput::Request {
-            name: if source.name.is_empty() { name.to_owned() } else { source.name.clone() },
+            name: if source.name.is_empty() {
+                name.to_owned()
+            } else {
+                source.name.clone()
+            },
             fields: request_fields(source),
         },
     })
@@ -116,10 +134,18 @@ pub fn request_fields(source: &core::DataSource) -> Vec<Field> {
 
 fn transformation(spec: &core::OnDemandFeatureViewSpec) -> Transformation {
     use core::feature_transformation_v2::Transformation as Proto;
-    if let Some(expressions) = spec.tags.get(EXPRESSIONS_TAG).and_then(|text| serde_json::from_str(text).ok()) {
+    if let Some(expressions) = spec
+        .tags
+        .get(EXPRESSIONS_TAG)
+        .and_then(|text| serde_json::from_str(text).ok())
+    {
         return Transformation::Expressions(expressions);
     }
-    match spec.feature_transformation.as_ref().and_then(|t| t.transformation.as_ref()) {
+    match spec
+        .feature_transformation
+        .as_ref()
+        .and_then(|t| t.transformation.as_ref())
+    {
         Some(Proto::UserDefinedFunction(udf)) => Transformation::Python {
             name: udf.name.clone(),
             source: udf.body_text.clone(),

@@ -88,7 +88,10 @@ impl ValueType {
         if name.starts_with("Struct(") {
             return Some(Self::Struct);
         }
-        Self::ALL.iter().copied().find(|value_type| value_type.name() == name)
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|value_type| value_type.name() == name)
     }
 }
 

@@ -27,7 +27,10 @@ pub enum EntityRows {
         timestamp_column: String,
     },
     /// No entity rows given: every key and time that the views have in the range, both ends inclusive.
-    Range { start: DateTime<Utc>, end: DateTime<Utc> },
+    Range {
+        start: DateTime<Utc>,
+        end: DateTime<Utc>,
+    },
 }
 
 /// One view to join.
@@ -86,7 +89,12 @@ pub trait OfflineStore: Send + Sync + 'static {
     async fn append(&self, source: &DataSource, batches: Vec<RecordBatch>) -> Result<u64>;
 
     /// Writes a stream as a new data set at the location of `target`.
-    async fn save(&self, target: &DataSource, rows: SendableRecordBatchStream, overwrite: bool) -> Result<u64>;
+    async fn save(
+        &self,
+        target: &DataSource,
+        rows: SendableRecordBatchStream,
+        overwrite: bool,
+    ) -> Result<u64>;
 
     /// The columns of a source as they are stored (before field mapping).
     async fn schema(&self, source: &DataSource) -> Result<SchemaRef>;

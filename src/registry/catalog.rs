@@ -74,7 +74,8 @@ impl Catalog {
                 self.views.insert(object.name.clone(), view);
             }
             ObjectKind::FeatureService => {
-                self.services.insert(object.name.clone(), Arc::new(object.decode()?));
+                self.services
+                    .insert(object.name.clone(), Arc::new(object.decode()?));
             }
             ObjectKind::Entity => {
                 let spec = object.decode::<core::Entity>()?.spec.unwrap_or_default();
@@ -82,7 +83,8 @@ impl Catalog {
             }
             _ => {}
         }
-        self.by_name.insert((object.kind, object.name.clone()), Arc::clone(&object));
+        self.by_name
+            .insert((object.kind, object.name.clone()), Arc::clone(&object));
         self.objects.entry(object.kind).or_default().push(object);
         Ok(())
     }
@@ -102,7 +104,8 @@ impl Catalog {
     /// # Errors
     /// The kind's not-found error.
     pub fn require(&self, kind: ObjectKind, name: &str) -> Result<&Arc<Object>> {
-        self.object(kind, name).ok_or_else(|| kind.not_found(name, &self.project))
+        self.object(kind, name)
+            .ok_or_else(|| kind.not_found(name, &self.project))
     }
 
     /// The view of any kind with that name.
@@ -145,7 +148,9 @@ impl Catalog {
     /// # Errors
     /// `FeatureServiceNotFound`.
     pub fn service(&self, name: &str) -> Result<&Arc<core::FeatureService>> {
-        self.services.get(name).ok_or_else(|| ObjectKind::FeatureService.not_found(name, &self.project))
+        self.services
+            .get(name)
+            .ok_or_else(|| ObjectKind::FeatureService.not_found(name, &self.project))
     }
 
     /// The entity with that name.

@@ -1,0 +1,443 @@
+//! The keys of `feature_store.yaml`: Feast's (`feast/repo_config.py` and the store classes) and thali's.
+//! Tables only; `super::check` walks them.
+
+/// What a key holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    /// Anything; kept as it is.
+    Any,
+    Text,
+    /// Text that is never printed.
+    Secret,
+    Bool,
+    Int,
+    Float,
+    /// A list of text or numbers.
+    List,
+    /// A mapping with free keys.
+    Map,
+    /// Bytes, `1GiB`.
+    Size,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A mapping with these keys.
+    Section(&'static Schema),
+}
+
+/// What happens when a key is set.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Effect {
+    /// It counts.
+    Used,
+    /// Feast has it; nothing in thali depends on it.
+    Accepted,
+    /// Feast has it and a user would miss it: a warning with this text when it is switched on.
+    Missing(&'static str),
+}
+
+/// One key.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    /// As it would be written in the file.
+    pub(super) default: Option<&'static str>,
+    pub(super) effect: Effect,
+}
+
+/// What a key that is not in the table is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// Feast ignores it: a warning.
+    Warned,
+    /// Feast refuses it: an error.
+    Refused,
+}
+
+/// The keys of one mapping.
+#[derive(Debug)]
+pub(super) struct Schema {
+    pub(super) keys: &'static [Key],
+    pub(super) unknown: Unknown,
+}
+
+impl Schema {
+    pub(super) fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+}
+
+const fn used(name: &'static str, kind: Kind, default: Option<&'static str>) -> Key {
+    Key {
+        name,
+        kind,
+        default,
+        effect: Effect::Used,
+    }
+}
+
+const fn accepted(name: &'static str, kind: Kind) -> Key {
+    Key {
+        name,
+        kind,
+        default: None,
+        effect: Effect::Accepted,
+    }
+}
+
+const fn missing(name: &'static str, kind: Kind, what: &'static str) -> Key {
+    Key {
+        name,
+        kind,
+        default: None,
+        effect: Effect::Missing(what),
+    }
+}
+
+/// Keys of the whole file. Stores and other sections that depend on a `type` are read by hand.
+pub(super) static TOP: Schema = Schema {
+    unknown: Unknown::Warned,
+    keys: &[
+        used("project", Kind::Text, None),
+        used("project_description", Kind::Text, Some("")),
+        used("provider", Kind::Text, Some("local")),
+        used("registry", Kind::Any, None),
+        used("online_store", Kind::Any, None),
+        used("offline_store", Kind::Any, None),
+        used("batch_engine", Kind::Any, None),
+        used("auth", Kind::Any, None),
+        used("feature_server", Kind::Any, None),
+        used("entity_key_serialization_version", Kind::Int, Some("3")),
+        accepted("coerce_tz_aware", Kind::Bool),
+        accepted("flags", Kind::Any),
+        accepted("repo_path", Kind::Text),
+        used("materialization", Kind::Section(&MATERIALIZATION), None),
+        missing("embedding_model", Kind::Map, "texts are not embedded by thali"),
+        used("openlineage", Kind::Any, None),
+        used("mlflow", Kind::Any, None),
+        missing(
+            "data_quality_monitoring",
+            Kind::Map,
+            "data quality is not monitored by thali",
+        ),
+        used("thali", Kind::Section(&THALI), None),
+    ],
+};
+
+static MATERIALIZATION: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[
+        accepted("pull_latest_features", Kind::Bool),
+        used("online_write_batch_size", Kind::Int, None),
+    ],
+};
+
+/// The `thali:` section; every leaf is also an environment variable, `THALI_` and its path.
+pub(super) static THALI: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[
+        used("memory_limit", Kind::Size, Some("1GiB")),
+        used(
+            "ttl_mode",
+            Kind::Choice(&["python", "status", "null"]),
+            Some("python"),
+        ),
+        used("schedules", Kind::Map, None),
+        used("python", Kind::Section(&PYTHON), None),
+        used("registry_poll_seconds", Kind::Float, Some("1")),
+        used("shutdown_grace_seconds", Kind::Float, Some("30")),
+        used("shutdown_delay_seconds", Kind::Float, Some("0")),
+        used("otlp_endpoint", Kind::Text, None),
+    ],
+};
+
+static PYTHON: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[
+        used("enabled", Kind::Bool, Some("true")),
+        used("command", Kind::Text, Some("python3")),
+        used("workers", Kind::Int, Some("2")),
+    ],
+};
+
+/// The `registry:` section of the types thali has.
+pub(super) static REGISTRY: Schema = Schema {
+    unknown: Unknown::Warned,
+    keys: &[
+        used("registry_type", Kind::Text, Some("file")),
+        used("registry_store_type", Kind::Text, None),
+        used("path", Kind::Text, None),
+        used("cache_ttl_seconds", Kind::Float, Some("600")),
+        accepted("cache_mode", Kind::Choice(&["sync", "thread"])),
+        accepted("s3_additional_kwargs", Kind::Map),
+        accepted("purge_feast_metadata", Kind::Bool),
+        used("enable_online_feature_view_versioning", Kind::Bool, Some("false")),
+        accepted("serve_features_while_materializing", Kind::Bool),
+        missing("mcp", Kind::Map, "the registry is not served over MCP by thali"),
+        accepted("read_path", Kind::Text),
+        accepted("sqlalchemy_config_kwargs", Kind::Map),
+        accepted("thread_pool_executor_worker_count", Kind::Int),
+        accepted("schema_mode", Kind::Text),
+    ],
+};
+
+pub(super) static SQLITE: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[
+        used("type", Kind::Text, Some("sqlite")),
+        used("path", Kind::Text, Some("data/online.db")),
+        missing(
+            "vector_enabled",
+            Kind::Bool,
+            "similarity search is not offered by thali's SQLite store",
+        ),
+        accepted("similarity", Kind::Text),
+        missing(
+            "text_search_enabled",
+            Kind::Bool,
+            "text search is not offered by thali's SQLite store",
+        ),
+        missing(
+            "enable_openai_compatible_store",
+            Kind::Bool,
+            "that interface is not offered by thali",
+        ),
+        accepted("vector_len", Kind::Int),
+    ],
+};
+
+pub(super) static DASK: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[used("type", Kind::Text, Some("dask"))],
+};
+
+pub(super) static DUCKDB: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[
+        used("type", Kind::Text, Some("duckdb")),
+        accepted("staging_location", Kind::Text),
+        accepted("staging_location_endpoint_override", Kind::Text),
+    ],
+};
+
+pub(super) static LOCAL_ENGINE: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[
+        used("type", Kind::Text, Some("local")),
+        accepted("backend", Kind::Text),
+    ],
+};
+
+pub(super) static NO_AUTH: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[used("type", Kind::Text, Some("no_auth"))],
+};
+
+pub(super) static FEATURE_SERVER: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[
+        accepted("type", Kind::Choice(&["local", "mcp"])),
+        accepted("enabled", Kind::Bool),
+        accepted("metrics", Kind::Section(&SERVER_METRICS)),
+        accepted("feature_logging", Kind::Section(&FEATURE_LOGGING)),
+        accepted("audit_logging", Kind::Section(&AUDIT_LOGGING)),
+        accepted("offline_push_batching_enabled", Kind::Bool),
+        accepted("offline_push_batching_batch_size", Kind::Int),
+        accepted("offline_push_batching_batch_interval_seconds", Kind::Int),
+        accepted("transformation_service_endpoint", Kind::Text),
+        missing(
+            "mcp_enabled",
+            Kind::Bool,
+            "features are not served over MCP by thali",
+        ),
+        accepted("mcp_server_name", Kind::Text),
+        accepted("mcp_server_version", Kind::Text),
+        accepted("mcp_transport", Kind::Choice(&["sse", "http"])),
+    ],
+};
+
+static SERVER_METRICS: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[
+        accepted("enabled", Kind::Bool),
+        accepted("resource", Kind::Bool),
+        accepted("request", Kind::Bool),
+        accepted("online_features", Kind::Bool),
+        accepted("push", Kind::Bool),
+        accepted("materialization", Kind::Bool),
+        accepted("freshness", Kind::Bool),
+        accepted("offline_features", Kind::Bool),
+        accepted("feature_count_bins", Kind::List),
+        missing(
+            "audit_logging",
+            Kind::Bool,
+            "requests are not written to an audit log by thali",
+        ),
+    ],
+};
+
+static FEATURE_LOGGING: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[
+        missing(
+            "enabled",
+            Kind::Bool,
+            "served features are not logged to the offline store by thali",
+        ),
+        accepted("flush_interval_secs", Kind::Int),
+        accepted("write_to_disk_interval_secs", Kind::Int),
+        accepted("queue_capacity", Kind::Int),
+        accepted("emit_timeout_micro_secs", Kind::Int),
+    ],
+};
+
+static AUDIT_LOGGING: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[
+        missing(
+            "enabled",
+            Kind::Bool,
+            "requests are not written to an audit log by thali",
+        ),
+        accepted("sink", Kind::Choice(&["stdout", "file", "logger"])),
+        accepted("file_path", Kind::Text),
+        accepted("log_successful_reads", Kind::Bool),
+    ],
+};
+
+pub(super) static OPENLINEAGE: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[
+        missing(
+            "enabled",
+            Kind::Bool,
+            "OpenLineage events are not emitted by thali",
+        ),
+        accepted("transport_type", Kind::Text),
+        accepted("transport_url", Kind::Text),
+        accepted("transport_endpoint", Kind::Text),
+        accepted("api_key", Kind::Secret),
+        accepted("namespace", Kind::Text),
+        accepted("producer", Kind::Text),
+        accepted("emit_on_apply", Kind::Bool),
+        accepted("emit_on_materialize", Kind::Bool),
+        accepted("consumer", Kind::Map),
+    ],
+};
+
+pub(super) static MLFLOW: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[
+        missing("enabled", Kind::Bool, "runs are not logged to MLflow by thali"),
+        accepted("tracking_uri", Kind::Text),
+        accepted("ui_url", Kind::Text),
+        accepted("auto_log", Kind::Bool),
+        accepted("auto_log_entity_df", Kind::Bool),
+        accepted("entity_df_max_rows", Kind::Int),
+        accepted("log_operations", Kind::Bool),
+        accepted("ops_experiment_suffix", Kind::Text),
+        accepted("dataset_sync", Kind::Map),
+        accepted("ca_bundle", Kind::Text),
+        accepted("supported_artifact_formats", Kind::List),
+        accepted("request_timeout", Kind::Float),
+        accepted("max_retries", Kind::Int),
+        accepted("retry_backoff_factor", Kind::Float),
+    ],
+};
+
+/// A kind of store: which section it is, what thali has, and what Feast has besides.
+#[derive(Debug)]
+pub(super) struct Store {
+    pub(super) section: &'static str,
+    /// The section's meaning in words.
+    pub(super) label: &'static str,
+    pub(super) default: &'static str,
+    pub(super) supported: &'static [(&'static str, &'static Schema)],
+    pub(super) other: &'static [&'static str],
+    /// Whether thali works without it: what it does instead is then said in a warning.
+    pub(super) replaced_by: Option<&'static str>,
+}
+
+pub(super) static ONLINE: Store = Store {
+    section: "online_store",
+    label: "online store",
+    default: "sqlite",
+    supported: &[("sqlite", &SQLITE)],
+    other: &[
+        "aerospike",
+        "datastore",
+        "redis",
+        "dynamodb",
+        "snowflake.online",
+        "bigtable",
+        "postgres",
+        "hbase",
+        "cassandra",
+        "scylladb",
+        "mysql",
+        "hazelcast",
+        "elasticsearch",
+        "remote",
+        "singlestore",
+        "qdrant",
+        "couchbase.online",
+        "milvus",
+        "mongodb",
+        "hybrid",
+        "chronon",
+    ],
+    replaced_by: None,
+};
+
+pub(super) static OFFLINE: Store = Store {
+    section: "offline_store",
+    label: "offline store",
+    default: "dask",
+    supported: &[("dask", &DASK), ("file", &DASK), ("duckdb", &DUCKDB)],
+    other: &[
+        "bigquery",
+        "redshift",
+        "snowflake.offline",
+        "spark",
+        "trino",
+        "postgres",
+        "athena",
+        "mssql",
+        "remote",
+        "couchbase.offline",
+        "clickhouse",
+        "ray",
+        "oracle",
+        "chronon",
+        "hybrid",
+    ],
+    replaced_by: None,
+};
+
+pub(super) static ENGINE: Store = Store {
+    section: "batch_engine",
+    label: "batch engine",
+    default: "local",
+    supported: &[("local", &LOCAL_ENGINE)],
+    other: &[
+        "snowflake.engine",
+        "lambda",
+        "k8s",
+        "spark.engine",
+        "ray.engine",
+        "flink.engine",
+        "spark_application",
+        "trino.engine",
+        "trino",
+    ],
+    replaced_by: Some("thali materializes with its own engine"),
+};
+
+pub(super) static AUTH: Store = Store {
+    section: "auth",
+    label: "auth",
+    default: "no_auth",
+    supported: &[("no_auth", &NO_AUTH)],
+    other: &["kubernetes", "oidc"],
+    replaced_by: None,
+};

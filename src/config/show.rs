@@ -1,0 +1,82 @@
+//! How settings are printed: one line each, secrets masked.
+
+use super::{
+    check::Setting,
+    yaml::{Node, Value},
+};
+
+/// What stands in the place of a secret.
+const MASK: &str = "***";
+
+impl Setting {
+    /// The value as it may be shown to anyone.
+    pub fn shown(&self) -> String {
+        if self.secret {
+            MASK.to_owned()
+        } else {
+            show(&self.value)
+        }
+    }
+}
+
+fn show(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(value) => value.to_string(),
+        Value::Int(value) => value.to_string(),
+        Value::Float(value) => value.to_string(),
+        Value::Text(text) => mask_url(text),
+        Value::List(items) => {
+            let items: Vec<String> = items.iter().map(|item| show(&item.value)).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Value::Map(entries) => {
+            let pairs: Vec<String> = entries
+                .iter()
+                .map(|entry| format!("{}: {}", entry.key, show_named(&entry.key, &entry.node)))
+                .collect();
+            format!("{{{}}}", pairs.join(", "))
+        }
+    }
+}
+
+fn show_named(key: &str, node: &Node) -> String {
+    let key = key.to_ascii_lowercase();
+    let secret = ["password", "passphrase", "secret", "token", "key"]
+        .iter()
+        .any(|word| key.contains(word));
+    if secret {
+        MASK.to_owned()
+    } else {
+        show(&node.value)
+    }
+}
+
+/// Hides the user information of URLs.
+pub fn mask_url(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return text.to_owned();
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    match authority.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://{MASK}@{host}{path}"),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        assert_eq!(
+            mask_url("postgresql://me:pw@db:5432/feast?x=a@b"),
+            "postgresql://***@db:5432/feast?x=a@b"
+        );
+        assert_eq!(mask_url("redis://:p@w@host"), "redis://***@host");
+        assert_eq!(mask_url("data/registry.db"), "data/registry.db");
+        assert_eq!(mask_url("http://collector:4317"), "http://collector:4317");
+    }
+}
