@@ -1,0 +1,198 @@
+//! [`Timeline`]: the entity side of a join, reduced to what feature rows are compared with.
+//!
+//! Entity rows fall into *slots*, one per distinct (key, time), numbered so that the slots of one key
+//! lie together in order of time. It holds numbers only; the rows themselves stay with the caller.
+
+use arrow::array::{Array, Int64Array};
+
+use super::keys::{KeyColumn, KeyTable, NO_KEY};
+use crate::error::{Error, Kind, Result};
+
+/// "No slot": an entity row without key or time, which gets nulls.
+pub const NO_SLOT: u32 = u32::MAX;
+
+/// The keys and times of all entity rows.
+pub struct Timeline {
+    keys: KeyTable,
+    /// Where each key's slots begin; one more entry than keys.
+    starts: Vec<u32>,
+    /// The time of each slot.
+    times: Vec<i64>,
+    /// The slot of each entity row.
+    row_slots: Vec<u32>,
+}
+
+impl Timeline {
+    /// Sorts entity rows into slots. Costs a hash lookup per row and a sort within each key.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for more rows than 32 bits can number.
+    pub fn new(batches: &[(Vec<KeyColumn>, Int64Array)]) -> Result<Self> {
+        let rows: usize = batches.iter().map(|(_, times)| times.len()).sum();
+        if u32::try_from(rows).is_err() {
+            return Err(
+                Error::invalid(format!("{rows} entity rows are more than one query may have"))
+                    .hint("split the entity rows into several queries"),
+            );
+        }
+        let mut keys = KeyTable::new(batches.first().map_or(&[], |(columns, _)| columns));
+        let mut row_keys = Vec::with_capacity(rows);
+        let mut numbers = Vec::new();
+        for (columns, times) in batches {
+            keys.insert(columns, times.len(), &mut numbers);
+            row_keys
+                .extend((0..times.len()).map(|row| if times.is_null(row) { NO_KEY } else { numbers[row] }));
+        }
+        let moments = || {
+            batches
+                .iter()
+                .flat_map(|(_, times)| times.values().iter().copied())
+        };
+        Ok(Self::sorted(keys, &row_keys, moments))
+    }
+
+    /// Counts rows per key, places them, sorts each key's part by time and numbers the distinct times.
+    fn sorted<I: Iterator<Item = i64>>(keys: KeyTable, row_keys: &[u32], moments: impl Fn() -> I) -> Self {
+        let mut ends = vec![0_usize; keys.len()];
+        for &key in row_keys.iter().filter(|key| **key != NO_KEY) {
+            ends[key as usize] += 1;
+        }
+        let mut sum = 0;
+        for end in &mut ends {
+            let count = std::mem::replace(end, sum);
+            sum += count;
+        }
+        let mut placed = vec![(0_i64, 0_u32); sum];
+        for ((row, &key), moment) in (0_u32..).zip(row_keys).zip(moments()) {
+            if key != NO_KEY {
+                placed[ends[key as usize]] = (moment, row);
+                ends[key as usize] += 1;
+            }
+        }
+        let mut starts = Vec::with_capacity(keys.len() + 1);
+        let mut times = Vec::new();
+        let mut row_slots = vec![NO_SLOT; row_keys.len()];
+        let mut begin = 0;
+        let mut slots = 0_u32;
+        for &end in &ends {
+            starts.push(slots);
+            let part = &mut placed[begin..end];
+            if !part.is_sorted() {
+                part.sort_unstable();
+            }
+            let mut last = None;
+            for &(moment, row) in &*part {
+                if last != Some(moment) {
+                    last = Some(moment);
+                    times.push(moment);
+                    slots += 1;
+                }
+                row_slots[row as usize] = slots - 1;
+            }
+            begin = end;
+        }
+        starts.push(slots);
+        Self {
+            keys,
+            starts,
+            times,
+            row_slots,
+        }
+    }
+
+    /// The number of slots.
+    pub fn slots(&self) -> usize {
+        self.times.len()
+    }
+
+    /// The time of a slot.
+    pub fn time(&self, slot: u32) -> i64 {
+        self.times[slot as usize]
+    }
+
+    /// The slots of the entity rows, in their order.
+    pub fn row_slots(&self) -> &[u32] {
+        &self.row_slots
+    }
+
+    /// The first and last moment of any entity row.
+    pub fn span(&self) -> Option<(i64, i64)> {
+        Some((*self.times.iter().min()?, *self.times.iter().max()?))
+    }
+
+    /// The numbering of the keys.
+    pub fn keys(&self) -> &KeyTable {
+        &self.keys
+    }
+
+    /// The first slot of `key` at or after `moment`.
+    pub fn first_at_or_after(&self, key: u32, moment: i64) -> Option<u32> {
+        let (start, end) = (self.starts[key as usize], self.starts[key as usize + 1]);
+        let times = &self.times[start as usize..end as usize];
+        let skipped = times.partition_point(|time| *time < moment);
+        #[expect(clippy::cast_possible_truncation, reason = "slots are numbered in 32 bits")]
+        let slot = start + skipped as u32;
+        (slot < end).then_some(slot)
+    }
+
+    /// The slots of each key in turn, as ranges.
+    pub fn by_key(&self) -> impl Iterator<Item = std::ops::Range<u32>> {
+        self.starts.windows(2).map(|pair| pair[0]..pair[1])
+    }
+
+    /// Bytes it holds.
+    pub fn memory(&self) -> usize {
+        self.keys.memory() + (self.starts.len() + self.row_slots.len()) * 4 + self.times.len() * 8
+    }
+}
+
+/// A query that cannot be held in memory.
+pub(super) fn out_of_memory(error: &datafusion::error::DataFusionError) -> Error {
+    Error::new(
+        Kind::Overloaded,
+        format!(
+            "the join needs more memory than it may use: {}",
+            error.strip_backtrace()
+        ),
+    )
+    .hint("raise `memory_limit` in the `thali` section, or send fewer entity rows at once")
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::ArrayRef;
+
+    use super::*;
+    use crate::model::ValueType;
+
+    #[test]
+    fn rows_of_one_key_and_time_share_a_slot() {
+        let keys: ArrayRef = Arc::new(Int64Array::from(vec![
+            Some(1),
+            Some(2),
+            Some(1),
+            None,
+            Some(1),
+            Some(1),
+        ]));
+        let times = Int64Array::from(vec![Some(30), Some(10), Some(-5), Some(1), Some(30), None]);
+        let timeline =
+            Timeline::new(&[(vec![KeyColumn::new(&keys, ValueType::Int64, "k").unwrap()], times)]).unwrap();
+        assert_eq!(timeline.row_slots(), [1, 2, 0, NO_SLOT, 1, NO_SLOT]);
+        assert_eq!(timeline.by_key().collect::<Vec<_>>(), [0..2, 2..3]);
+        assert_eq!(timeline.span(), Some((-5, 30)));
+        assert_eq!(timeline.first_at_or_after(0, -5), Some(0));
+        assert_eq!(timeline.first_at_or_after(0, -4), Some(1));
+        assert_eq!(timeline.first_at_or_after(0, 31), None);
+    }
+
+    #[test]
+    fn no_rows_is_no_slots() {
+        let timeline = Timeline::new(&[]).unwrap();
+        assert_eq!((timeline.slots(), timeline.span()), (0, None));
+        assert_eq!(timeline.first_at_or_after(0, 1), None);
+    }
+}
