@@ -10,6 +10,7 @@ pub mod object;
 pub mod on_demand;
 pub mod value;
 pub mod value_type;
+pub mod wire;
 
 pub use feature_ref::FeatureRef;
 pub use feature_view::{FeatureView, Field, Interval};

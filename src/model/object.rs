@@ -10,6 +10,7 @@ use bytes::Bytes;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 
+use super::wire;
 use crate::error::{Error, Kind, Result};
 
 static POOL: LazyLock<Option<DescriptorPool>> =
@@ -89,6 +90,35 @@ impl ObjectKind {
         }
     }
 
+    /// Where its name stands in the message, as field numbers.
+    pub fn name_path(self) -> &'static [u32] {
+        match self {
+            Self::DataSource => &[20],
+            Self::ValidationReference => &[1],
+            _ => &[1, 1],
+        }
+    }
+
+    /// Where its project stands; a `Project` is its own.
+    pub fn project_path(self) -> &'static [u32] {
+        match self {
+            Self::Project => &[1, 1],
+            Self::DataSource => &[21],
+            Self::ValidationReference => &[3],
+            Self::Entity => &[1, 9],
+            _ => &[1, 2],
+        }
+    }
+
+    /// Where the times of its creation and of its last change stand; validation references have none.
+    pub fn time_paths(self) -> Option<[&'static [u32]; 2]> {
+        match self {
+            Self::DataSource => Some([&[50, 3], &[50, 4]]),
+            Self::ValidationReference => None,
+            _ => Some([&[2, 1], &[2, 2]]),
+        }
+    }
+
     /// Whether it lives in the namespace of view names.
     pub fn is_view(self) -> bool {
         Self::VIEWS.contains(&self)
@@ -126,6 +156,33 @@ pub struct Object {
 }
 
 impl Object {
+    /// An object from the bytes alone: its name and project as they stand in the message.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidArgument`] when the bytes are malformed on the way there.
+    pub fn from_bytes(kind: ObjectKind, bytes: Bytes) -> Result<Self> {
+        let name = wire::text(&bytes, kind.name_path())?.to_owned();
+        let project = wire::text(&bytes, kind.project_path())?.to_owned();
+        Ok(Self {
+            kind,
+            project,
+            name,
+            bytes,
+        })
+    }
+
+    /// The bytes with the object's project written into them.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidArgument`] when the bytes are malformed.
+    pub fn bytes_with_project(&self) -> Result<Bytes> {
+        let path = self.kind.project_path();
+        if wire::text(&self.bytes, path)? == self.project {
+            return Ok(self.bytes.clone());
+        }
+        wire::set(&self.bytes, path, wire::Put::text(&self.project)).map(Bytes::from)
+    }
+
     /// Decodes the bytes as `M`, which must be the generated type of the object's kind.
     ///
     /// # Errors

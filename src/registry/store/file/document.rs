@@ -1,0 +1,389 @@
+//! [`Document`]: the content of Feast's registry file, taken apart only as far as needed to find an
+//! object by kind, project and name. Everything else is carried along byte for byte.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use prost::Message;
+use uuid::Uuid;
+
+use super::super::{
+    Change, PROJECT_UUID, ProjectState, Revision, ViewVersion, proto_time, version_kind, version_kind_name,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    model::{
+        Object, ObjectKind,
+        feature_view::timestamp,
+        wire::{self, Put},
+    },
+    proto::feast::core,
+};
+
+/// The only layout Feast has ever written.
+const SCHEMA_VERSION: &str = "1";
+
+/// Field numbers of `feast.core.Registry` beside the object lists.
+mod number {
+    pub(super) const SCHEMA_VERSION: u32 = 3;
+    pub(super) const VERSION_ID: u32 = 4;
+    pub(super) const LAST_UPDATED: u32 = 5;
+    pub(super) const INFRA: u32 = 10;
+    pub(super) const PROJECT_METADATA: u32 = 15;
+    pub(super) const VERSION_HISTORY: u32 = 18;
+    pub(super) const VERSION_RECORDS: u32 = 1;
+}
+
+/// The list an object kind lives in.
+fn list_number(kind: ObjectKind) -> u32 {
+    match kind {
+        ObjectKind::Entity => 1,
+        ObjectKind::FeatureView => 6,
+        ObjectKind::FeatureService => 7,
+        ObjectKind::OnDemandFeatureView => 8,
+        ObjectKind::SavedDataset => 11,
+        ObjectKind::DataSource => 12,
+        ObjectKind::ValidationReference => 13,
+        ObjectKind::StreamFeatureView => 14,
+        ObjectKind::Permission => 16,
+        ObjectKind::Project => 17,
+        ObjectKind::LabelView => 19,
+    }
+}
+
+fn kind_of_list(number: u32) -> Option<ObjectKind> {
+    ObjectKind::ALL
+        .into_iter()
+        .find(|kind| list_number(*kind) == number)
+}
+
+/// Where a version record belongs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct VersionKey {
+    project: String,
+    view: String,
+    number: u32,
+}
+
+/// The registry of all projects.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Document {
+    version_id: String,
+    last_updated: Option<DateTime<Utc>>,
+    /// In the file's order.
+    objects: Vec<Object>,
+    /// Encoded `ProjectMetadata` by project.
+    metadata: Vec<(String, Bytes)>,
+    versions: Vec<(VersionKey, Bytes)>,
+    /// One for all projects, as in Feast.
+    infra: Option<Bytes>,
+    /// Fields of the version history message that this build does not know.
+    history_rest: Bytes,
+    /// All other fields with their tags, by number.
+    rest: Vec<(u32, Bytes)>,
+}
+
+impl Document {
+    /// Takes the file's content apart.
+    ///
+    /// # Errors
+    /// `Config` when the content is no registry or one of another schema version.
+    pub(super) fn parse(content: &Bytes) -> Result<Self> {
+        Self::read(content).map_err(|error| match error.kind() {
+            Kind::Config => error,
+            _ => Error::config(format!("not a readable Feast registry: {}", error.message()))
+                .hint("restore the file from a backup, or move it away to start with an empty registry"),
+        })
+    }
+
+    fn read(content: &Bytes) -> Result<Self> {
+        let mut document = Self::default();
+        for field in wire::fields(content) {
+            let field = field?;
+            if let Some(kind) = kind_of_list(field.number) {
+                document
+                    .objects
+                    .push(Object::from_bytes(kind, content.slice_ref(field.content()?))?);
+                continue;
+            }
+            match field.number {
+                number::SCHEMA_VERSION => check_schema_version(field.text()?)?,
+                number::VERSION_ID => field.text()?.clone_into(&mut document.version_id),
+                number::LAST_UPDATED => {
+                    let time = prost_types::Timestamp::decode(field.content()?)?;
+                    document.last_updated = timestamp(&time);
+                }
+                number::INFRA => document.infra = Some(content.slice_ref(field.content()?)),
+                number::PROJECT_METADATA => {
+                    let entry = field.content()?;
+                    document
+                        .metadata
+                        .push((wire::text(entry, &[1])?.to_owned(), content.slice_ref(entry)));
+                }
+                number::VERSION_HISTORY => document.read_history(content, field.content()?)?,
+                other => document.rest.push((other, content.slice_ref(field.raw))),
+            }
+        }
+        Ok(document)
+    }
+
+    fn read_history(&mut self, content: &Bytes, history: &[u8]) -> Result<()> {
+        let mut rest = self.history_rest.to_vec();
+        for field in wire::fields(history) {
+            let field = field?;
+            if field.number != number::VERSION_RECORDS {
+                rest.extend_from_slice(field.raw);
+                continue;
+            }
+            let record = field.content()?;
+            let key = VersionKey {
+                view: wire::text(record, &[1])?.to_owned(),
+                project: wire::text(record, &[2])?.to_owned(),
+                number: match wire::get(record, &[3])? {
+                    Some(number) => u32::try_from(number.varint()?).unwrap_or_default(),
+                    None => 0,
+                },
+            };
+            self.versions.push((key, content.slice_ref(record)));
+        }
+        self.history_rest = rest.into();
+        Ok(())
+    }
+
+    /// What distinguishes this content from every other: Feast draws a new UUID for each write.
+    pub(super) fn version_id(&self) -> &str {
+        &self.version_id
+    }
+
+    /// The content of the file; the object lists in the order of their field numbers, as Feast writes.
+    pub(super) fn encode(&self) -> Bytes {
+        let mut sections: Vec<(u32, Vec<u8>)> = Vec::new();
+        for kind in ObjectKind::ALL {
+            let mut list = Vec::new();
+            for object in self.objects.iter().filter(|object| object.kind == kind) {
+                wire::write_bytes(list_number(kind), &object.bytes, &mut list);
+            }
+            sections.push((list_number(kind), list));
+        }
+        let mut scalar = |number: u32, value: &[u8]| {
+            let mut section = Vec::new();
+            wire::write_bytes(number, value, &mut section);
+            sections.push((number, section));
+        };
+        scalar(number::SCHEMA_VERSION, SCHEMA_VERSION.as_bytes());
+        scalar(number::VERSION_ID, self.version_id.as_bytes());
+        if let Some(time) = self.last_updated {
+            scalar(number::LAST_UPDATED, &proto_time(time).encode_to_vec());
+        }
+        if let Some(infra) = &self.infra {
+            scalar(number::INFRA, infra);
+        }
+        for (_, entry) in &self.metadata {
+            scalar(number::PROJECT_METADATA, entry);
+        }
+        let mut history = Vec::new();
+        for (_, record) in &self.versions {
+            wire::write_bytes(number::VERSION_RECORDS, record, &mut history);
+        }
+        history.extend_from_slice(&self.history_rest);
+        if !history.is_empty() {
+            scalar(number::VERSION_HISTORY, &history);
+        }
+        sections.extend(self.rest.iter().map(|(number, raw)| (*number, raw.to_vec())));
+        sections.sort_by_key(|(number, _)| *number);
+        sections
+            .into_iter()
+            .flat_map(|(_, section)| section)
+            .collect::<Vec<u8>>()
+            .into()
+    }
+
+    /// All projects that have an object or metadata of their own.
+    pub(super) fn projects(&self) -> Vec<String> {
+        let objects = self
+            .objects
+            .iter()
+            .filter(|object| object.kind == ObjectKind::Project);
+        let mut names: Vec<String> = objects.map(|object| object.name.clone()).collect();
+        names.extend(self.metadata.iter().map(|(project, _)| project.clone()));
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// One project as the store's contract shows it.
+    pub(super) fn state(&self, project: &str, revision: Revision) -> Result<ProjectState> {
+        let versions = self.versions.iter().filter(|(key, _)| key.project == project);
+        let metadata = self.metadata.iter().find(|(name, _)| name == project);
+        Ok(ProjectState {
+            project: project.to_owned(),
+            revision,
+            objects: self
+                .objects
+                .iter()
+                .filter(|object| object.project == project)
+                .cloned()
+                .collect(),
+            infra: self.infra.clone(),
+            versions: versions
+                .map(|(key, record)| read_version(key, record))
+                .collect::<Result<_>>()?,
+            metadata: match metadata {
+                Some((_, entry)) => metadata_pairs(wire::text(entry, &[2])?),
+                None => Vec::new(),
+            },
+            last_updated: self.last_updated,
+        })
+    }
+
+    /// Makes the changes to one project and marks the content as new.
+    pub(super) fn change(&mut self, project: &str, changes: &[Change], now: DateTime<Utc>) -> Result<()> {
+        for change in changes {
+            self.change_one(project, change)?;
+        }
+        self.version_id = Uuid::new_v4().to_string();
+        self.last_updated = Some(now);
+        Ok(())
+    }
+
+    fn change_one(&mut self, project: &str, change: &Change) -> Result<()> {
+        match change {
+            Change::Put(object) => self.put(project, object)?,
+            Change::Delete(kind, name) => {
+                self.objects
+                    .retain(|old| old.project != project || old.kind != *kind || old.name != *name);
+                if kind.is_view() {
+                    self.versions
+                        .retain(|(key, _)| key.project != project || key.view != *name);
+                }
+            }
+            Change::PutVersion(version) => self.put_version(project, version),
+            Change::PutInfra(infra) => self.infra = Some(infra.clone()),
+            Change::PutMetadata(key, value) => self.put_metadata(project, key, value)?,
+            Change::DeleteProject => {
+                self.objects.retain(|old| old.project != project);
+                self.versions.retain(|(key, _)| key.project != project);
+                self.metadata.retain(|(name, _)| name != project);
+            }
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, project: &str, object: &Object) -> Result<()> {
+        let mut object = Object {
+            project: project.to_owned(),
+            ..object.clone()
+        };
+        object.bytes = object.bytes_with_project()?;
+        let same =
+            |old: &&mut Object| old.project == project && old.kind == object.kind && old.name == object.name;
+        match self.objects.iter_mut().find(same) {
+            Some(old) => *old = object,
+            None => self.objects.push(object),
+        }
+        Ok(())
+    }
+
+    fn put_version(&mut self, project: &str, version: &ViewVersion) {
+        let key = VersionKey {
+            project: project.to_owned(),
+            view: version.view.clone(),
+            number: version.number,
+        };
+        let record = core::FeatureViewVersionRecord {
+            feature_view_name: version.view.clone(),
+            project_id: project.to_owned(),
+            version_number: i32::try_from(version.number).unwrap_or(i32::MAX),
+            feature_view_type: version_kind_name(version.kind).to_owned(),
+            feature_view_proto: version.bytes.clone(),
+            created_timestamp: Some(proto_time(version.created)),
+            description: version.description.clone(),
+            version_id: version.version_id.clone(),
+        };
+        let record = Bytes::from(record.encode_to_vec());
+        match self.versions.iter_mut().find(|(old, _)| *old == key) {
+            Some((_, old)) => *old = record,
+            None => self.versions.push((key, record)),
+        }
+    }
+
+    /// Feast keeps free keys as a JSON object in the field of the UUID; ours keeps the UUID among them.
+    fn put_metadata(&mut self, project: &str, key: &str, value: &str) -> Result<()> {
+        let index = match self.metadata.iter().position(|(name, _)| name == project) {
+            Some(index) => index,
+            None => {
+                let entry = core::ProjectMetadata {
+                    project: project.to_owned(),
+                    ..Default::default()
+                };
+                self.metadata
+                    .push((project.to_owned(), entry.encode_to_vec().into()));
+                self.metadata.len() - 1
+            }
+        };
+        let Some((_, entry)) = self.metadata.get_mut(index) else {
+            return Ok(());
+        };
+        let text = wire::text(entry, &[2])?;
+        let replaced = match (json_object(text), key) {
+            (None, PROJECT_UUID) => value.to_owned(),
+            (object, key) => {
+                let mut object = object.unwrap_or_default();
+                if object.is_empty() && !text.is_empty() {
+                    object.insert(PROJECT_UUID.to_owned(), text.into());
+                }
+                object.insert(key.to_owned(), value.into());
+                serde_json::Value::Object(object).to_string()
+            }
+        };
+        *entry = wire::set(entry, &[2], Put::text(&replaced))?.into();
+        Ok(())
+    }
+}
+
+fn check_schema_version(version: &str) -> Result<()> {
+    if version.is_empty() || version == SCHEMA_VERSION {
+        return Ok(());
+    }
+    Err(Error::config(format!(
+        "the registry has schema version `{version}`, this build reads and writes `{SCHEMA_VERSION}`"
+    ))
+    .hint("it was written by a newer Feast or thali; use that, nothing was changed"))
+}
+
+fn read_version(key: &VersionKey, record: &Bytes) -> Result<ViewVersion> {
+    let proto = core::FeatureViewVersionRecord::decode(record.clone())?;
+    Ok(ViewVersion {
+        view: key.view.clone(),
+        kind: version_kind(&proto.feature_view_type),
+        number: key.number,
+        bytes: proto.feature_view_proto,
+        created: proto
+            .created_timestamp
+            .as_ref()
+            .and_then(timestamp)
+            .unwrap_or_default(),
+        description: proto.description,
+        version_id: proto.version_id,
+    })
+}
+
+fn json_object(text: &str) -> Option<serde_json::Map<String, serde_json::Value>> {
+    match serde_json::from_str(text) {
+        Ok(serde_json::Value::Object(object)) => Some(object),
+        _ => None,
+    }
+}
+
+fn metadata_pairs(text: &str) -> Vec<(String, String)> {
+    match json_object(text) {
+        Some(object) => object
+            .into_iter()
+            .map(|(key, value)| match value {
+                serde_json::Value::String(text) => (key, text),
+                other => (key, other.to_string()),
+            })
+            .collect(),
+        None if text.is_empty() => Vec::new(),
+        None => vec![(PROJECT_UUID.to_owned(), text.to_owned())],
+    }
+}
