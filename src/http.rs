@@ -1,1 +1,190 @@
-//! To be written.
+//! What every HTTP listener shares: the log line and metrics of a request, panics turned into 500, and
+//! the health routes. Error bodies belong to the surfaces, since Feast's differ.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Json, Router,
+    extract::{MatchedPath, Request, State},
+    http::{HeaderName, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use futures::future::{BoxFuture, join_all};
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
+};
+
+use tracing::Instrument as _;
+
+use crate::{
+    error::Result,
+    metrics::{Metrics, RequestLabels},
+};
+
+/// How long a readiness check may take before it counts as failed.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+type Check = Box<dyn Fn() -> BoxFuture<'static, Result<()>> + Send + Sync>;
+
+/// What a node needs before it takes requests. Turned off for good when it drains.
+#[derive(Default)]
+pub struct Readiness {
+    checks: Vec<(&'static str, Check)>,
+    draining: AtomicBool,
+}
+
+impl Readiness {
+    /// Adds a named check.
+    pub fn add<F>(&mut self, name: &'static str, check: F)
+    where
+        F: Fn() -> BoxFuture<'static, Result<()>> + Send + Sync + 'static,
+    {
+        self.checks.push((name, Box::new(check)));
+    }
+
+    /// From now on the node says that it is not ready.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether everything answers, and what does not.
+    pub async fn look(&self) -> (bool, serde_json::Map<String, serde_json::Value>) {
+        let mut report = serde_json::Map::new();
+        let mut ready = !self.draining.load(Ordering::SeqCst);
+        if !ready {
+            report.insert("node".to_owned(), "shutting down".into());
+        }
+        let looks = self.checks.iter().map(|(name, check)| async move {
+            let outcome = match tokio::time::timeout(CHECK_TIMEOUT, check()).await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(error.one_line()),
+                Err(_) => Err(format!("no answer within {} s", CHECK_TIMEOUT.as_secs())),
+            };
+            (*name, outcome)
+        });
+        for (name, outcome) in join_all(looks).await {
+            ready &= outcome.is_ok();
+            report.insert(
+                name.to_owned(),
+                outcome.err().unwrap_or_else(|| "ok".to_owned()).into(),
+            );
+        }
+        (ready, report)
+    }
+}
+
+/// Wraps a listener's routes with what all of them share; `/ready`, `/live` and `/metrics` are added,
+/// and `/health` where the routes have none of their own.
+pub fn listener(
+    routes: Router,
+    own_health: bool,
+    readiness: &Arc<Readiness>,
+    metrics: &Arc<Metrics>,
+) -> Router {
+    let scrape = Arc::clone(metrics);
+    let mut shared = Router::new()
+        .route("/ready", get(ready))
+        .route("/live", get(|| async { "alive" }))
+        .with_state(Arc::clone(readiness))
+        .route("/metrics", get(move || async move { exposition(&scrape) }));
+    if !own_health {
+        shared = shared.route(
+            "/health",
+            get(|| async { Json(serde_json::json!({"status": "ok"})) }),
+        );
+    }
+    let id = HeaderName::from_static("x-request-id");
+    routes
+        .merge(shared)
+        .layer(middleware::from_fn_with_state(Arc::clone(metrics), observe))
+        .layer(PropagateRequestIdLayer::new(id.clone()))
+        .layer(SetRequestIdLayer::new(id, MakeRequestUuid))
+        .layer(CatchPanicLayer::new())
+}
+
+fn exposition(metrics: &Metrics) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], metrics.render()).into_response()
+}
+
+async fn ready(State(readiness): State<Arc<Readiness>>) -> Response {
+    let (ready, checks) = readiness.look().await;
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        status,
+        Json(serde_json::json!({"ready": ready, "checks": checks})),
+    )
+        .into_response()
+}
+
+async fn observe(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned());
+    let method = request.method().clone();
+    let started = Instant::now();
+    metrics.in_flight.inc();
+    let span = tracing::info_span!("request", %method, route);
+    let response = next.run(request).instrument(span).await;
+    metrics.in_flight.dec();
+    let status = response.status();
+    let failed = status.is_client_error() || status.is_server_error();
+    let outcome = if failed { "error" } else { "success" };
+    tracing::debug!(%method, route, status = status.as_u16(), seconds = started.elapsed().as_secs_f64(), "request");
+    metrics
+        .requests
+        .get_or_create(&RequestLabels {
+            endpoint: route,
+            status: outcome,
+        })
+        .inc();
+    response
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use axum::body::Body;
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::error::Error;
+
+    async fn status(router: &Router, path: &str) -> StatusCode {
+        let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+        router.clone().oneshot(request).await.unwrap().status()
+    }
+
+    #[tokio::test]
+    async fn readiness_names_what_fails_and_ends_with_draining() {
+        let mut readiness = Readiness::default();
+        readiness.add("store", || Box::pin(async { Ok(()) }));
+        let readiness = Arc::new(readiness);
+        let router = listener(Router::new(), false, &readiness, &Arc::default());
+        assert_eq!(status(&router, "/ready").await, StatusCode::OK);
+        assert_eq!(status(&router, "/health").await, StatusCode::OK);
+        readiness.drain();
+        assert_eq!(status(&router, "/ready").await, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(status(&router, "/live").await, StatusCode::OK);
+
+        let mut broken = Readiness::default();
+        broken.add("store", || Box::pin(async { Err(Error::unavailable("gone")) }));
+        let (ready, report) = broken.look().await;
+        assert!(!ready);
+        assert_eq!(report["store"], "gone");
+    }
+}

@@ -1,5 +1,275 @@
-//! Every metric of the process, as fields of one struct handed to whoever counts.
+//! Every metric of the process, as fields of one struct handed to whoever counts. Feast's names
+//! (`feast/metrics.py`) where Feast has the metric, `thali_…` otherwise. No global state.
+
+use std::fmt::Write as _;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+use std::sync::atomic::AtomicU64;
+
+const LATENCY_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const READ_BUCKETS: [f64; 12] = [
+    0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+const MATERIALIZE_BUCKETS: [f64; 10] = [1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
+const ENTITY_BUCKETS: [f64; 9] = [1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0];
+const OFFLINE_BUCKETS: [f64; 10] = [0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+const ROW_BUCKETS: [f64; 7] = [1e2, 1e3, 1e4, 1e5, 5e5, 1e6, 5e6];
+
+/// Labels of an HTTP request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// The route, never the raw path.
+    pub endpoint: String,
+    /// `success` or `error`.
+    pub status: &'static str,
+}
+
+/// Labels of a request's latency.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LatencyLabels {
+    pub endpoint: String,
+    pub feature_count: &'static str,
+    pub feature_view_count: &'static str,
+}
+
+/// A view and how something about it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ViewStatus {
+    pub feature_view: String,
+    pub status: &'static str,
+}
+
+/// A view.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ViewLabel {
+    pub feature_view: String,
+}
+
+/// A view of a project.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ProjectView {
+    pub feature_view: String,
+    pub project: String,
+}
+
+/// A push source and where it was pushed to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PushLabels {
+    pub push_source: String,
+    pub mode: &'static str,
+}
+
+/// An on-demand view and how it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TransformLabels {
+    pub odfv_name: String,
+    pub mode: &'static str,
+}
+
+/// An offline store method and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct MethodStatus {
+    pub method: String,
+    pub status: &'static str,
+}
+
+/// An offline store method.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct MethodLabel {
+    pub method: String,
+}
+
+type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// The metrics of a node.
-#[derive(Debug, Default)]
-pub struct Metrics {}
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    pub requests: Family<RequestLabels, Counter>,
+    pub request_latency: Histograms<LatencyLabels>,
+    pub online_requests: Counter,
+    pub online_entities: Histogram,
+    pub online_statuses: Family<ViewStatus, Counter>,
+    pub online_store_read: Histogram,
+    pub transformation: Histograms<TransformLabels>,
+    pub pushes: Family<PushLabels, Counter>,
+    pub materializations: Family<ViewStatus, Counter>,
+    pub materialization_duration: Histograms<ViewLabel>,
+    /// Seconds between now and the newest materialized event time; written when scraped by the node.
+    pub freshness: Family<ProjectView, Gauge<f64, AtomicU64>>,
+    pub offline_requests: Family<MethodStatus, Counter>,
+    pub offline_latency: Histograms<MethodLabel>,
+    pub offline_rows: Histograms<MethodLabel>,
+    pub in_flight: Gauge,
+    pub materialized_rows: Family<ViewLabel, Counter>,
+    pub registry_refreshes: Counter,
+    pub registry_failures: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Self {
+            registry: Registry::default(),
+            requests: Family::default(),
+            request_latency: Family::new_with_constructor(|| Histogram::new(LATENCY_BUCKETS)),
+            online_requests: Counter::default(),
+            online_entities: Histogram::new(ENTITY_BUCKETS),
+            online_statuses: Family::default(),
+            online_store_read: Histogram::new(READ_BUCKETS),
+            transformation: Family::new_with_constructor(|| Histogram::new(READ_BUCKETS)),
+            pushes: Family::default(),
+            materializations: Family::default(),
+            materialization_duration: Family::new_with_constructor(|| Histogram::new(MATERIALIZE_BUCKETS)),
+            freshness: Family::default(),
+            offline_requests: Family::default(),
+            offline_latency: Family::new_with_constructor(|| Histogram::new(OFFLINE_BUCKETS)),
+            offline_rows: Family::new_with_constructor(|| Histogram::new(ROW_BUCKETS)),
+            in_flight: Gauge::default(),
+            materialized_rows: Family::default(),
+            registry_refreshes: Counter::default(),
+            registry_failures: Counter::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    /// All metrics in the Prometheus text format.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        if encode(&mut text, &self.registry).is_err() {
+            // Writing to a `String` cannot fail; keep what there is and say so.
+            let _ = writeln!(text, "# incomplete");
+        }
+        text
+    }
+
+    fn register(&mut self) {
+        let r = &mut self.registry;
+        r.register(
+            "feast_feature_server_request",
+            "Requests of the feature server",
+            self.requests.clone(),
+        );
+        r.register(
+            "feast_feature_server_request_latency_seconds",
+            "Seconds from a request's arrival to its answer",
+            self.request_latency.clone(),
+        );
+        r.register(
+            "feast_online_features_request",
+            "Online retrievals",
+            self.online_requests.clone(),
+        );
+        r.register(
+            "feast_online_features_entity_count",
+            "Entity rows asked for in one online retrieval",
+            self.online_entities.clone(),
+        );
+        r.register(
+            "feast_online_features_status",
+            "Feature values answered, by view and status",
+            self.online_statuses.clone(),
+        );
+        r.register(
+            "feast_feature_server_online_store_read_duration_seconds",
+            "Seconds one retrieval waited for the online store",
+            self.online_store_read.clone(),
+        );
+        r.register(
+            "feast_feature_server_transformation_duration_seconds",
+            "Seconds an on demand transformation took",
+            self.transformation.clone(),
+        );
+        r.register(
+            "feast_push_request",
+            "Pushes, by source and target",
+            self.pushes.clone(),
+        );
+        r.register(
+            "feast_materialization_result",
+            "Materializations that ended",
+            self.materializations.clone(),
+        );
+        r.register(
+            "feast_materialization_duration_seconds",
+            "Seconds a materialization of one view took",
+            self.materialization_duration.clone(),
+        );
+        r.register(
+            "feast_feature_freshness_seconds",
+            "Seconds since the newest materialized event time of a view",
+            self.freshness.clone(),
+        );
+        r.register(
+            "feast_offline_store_request",
+            "Offline retrievals and pulls",
+            self.offline_requests.clone(),
+        );
+        r.register(
+            "feast_offline_store_request_latency_seconds",
+            "Seconds an offline request took",
+            self.offline_latency.clone(),
+        );
+        r.register(
+            "feast_offline_store_row_count",
+            "Rows an offline request answered",
+            self.offline_rows.clone(),
+        );
+        r.register(
+            "thali_requests_in_flight",
+            "HTTP requests being answered now",
+            self.in_flight.clone(),
+        );
+        r.register(
+            "thali_materialized_rows",
+            "Rows written to the online store by materialization",
+            self.materialized_rows.clone(),
+        );
+        r.register(
+            "thali_registry_refreshes",
+            "Times the registry was found changed and was reloaded",
+            self.registry_refreshes.clone(),
+        );
+        r.register(
+            "thali_registry_failures",
+            "Times the registry could not be looked at",
+            self.registry_failures.clone(),
+        );
+    }
+}
+
+/// Feast's label for a number of features.
+pub fn feature_count_label(count: usize) -> &'static str {
+    match count {
+        0 => "0",
+        1..=10 => "1-10",
+        11..=50 => "11-50",
+        51..=200 => "51-200",
+        _ => "201+",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_carry_feasts_names() {
+        let metrics = Metrics::default();
+        metrics.online_requests.inc();
+        let labels = RequestLabels {
+            endpoint: "/push".into(),
+            status: "success",
+        };
+        metrics.requests.get_or_create(&labels).inc();
+        let text = metrics.render();
+        assert!(text.contains("feast_online_features_request_total 1"), "{text}");
+        assert!(text.contains("feast_feature_server_request_total{endpoint=\"/push\",status=\"success\"} 1"));
+    }
+}

@@ -36,7 +36,11 @@ async fn serve(uri: Uri, headers: HeaderMap) -> Response {
     if path == "api" || path.starts_with("api/") {
         return not_found();
     }
-    let name = if path.is_empty() || names_page(path) { INDEX } else { path };
+    let name = if path.is_empty() || names_page(path) {
+        INDEX
+    } else {
+        path
+    };
     // The compressed twins are a detail of how a file is stored, not files of their own.
     if name.ends_with(".gz") {
         return not_found();
@@ -53,7 +57,9 @@ fn names_page(path: &str) -> bool {
 fn file(name: &str, request: &HeaderMap) -> Option<Response> {
     let plain = Assets::get(name)?;
     let content_type = plain.metadata.mimetype().to_owned();
-    let gzip = accepts_gzip(request).then(|| Assets::get(&format!("{name}.gz"))).flatten();
+    let gzip = accepts_gzip(request)
+        .then(|| Assets::get(&format!("{name}.gz")))
+        .flatten();
     let encoded = gzip.is_some();
     let found = gzip.unwrap_or(plain);
     let etag = etag(&found);
@@ -65,7 +71,11 @@ fn file(name: &str, request: &HeaderMap) -> Option<Response> {
         Body::from(found.data.into_owned()).into_response()
     };
     let headers = response.headers_mut();
-    let cache = if name.starts_with("assets/") { IMMUTABLE } else { "no-cache" };
+    let cache = if name.starts_with("assets/") {
+        IMMUTABLE
+    } else {
+        "no-cache"
+    };
     set(headers, header::CACHE_CONTROL, cache);
     set(headers, header::ETAG, &etag);
     set(headers, header::VARY, "accept-encoding");
@@ -74,7 +84,15 @@ fn file(name: &str, request: &HeaderMap) -> Option<Response> {
     set(headers, header::REFERRER_POLICY, "same-origin");
     if !fresh {
         let text = content_type.starts_with("text/") && !content_type.contains("charset");
-        set(headers, header::CONTENT_TYPE, &if text { format!("{content_type}; charset=utf-8") } else { content_type });
+        set(
+            headers,
+            header::CONTENT_TYPE,
+            &if text {
+                format!("{content_type}; charset=utf-8")
+            } else {
+                content_type
+            },
+        );
         if encoded {
             set(headers, header::CONTENT_ENCODING, "gzip");
         }
@@ -95,18 +113,29 @@ fn etag(file: &EmbeddedFile) -> String {
 }
 
 fn is_fresh(request: &HeaderMap, etag: &str) -> bool {
-    let known = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    known.flat_map(|list| list.split(',')).map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
+    let known = request
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    known
+        .flat_map(|list| list.split(','))
+        .map(str::trim)
+        .any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
 }
 
 /// Whether the client takes gzip: named, or covered by `*`, and not refused with `q=0`.
 fn accepts_gzip(request: &HeaderMap) -> bool {
-    let lists = request.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let lists = request
+        .get_all(header::ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
     let mut wildcard = false;
     for item in lists.flat_map(|list| list.split(',')) {
         let mut parts = item.split(';').map(str::trim);
         let coding = parts.next().unwrap_or_default();
-        let quality = parts.find_map(|part| part.strip_prefix("q=")).and_then(|q| q.parse::<f32>().ok());
+        let quality = parts
+            .find_map(|part| part.strip_prefix("q="))
+            .and_then(|q| q.parse::<f32>().ok());
         let wanted = quality.is_none_or(|q| q > 0.0);
         if coding.eq_ignore_ascii_case("gzip") {
             return wanted;
@@ -117,7 +146,11 @@ fn accepts_gzip(request: &HeaderMap) -> bool {
 }
 
 fn not_found() -> Response {
-    (StatusCode::NOT_FOUND, Json(serde_json::json!({ "detail": "Not Found" }))).into_response()
+    (
+        StatusCode::NOT_FOUND,
+        Json(serde_json::json!({ "detail": "Not Found" })),
+    )
+        .into_response()
 }
 
 #[cfg(test)]
@@ -133,11 +166,17 @@ mod tests {
         for (name, value) in headers {
             request = request.header(name, *value);
         }
-        router().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+        router()
+            .oneshot(request.body(Body::empty()).unwrap())
+            .await
+            .unwrap()
     }
 
     fn header_of(response: &Response, name: HeaderName) -> &str {
-        response.headers().get(name).map_or("", |value| value.to_str().unwrap())
+        response
+            .headers()
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
     }
 
     async fn body(response: Response) -> Vec<u8> {
@@ -147,10 +186,18 @@ mod tests {
     #[tokio::test]
     async fn every_page_path_answers_the_page_and_revalidates() {
         let index = Assets::get(INDEX).unwrap().data.into_owned();
-        for path in ["/", "/p/flights", "/p/flights/feature-view/weather", "/p/flights/entity/a.b"] {
+        for path in [
+            "/",
+            "/p/flights",
+            "/p/flights/feature-view/weather",
+            "/p/flights/entity/a.b",
+        ] {
             let response = send("GET", path, &[]).await;
             assert_eq!(response.status(), StatusCode::OK, "{path}");
-            assert_eq!(header_of(&response, header::CONTENT_TYPE), "text/html; charset=utf-8");
+            assert_eq!(
+                header_of(&response, header::CONTENT_TYPE),
+                "text/html; charset=utf-8"
+            );
             assert_eq!(header_of(&response, header::CACHE_CONTROL), "no-cache");
             assert!(header_of(&response, header::CONTENT_SECURITY_POLICY).starts_with("default-src 'self';"));
             assert_eq!(header_of(&response, header::CONTENT_ENCODING), "");
@@ -160,7 +207,14 @@ mod tests {
 
     #[tokio::test]
     async fn missing_files_and_api_paths_are_not_pages() {
-        for path in ["/assets/gone.js", "/gone.png", "/index.html.gz", "/api/v1/entities", "/api", "/../Cargo.toml"] {
+        for path in [
+            "/assets/gone.js",
+            "/gone.png",
+            "/index.html.gz",
+            "/api/v1/entities",
+            "/api",
+            "/../Cargo.toml",
+        ] {
             let response = send("GET", path, &[]).await;
             assert_eq!(response.status(), StatusCode::NOT_FOUND, "{path}");
             assert_eq!(body(response).await, br#"{"detail":"Not Found"}"#);
@@ -171,7 +225,12 @@ mod tests {
     async fn a_known_tag_answers_304_without_a_body() {
         let tag = header_of(&send("GET", "/", &[]).await, header::ETAG).to_owned();
         assert!(tag.starts_with('"') && tag.len() == 34, "{tag}");
-        for known in [tag.clone(), format!("\"other\", {tag}"), format!("W/{tag}"), "*".to_owned()] {
+        for known in [
+            tag.clone(),
+            format!("\"other\", {tag}"),
+            format!("W/{tag}"),
+            "*".to_owned(),
+        ] {
             let response = send("GET", "/", &[(header::IF_NONE_MATCH, &known)]).await;
             assert_eq!(response.status(), StatusCode::NOT_MODIFIED, "{known}");
             assert_eq!(header_of(&response, header::ETAG), tag);
@@ -196,7 +255,9 @@ mod tests {
     #[tokio::test]
     async fn built_files_are_compressed_and_hashed_ones_never_revalidated() {
         for name in Assets::iter() {
-            let Some(plain) = name.strip_suffix(".gz") else { continue };
+            let Some(plain) = name.strip_suffix(".gz") else {
+                continue;
+            };
             let path = format!("/{plain}");
             let raw = send("GET", &path, &[(header::ACCEPT_ENCODING, "gzip;q=0, br")]).await;
             assert_eq!(header_of(&raw, header::CONTENT_ENCODING), "", "{path}");
@@ -204,8 +265,14 @@ mod tests {
             assert_eq!(header_of(&small, header::CONTENT_ENCODING), "gzip", "{path}");
             assert_eq!(header_of(&small, header::VARY), "accept-encoding");
             assert_ne!(small.headers().get(header::ETAG), raw.headers().get(header::ETAG));
-            assert_eq!(small.headers().get(header::CONTENT_TYPE), raw.headers().get(header::CONTENT_TYPE));
-            assert_eq!(header_of(&raw, header::CACHE_CONTROL) == IMMUTABLE, plain.starts_with("assets/"));
+            assert_eq!(
+                small.headers().get(header::CONTENT_TYPE),
+                raw.headers().get(header::CONTENT_TYPE)
+            );
+            assert_eq!(
+                header_of(&raw, header::CACHE_CONTROL) == IMMUTABLE,
+                plain.starts_with("assets/")
+            );
             assert!(body(small).await.len() < body(raw).await.len(), "{path}");
         }
     }

@@ -233,6 +233,11 @@ pub fn entity_id(key: &[u8]) -> String {
     hex::encode(murmur3::x64_128(key))
 }
 
+/// 128 bits that stand for a key where keeping the key itself would cost too much memory.
+pub fn fingerprint(key: &[u8]) -> u128 {
+    u128::from_le_bytes(murmur3::x64_128(key))
+}
+
 /// The field of a Redis hash that holds a feature.
 pub fn redis_field_hash(view: &str, feature: &str) -> [u8; 4] {
     let mut name = String::with_capacity(view.len() + feature.len() + 1);

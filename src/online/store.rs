@@ -1,6 +1,7 @@
 //! The contract of an online store: encoded keys and encoded values in, row batches out. Planning,
 //! statuses and JSON are not its business.
 
+pub mod disabled;
 pub mod sqlite;
 
 use std::sync::Arc;

@@ -52,26 +52,46 @@ struct Case {
 fn case() -> impl Strategy<Value = Case> {
     let key = || option::weighted(0.9, 0..3_i64);
     let moment = || option::weighted(0.95, -6..7_i64);
-    let row = (([key(), key()]), moment(), moment()).prop_map(|(keys, time, created)| FeatureRow { keys, time, created });
-    let source = (any::<bool>(), any::<bool>(), vec(row, 0..14), 1..6_usize, 1..4_usize).prop_map(
-        |(nanos, has_created, rows, rows_per_batch, batches)| Source {
+    let row = (([key(), key()]), moment(), moment()).prop_map(|(keys, time, created)| FeatureRow {
+        keys,
+        time,
+        created,
+    });
+    let source = (
+        any::<bool>(),
+        any::<bool>(),
+        vec(row, 0..14),
+        1..6_usize,
+        1..4_usize,
+    )
+        .prop_map(|(nanos, has_created, rows, rows_per_batch, batches)| Source {
             nanos,
             has_created,
             rows,
             cuts: (rows_per_batch, batches),
-        },
-    );
+        });
     let view = (0..2_usize, vec(0..3_usize, 0..3), option::of(0..5_u64))
         .prop_map(|(source, keys, ttl)| ViewCase { source, keys, ttl });
     let entity = ([key(), key(), key()], moment());
-    (vec(source, 2), vec(view, 1..4), vec(entity, 0..10), 1..5_usize, any::<bool>()).prop_map(
-        |(mut sources, views, entities, entity_cut, known_as_of)| {
+    (
+        vec(source, 2),
+        vec(view, 1..4),
+        vec(entity, 0..10),
+        1..5_usize,
+        any::<bool>(),
+    )
+        .prop_map(|(mut sources, views, entities, entity_cut, known_as_of)| {
             if known_as_of {
                 sources.iter_mut().for_each(|source| source.has_created = true);
             }
-            Case { sources, views, entities, entity_cut, known_as_of }
-        },
-    )
+            Case {
+                sources,
+                views,
+                entities,
+                entity_cut,
+                known_as_of,
+            }
+        })
 }
 
 /// The rule of the point-in-time join, word by word.
@@ -80,15 +100,15 @@ fn oracle(case: &Case, view: &ViewCase, entity: &([Option<i64>; 3], Option<i64>)
     let moment = entity.1?;
     let mut chosen: Option<(i64, Option<i64>, usize)> = None;
     for (place, row) in source.rows.iter().enumerate() {
-        let keys_match = view
-            .keys
-            .iter()
-            .enumerate()
-            .all(|(source_key, &entity_key)| row.keys[source_key].is_some() && row.keys[source_key] == entity.0[entity_key]);
+        let keys_match = view.keys.iter().enumerate().all(|(source_key, &entity_key)| {
+            row.keys[source_key].is_some() && row.keys[source_key] == entity.0[entity_key]
+        });
         let Some(time) = row.time else { continue };
         let created = if source.has_created { row.created } else { None };
         let known = !case.known_as_of || created.is_some_and(|created| created <= moment);
-        let fresh = view.ttl.is_none_or(|ttl| time >= moment - i64::try_from(ttl).unwrap());
+        let fresh = view
+            .ttl
+            .is_none_or(|ttl| time >= moment - i64::try_from(ttl).unwrap());
         if keys_match && time <= moment && fresh && known {
             chosen = chosen.max(Some((time, created, place)));
         }
@@ -98,7 +118,9 @@ fn oracle(case: &Case, view: &ViewCase, entity: &([Option<i64>; 3], Option<i64>)
 
 fn time_column(times: Vec<Option<i64>>, nanos: bool) -> ArrayRef {
     if nanos {
-        Arc::new(TimestampNanosecondArray::from_iter(times.into_iter().map(|time| time.map(|time| time * 1_000))))
+        Arc::new(TimestampNanosecondArray::from_iter(
+            times.into_iter().map(|time| time.map(|time| time * 1_000)),
+        ))
     } else {
         Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC"))
     }
@@ -109,12 +131,34 @@ fn source_batch(source: &Source, first: usize, rows: &[FeatureRow]) -> RecordBat
     let text = |key: Option<i64>| key.map(|key| key.to_string());
     let places = first..first + rows.len();
     let columns: Vec<(&str, ArrayRef)> = vec![
-        ("k0", Arc::new(Int64Array::from_iter(rows.iter().map(|row| row.keys[0])))),
-        ("k1", Arc::new(StringArray::from_iter(rows.iter().map(|row| text(row.keys[1]))))),
-        ("ts", time_column(rows.iter().map(|row| row.time).collect(), source.nanos)),
-        ("created", time_column(rows.iter().map(|row| row.created).collect(), source.nanos)),
-        ("v", Arc::new(Int64Array::from_iter_values(places.clone().map(|place| i64::try_from(place).unwrap())))),
-        ("name", Arc::new(StringArray::from_iter_values(places.map(|place| format!("row {place}"))))),
+        (
+            "k0",
+            Arc::new(Int64Array::from_iter(rows.iter().map(|row| row.keys[0]))),
+        ),
+        (
+            "k1",
+            Arc::new(StringArray::from_iter(rows.iter().map(|row| text(row.keys[1])))),
+        ),
+        (
+            "ts",
+            time_column(rows.iter().map(|row| row.time).collect(), source.nanos),
+        ),
+        (
+            "created",
+            time_column(rows.iter().map(|row| row.created).collect(), source.nanos),
+        ),
+        (
+            "v",
+            Arc::new(Int64Array::from_iter_values(
+                places.clone().map(|place| i64::try_from(place).unwrap()),
+            )),
+        ),
+        (
+            "name",
+            Arc::new(StringArray::from_iter_values(
+                places.map(|place| format!("row {place}")),
+            )),
+        ),
     ];
     let columns = columns.into_iter().map(|(name, array)| (name, array, true));
     RecordBatch::try_from_iter_with_nullable(columns).unwrap()
@@ -135,12 +179,19 @@ fn side(case: &Case, index: usize) -> (Side, Vec<SendableRecordBatchStream>) {
         .enumerate()
         .map(|(batch, rows)| source_batch(source, batch * per_batch, rows))
         .collect();
-    let partitions = batches.chunks(per_partition).map(|part| stream(&schema, part.to_vec())).collect();
+    let partitions = batches
+        .chunks(per_partition)
+        .map(|part| stream(&schema, part.to_vec()))
+        .collect();
     let view = |(place, view): (usize, &ViewCase)| {
         let keys = view.keys.iter().enumerate().map(|(key, entity)| JoinKey {
             entity_column: format!("e{entity}"),
             source_column: format!("k{key}"),
-            value_type: if key == 0 { ValueType::Int64 } else { ValueType::String },
+            value_type: if key == 0 {
+                ValueType::Int64
+            } else {
+                ValueType::String
+            },
         });
         let feature = |name: &str| JoinFeature {
             source_column: name.to_owned(),
@@ -156,16 +207,36 @@ fn side(case: &Case, index: usize) -> (Side, Vec<SendableRecordBatchStream>) {
         };
         (place, view)
     };
-    let views = case.views.iter().enumerate().filter(|(_, view)| view.source == index).map(view).collect();
+    let views = case
+        .views
+        .iter()
+        .enumerate()
+        .filter(|(_, view)| view.source == index)
+        .map(view)
+        .collect();
     let created = source.has_created.then(|| "created".to_owned());
-    (Side { schema, timestamp: "ts".to_owned(), created, views }, partitions)
+    (
+        Side {
+            schema,
+            timestamp: "ts".to_owned(),
+            created,
+            views,
+        },
+        partitions,
+    )
 }
 
 fn entities(case: &Case) -> Entities {
     let batch = |rows: &[([Option<i64>; 3], Option<i64>)]| {
-        let key = |key: usize| -> ArrayRef { Arc::new(Int64Array::from_iter(rows.iter().map(|row| row.0[key]))) };
+        let key =
+            |key: usize| -> ArrayRef { Arc::new(Int64Array::from_iter(rows.iter().map(|row| row.0[key]))) };
         let times = TimestampMicrosecondArray::from_iter(rows.iter().map(|row| row.1));
-        let columns = [("e0", key(0)), ("e1", key(1)), ("at", Arc::new(times) as ArrayRef), ("e2", key(2))];
+        let columns = [
+            ("e0", key(0)),
+            ("e1", key(1)),
+            ("at", Arc::new(times) as ArrayRef),
+            ("e2", key(2)),
+        ];
         RecordBatch::try_from_iter_with_nullable(columns.map(|(name, array)| (name, array, true))).unwrap()
     };
     let batches = case.entities.chunks(case.entity_cut).map(batch).collect();
@@ -174,7 +245,13 @@ fn entities(case: &Case) -> Entities {
 
 async fn join(case: &Case, pool: Arc<dyn MemoryPool>) -> Result<Vec<RecordBatch>> {
     let sides: Vec<_> = (0..case.sources.len()).map(|index| side(case, index)).collect();
-    let mut join = Join::new(entities(case), Scale::Nanos, case.known_as_of, case.views.len(), &pool)?;
+    let mut join = Join::new(
+        entities(case),
+        Scale::Nanos,
+        case.known_as_of,
+        case.views.len(),
+        &pool,
+    )?;
     let mut scans = Vec::new();
     for (side, partitions) in sides {
         let bounds = join.add(&side)?;
@@ -215,14 +292,34 @@ proptest! {
 
 /// `rows` rows of distinct keys at three times each, asked for at the last of them.
 fn big(rows: i64) -> Case {
-    let row = |place: i64| FeatureRow { keys: [Some(place / 3), None], time: Some(place % 3), created: None };
+    let row = |place: i64| FeatureRow {
+        keys: [Some(place / 3), None],
+        time: Some(place % 3),
+        created: None,
+    };
     Case {
-        sources: vec![Source { nanos: false, has_created: false, rows: (0..rows).map(row).collect(), cuts: (512, 3) }],
+        sources: vec![Source {
+            nanos: false,
+            has_created: false,
+            rows: (0..rows).map(row).collect(),
+            cuts: (512, 3),
+        }],
         views: vec![
-            ViewCase { source: 0, keys: vec![0], ttl: None },
-            ViewCase { source: 0, keys: vec![1], ttl: Some(0) },
+            ViewCase {
+                source: 0,
+                keys: vec![0],
+                ttl: None,
+            },
+            ViewCase {
+                source: 0,
+                keys: vec![1],
+                ttl: Some(0),
+            },
         ],
-        entities: (0..rows / 3).rev().map(|key| ([Some(key), None, None], Some(key % 4))).collect(),
+        entities: (0..rows / 3)
+            .rev()
+            .map(|key| ([Some(key), None, None], Some(key % 4)))
+            .collect(),
         entity_cut: 100_000,
         known_as_of: false,
     }
@@ -231,7 +328,9 @@ fn big(rows: i64) -> Case {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_partitions_at_once_agree_with_one() {
     let case = big(60_000);
-    let batches = join(&case, Arc::new(UnboundedMemoryPool::default())).await.unwrap();
+    let batches = join(&case, Arc::new(UnboundedMemoryPool::default()))
+        .await
+        .unwrap();
     assert!(batches.len() > 1);
     let mut row = 0;
     for batch in &batches {
@@ -249,7 +348,9 @@ async fn many_partitions_at_once_agree_with_one() {
 
 #[tokio::test]
 async fn past_the_memory_limit_the_query_is_refused() {
-    let error = join(&big(30_000), Arc::new(GreedyMemoryPool::new(1 << 19))).await.unwrap_err();
+    let error = join(&big(30_000), Arc::new(GreedyMemoryPool::new(1 << 19)))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), Kind::Overloaded, "{error}");
     assert!(error.hint_text().unwrap().contains("memory_limit"));
 }
@@ -260,18 +361,25 @@ async fn a_failing_scan_fails_the_join_and_a_dropped_join_drops_its_scans() {
     let (side, _) = side(&case, 0);
     let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
     let failing = futures::stream::once(async { Err(Error::unavailable("the disk is gone").into()) });
-    let failing: SendableRecordBatchStream = Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&side.schema), failing));
+    let failing: SendableRecordBatchStream =
+        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&side.schema), failing));
     let mut failed = Join::new(entities(&case), Scale::Micros, false, 2, &pool).unwrap();
     failed.add(&side).unwrap();
-    let Err(error) = failed.run(vec![vec![failing]], 1).await else { panic!("no error") };
-    assert_eq!((error.kind(), error.message()), (Kind::Unavailable, "the disk is gone"));
+    let Err(error) = failed.run(vec![vec![failing]], 1).await else {
+        panic!("no error")
+    };
+    assert_eq!(
+        (error.kind(), error.message()),
+        (Kind::Unavailable, "the disk is gone")
+    );
 
     let (alive, mut dropped) = tokio::sync::mpsc::channel::<()>(1);
     let endless = futures::stream::pending().chain(futures::stream::once(async move {
         drop(alive);
         Err(Error::internal("never").into())
     }));
-    let endless: SendableRecordBatchStream = Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&side.schema), endless));
+    let endless: SendableRecordBatchStream =
+        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&side.schema), endless));
     let mut join = Join::new(entities(&case), Scale::Micros, false, 2, &pool).unwrap();
     join.add(&side).unwrap();
     let running = tokio::spawn(join.run(vec![vec![endless]], 1));
