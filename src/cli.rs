@@ -1,1 +1,131 @@
-//! To be written.
+//! The command line: arguments in, text and exit status out. Commands call use-cases; none of them
+//! decides anything about features.
+//!
+//! Exit status: 0 done, 1 something the user can fix, 2 something that is ours (or, of `plan`, changes).
+
+mod config;
+mod health;
+mod output;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use tokio::runtime::Builder;
+
+use crate::{
+    config::{Report, Sources},
+    error::{Error, Result},
+};
+
+/// Done, with or without something to say about it.
+type Outcome = Result<ExitCode>;
+
+/// A whole feature store on one plate: every server of a Feast deployment in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "thali", version, max_term_width = 110, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+struct Global {
+    /// Feature repository to work in
+    #[arg(short, long, global = true, value_name = "DIR")]
+    chdir: Option<PathBuf>,
+    /// The feature_store.yaml to read
+    #[arg(short, long, global = true, value_name = "FILE")]
+    feature_store_yaml: Option<PathBuf>,
+    /// What is logged to standard error: error, warn, info, debug, trace
+    #[arg(long, global = true, value_name = "LEVEL", env = "THALI_LOG_LEVEL")]
+    log_level: Option<String>,
+    /// Sets a configuration key for this run, over file and environment
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the configuration in force and where each value came from
+    #[command(alias = "configuration")]
+    Config(config::Arguments),
+    /// Ask a server whether it is healthy; for container health checks
+    Health(health::Arguments),
+    /// Print the version
+    Version,
+}
+
+/// Parses the process's arguments and runs the command.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let status = if error.use_stderr() { 1 } else { 0 };
+            // Nobody is left to tell when the terminal is gone.
+            let _unprintable = error.print();
+            return ExitCode::from(status);
+        }
+    };
+    let runtime = match Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return fail(&Error::unavailable(format!("threads cannot be started: {error}")));
+        }
+    };
+    let outcome = runtime.block_on(run(cli));
+    // Work that ignores cancellation must not keep the process.
+    runtime.shutdown_background();
+    outcome.unwrap_or_else(|error| fail(&error))
+}
+
+async fn run(cli: Cli) -> Outcome {
+    let global = &cli.global;
+    match cli.command {
+        Command::Version => {
+            output::line(format_args!("thali {}", env!("CARGO_PKG_VERSION")));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Health(arguments) => health::run(&arguments).await,
+        Command::Config(arguments) => config::run(global, &arguments),
+    }
+}
+
+impl Global {
+    fn sources(&self) -> Sources {
+        Sources::from_process(self.chdir.clone(), self.feature_store_yaml.clone(), self.set.clone())
+    }
+
+    /// Reads the configuration; warnings go to standard error.
+    fn load(&self) -> Result<Report> {
+        let report = Report::load(&self.sources())?;
+        for warning in &report.warnings.0 {
+            output::note(format_args!("{warning}"));
+        }
+        Ok(report)
+    }
+}
+
+/// Prints the error and says how the process ends.
+fn fail(error: &Error) -> ExitCode {
+    output::note(format_args!("error: {error}"));
+    if error.kind().is_callers_fault() {
+        return ExitCode::from(1);
+    }
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        output::note(format_args!("  caused by: {error}"));
+        cause = error.source();
+    }
+    ExitCode::from(2)
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".to_owned()),
+    }
+}
+

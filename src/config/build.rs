@@ -26,8 +26,13 @@ pub(super) fn load(sources: &Sources) -> Result<Report, Problems> {
         settings: Settings::default(),
         problems: Problems::default(),
     };
-    if root.value == Value::Null {
-        root.value = Value::Map(Vec::new());
+    match root.value {
+        Value::Map(_) => {}
+        Value::Null => root.value = Value::Map(Vec::new()),
+        _ => {
+            let problem = Problem::error(format!("a mapping is wanted here, not {}", root.what()));
+            return Err(Problems(vec![problem.at(root.line).in_file(&found.name)]));
+        }
     }
     override_from_environment(&mut root, &mut walk, &sources.env);
     for (key, value) in &sources.flags {

@@ -23,7 +23,7 @@ pub fn bytes(text: &str) -> Option<u64> {
         clippy::cast_sign_loss,
         reason = "checked to be in range"
     )]
-    (scaled >= 0.0 && scaled < 9.0e18).then(|| scaled.round() as u64)
+    (0.0..9.0e18).contains(&scaled).then(|| scaled.round() as u64)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "unit factors are exact")]
