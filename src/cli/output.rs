@@ -22,7 +22,10 @@ pub(super) fn table(headers: &[&str], rows: &[Vec<String>]) {
         }
     }
     let render = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded: Vec<String> = cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let padded: Vec<String> = cells
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
         padded.join("  ").trim_end().to_owned()
     };
     line(format_args!("{}", render(&mut headers.iter().copied())));

@@ -55,7 +55,10 @@ pub fn check(text: &str, schema: &arrow::datatypes::Schema) -> Result<()> {
         .and_then(|expression| session.create_physical_expr(expression, &schema))
         .map(|_| ())
         .map_err(|error| {
-            Error::invalid(format!("expression `{text}` does not compile: {}", error.strip_backtrace()))
+            Error::invalid(format!(
+                "expression `{text}` does not compile: {}",
+                error.strip_backtrace()
+            ))
         })
 }
 
