@@ -6,10 +6,17 @@
 
 pub mod apply;
 pub mod catalog;
+mod changes;
+mod features;
 pub mod grpc;
 pub mod lineage;
+mod listing;
 pub mod rest;
+#[cfg(test)]
+mod samples;
+mod select;
 pub mod store;
+mod wire;
 
 use std::{
     collections::HashMap,

@@ -1,0 +1,152 @@
+//! Writes as the registry's servers make them: the registry first, then the online store follows.
+//!
+//! `feast apply` against a remote registry provisions nothing in the server's online store, so the
+//! server does it itself.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Catalog, Registry, View, store::Change, wire};
+use crate::{
+    error::Result,
+    model::{Interval, Object, ObjectKind},
+    online::store::OnlineStore,
+};
+
+/// The registry with the online store that follows it.
+#[derive(Clone)]
+pub(crate) struct Changes {
+    pub(crate) registry: Arc<Registry>,
+    /// `None` when nothing is served online.
+    pub(crate) online: Option<Arc<dyn OnlineStore>>,
+}
+
+impl Changes {
+    /// Stores the object and, for a view that is served online, makes room for it there.
+    ///
+    /// # Errors
+    /// What the registry refuses; and what the online store returns, after the registry has changed:
+    /// applying again completes it.
+    pub(crate) async fn apply(&self, object: Object) -> Result<Arc<Catalog>> {
+        let (project, name, is_view) = (object.project.clone(), object.name.clone(), object.kind.is_view());
+        let catalog = self.update(&project, Change::Put(object)).await?;
+        if is_view {
+            self.provision(&catalog, &name).await?;
+        }
+        Ok(catalog)
+    }
+
+    async fn update(&self, project: &str, change: Change) -> Result<Arc<Catalog>> {
+        self.registry
+            .update(project, &mut |_| Ok(vec![change.clone()]))
+            .await
+    }
+
+    async fn provision(&self, catalog: &Catalog, name: &str) -> Result<()> {
+        let (Some(online), Some(View::Stored(view))) = (&self.online, catalog.view(name)) else {
+            return Ok(());
+        };
+        if !view.online {
+            return Ok(());
+        }
+        online
+            .provision(&catalog.project, &[Arc::clone(view)], &[])
+            .await
+            .map_err(|error| {
+                error.context(format!(
+                    "`{name}` is registered, but the online store cannot hold it yet"
+                ))
+            })
+    }
+
+    /// Removes the object; a view goes with its versions and its rows in the online store.
+    ///
+    /// # Errors
+    /// The kind's not-found error; what the registry or the online store returns.
+    pub(crate) async fn delete(&self, kind: ObjectKind, project: &str, name: &str) -> Result<()> {
+        let catalog = self.registry.fresh_catalog(project).await?;
+        catalog.require(kind, name)?;
+        let tables = if kind.is_view() {
+            tables(&catalog, name)
+        } else {
+            Vec::new()
+        };
+        if kind == ObjectKind::Project {
+            return self.delete_project(&catalog).await;
+        }
+        self.update(project, Change::Delete(kind, name.to_owned()))
+            .await?;
+        self.drop_tables(project, &tables).await
+    }
+
+    /// Removes a view of whatever kind.
+    ///
+    /// # Errors
+    /// As [`Changes::delete`].
+    pub(crate) async fn delete_view(&self, project: &str, name: &str) -> Result<()> {
+        let catalog = self.registry.fresh_catalog(project).await?;
+        let kind = any_view(&catalog, name)?.kind;
+        self.delete(kind, project, name).await
+    }
+
+    async fn delete_project(&self, catalog: &Catalog) -> Result<()> {
+        let views = catalog.stored_views();
+        let tables: Vec<_> = views
+            .iter()
+            .flat_map(|view| tables(catalog, &view.name))
+            .collect();
+        self.update(&catalog.project, Change::DeleteProject).await?;
+        self.drop_tables(&catalog.project, &tables).await
+    }
+
+    async fn drop_tables(&self, project: &str, tables: &[String]) -> Result<()> {
+        match &self.online {
+            Some(online) if !tables.is_empty() => online
+                .provision(project, &[], tables)
+                .await
+                .map_err(|error| error.context("removed from the registry, but not from the online store")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Records that a window of a view is in the online store.
+    ///
+    /// # Errors
+    /// `FeatureViewNotFound`; what the registry returns.
+    pub(crate) async fn materialized(&self, project: &str, view: &str, interval: Interval) -> Result<()> {
+        let _ = interval;
+        self.registry.fresh_catalog(project).await?.stored_view(view)?;
+        Ok(())
+    }
+
+    /// Stores the encoded `feast.core.Infra` of a project.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when it is no such message; what the registry returns.
+    pub(crate) async fn put_infra(&self, project: &str, infra: Bytes) -> Result<()> {
+        wire::check_infra(&infra)?;
+        self.update(project, Change::PutInfra(infra)).await?;
+        Ok(())
+    }
+}
+
+/// The view of that name, of whatever kind.
+///
+/// # Errors
+/// `FeatureViewNotFound`.
+pub(crate) fn any_view<'a>(catalog: &'a Catalog, name: &str) -> Result<&'a Arc<Object>> {
+    let mut found = ObjectKind::VIEWS
+        .into_iter()
+        .filter_map(|kind| catalog.object(kind, name));
+    found
+        .next()
+        .ok_or_else(|| ObjectKind::FeatureView.not_found(name, &catalog.project))
+}
+
+/// Where the online store keeps a view: under its name, and each stored version under its own.
+fn tables(catalog: &Catalog, view: &str) -> Vec<String> {
+    let versions = catalog.versions.iter().filter(|version| version.view == view);
+    let versions = versions.map(|version| format!("{view}_v{}", version.number));
+    std::iter::once(view.to_owned()).chain(versions).collect()
+}
