@@ -8,6 +8,8 @@ pub mod json;
 pub mod text;
 
 mod collection;
+#[cfg(test)]
+mod samples;
 
 use super::value_type::ValueType;
 

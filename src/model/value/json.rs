@@ -79,8 +79,11 @@ fn plain<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
 }
 
 fn float(out: &mut Vec<u8>, number: f64) {
-    if number.is_finite() {
+    // Below and above this range Python's layout of the same digits is its own.
+    if number == 0.0 || (1e-4..1e16).contains(&number.abs()) {
         plain(out, &number);
+    } else if number.is_finite() {
+        out.extend_from_slice(text::float_text(number).as_bytes());
     } else {
         plain(out, non_finite(number));
     }

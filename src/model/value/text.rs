@@ -27,7 +27,7 @@ pub(crate) fn bool_text(truth: bool) -> &'static str {
 /// Python's `str()` of a float: the shortest digits that read back as the same number.
 pub(crate) fn float_text<F>(number: F) -> String
 where
-    F: Into<f64> + Copy + std::fmt::LowerExp,
+    F: Into<f64> + Copy + serde::Serialize,
 {
     let wide: f64 = number.into();
     if wide.is_nan() {
@@ -36,32 +36,43 @@ where
     if wide.is_infinite() {
         return if wide > 0.0 { "inf" } else { "-inf" }.to_owned();
     }
-    // Rust's `e` form has the shortest digits for the width at hand; only the layout is Python's.
-    let scientific = format!("{number:e}");
-    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    let (sign, mantissa) = mantissa
+    // The JSON writer finds the same digits as Python, ties included (`{:e}` does not); only the layout
+    // differs. A finite number always has a JSON form.
+    let json = serde_json::to_string(&number).unwrap_or_default();
+    let (sign, json) = json
         .strip_prefix('-')
-        .map_or(("", mantissa), |rest| ("-", rest));
-    let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
-    let layout = match usize::try_from(exponent) {
-        Ok(whole) if exponent < 16 => {
-            if digits.len() > whole + 1 {
-                format!("{}.{}", &digits[..=whole], &digits[whole + 1..])
-            } else {
-                format!("{digits:0<width$}.0", width = whole + 1)
-            }
+        .map_or(("", json.as_str()), |rest| ("-", rest));
+    let (mantissa, exponent) = json.split_once('e').unwrap_or((json, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let all = format!("{whole}{fraction}");
+    let digits = all.trim_start_matches('0');
+    let leading_zeros = all.len() - digits.len();
+    let digits = digits.trim_end_matches('0');
+    let Some((first, rest)) = digits.split_at_checked(1) else {
+        return format!("{sign}0.0");
+    };
+    let point = signed(whole.len()) - signed(leading_zeros) + exponent.parse::<isize>().unwrap_or(0);
+    let layout = match point {
+        1..=16 if point >= signed(digits.len()) => {
+            format!("{digits:0<width$}.0", width = point.unsigned_abs())
         }
-        Err(_) if exponent >= -4 => format!(
-            "0.{}{digits}",
-            "0".repeat((-exponent - 1).unsigned_abs() as usize)
-        ),
+        1..=16 => {
+            let (whole, fraction) = digits.split_at(point.unsigned_abs());
+            format!("{whole}.{fraction}")
+        }
+        -3..=0 => format!("0.{}{digits}", "0".repeat(point.unsigned_abs())),
         _ => {
-            let sign = if exponent < 0 { '-' } else { '+' };
-            format!("{mantissa}e{sign}{:02}", exponent.abs())
+            let dot = if rest.is_empty() { "" } else { "." };
+            let sign = if point < 1 { '-' } else { '+' };
+            format!("{first}{dot}{rest}e{sign}{:02}", (point - 1).unsigned_abs())
         }
     };
     format!("{sign}{layout}")
+}
+
+/// Lengths of a number's text, which are small.
+fn signed(length: usize) -> isize {
+    length.cast_signed()
 }
 
 /// An instant as people write it: ISO 8601 with `T` or a blank, with or without seconds, fraction, time

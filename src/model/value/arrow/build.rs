@@ -32,7 +32,8 @@ pub(super) fn array(values: &[&Value], value_type: ValueType) -> Result<ArrayRef
             }).collect::<$array>())
         };
     }
-    let micros = |seconds: i64| seconds.saturating_mul(1_000_000);
+    // Instants 290,000 years away do not fit into microseconds; they are null rather than wrong.
+    let micros = |seconds: i64| seconds.checked_mul(1_000_000);
     Ok(match value_type {
         ValueType::Unknown | ValueType::Null => Arc::new(NullArray::new(values.len())),
         ValueType::Int32 => column!(Int32Array, Kind::Int32Val(number) => *number),
@@ -48,8 +49,8 @@ pub(super) fn array(values: &[&Value], value_type: ValueType) -> Result<ArrayRef
                 .iter()
                 .map(
                     |value| match value.as_ref().and_then(|value| value.val.as_ref()) {
-                        Some(Kind::UnixTimestampVal(seconds)) => Some(micros(*seconds)),
-                        Some(Kind::ZonedTimestampVal(zoned)) => Some(micros(zoned.unix_timestamp)),
+                        Some(Kind::UnixTimestampVal(seconds)) => micros(*seconds),
+                        Some(Kind::ZonedTimestampVal(zoned)) => micros(zoned.unix_timestamp),
                         _ => None,
                     },
                 )

@@ -195,7 +195,7 @@ pub(super) fn texts(array: &dyn Array, value_type: ValueType) -> Result<StringAr
 }
 
 /// Python's text of a number; NaN counts as null.
-fn number_text<F: Into<f64> + Copy + std::fmt::LowerExp>(number: F) -> Option<String> {
+fn number_text<F: Into<f64> + Copy + serde::Serialize>(number: F) -> Option<String> {
     let wide: f64 = number.into();
     (!wide.is_nan()).then(|| text::float_text(number))
 }

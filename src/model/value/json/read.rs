@@ -213,22 +213,54 @@ fn json_text(json: &Json) -> Result<String> {
     }
 }
 
-/// Whether the text is JSON.
+/// Whether the text is JSON, in Python's sense.
 pub(in crate::model::value) fn check_json(text: &str) -> Result<()> {
-    match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+    let check = |text: &str| serde_json::from_str::<serde::de::IgnoredAny>(text);
+    match check(text) {
         Ok(_) => Ok(()),
+        Err(_) if check(&quote_non_finite(text)).is_ok() => Ok(()),
         Err(error) => {
             Err(misfit(&Json::from(text), ValueType::Json).hint(format!("the text is not JSON: {error}")))
         }
     }
 }
 
+/// Reads JSON in Python's sense; numbers that JSON has none for become their texts.
+fn parse_json(text: &str) -> Option<Json> {
+    serde_json::from_str(text)
+        .or_else(|_| serde_json::from_str(&quote_non_finite(text)))
+        .ok()
+}
+
+/// Python writes and reads bare `NaN`, `Infinity` and `-Infinity` in JSON. Puts quotes around them, which
+/// is how Feast's server prints such numbers.
+fn quote_non_finite(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 16);
+    let (mut in_text, mut escaped) = (false, false);
+    let mut rest = text;
+    while let Some(character) = rest.chars().next() {
+        let bare = ["NaN", "Infinity", "-Infinity"]
+            .into_iter()
+            .find(|word| !in_text && rest.starts_with(word));
+        if let Some(word) = bare {
+            out.extend(["\"", word, "\""]);
+            rest = &rest[word.len()..];
+            continue;
+        }
+        in_text ^= character == '"' && !escaped;
+        escaped = in_text && character == '\\' && !escaped;
+        out.push(character);
+        rest = &rest[character.len_utf8()..];
+    }
+    out
+}
+
 /// The elements of an array, or of an array written as text.
 fn elements(json: &Json, value_type: ValueType) -> Result<Cow<'_, [Json]>> {
     match json {
         Json::Array(items) => Ok(Cow::Borrowed(items)),
-        Json::String(text) => match serde_json::from_str(text) {
-            Ok(Json::Array(items)) => Ok(Cow::Owned(items)),
+        Json::String(text) => match parse_json(text) {
+            Some(Json::Array(items)) => Ok(Cow::Owned(items)),
             _ => Err(misfit(json, value_type)),
         },
         _ => Err(misfit(json, value_type)),
@@ -238,8 +270,8 @@ fn elements(json: &Json, value_type: ValueType) -> Result<Cow<'_, [Json]>> {
 fn map(json: &Json, value_type: ValueType) -> Result<Map> {
     match json {
         Json::Object(fields) => Ok(infer_map(fields)),
-        Json::String(text) => match serde_json::from_str(text) {
-            Ok(Json::Object(fields)) => Ok(infer_map(&fields)),
+        Json::String(text) => match parse_json(text) {
+            Some(Json::Object(fields)) => Ok(infer_map(&fields)),
             _ => Err(misfit(json, value_type)),
         },
         _ => Err(misfit(json, value_type)),
