@@ -59,7 +59,7 @@ pub(super) fn collect(value_type: ValueType, mut items: Vec<Value>) -> Value {
     macro_rules! collected {
         ($kind:ident, $message:ident, $element:ident) => {
             Kind::$kind($message {
-                val: items.into_iter().map($element).collect(),
+                val: items.iter_mut().map($element).collect(),
             })
         };
     }
@@ -98,15 +98,15 @@ fn deduplicate(items: &mut Vec<Value>) {
     items.retain(|item| item.val.is_some() && seen.insert(item.encode_to_vec()));
 }
 
-fn bytes(value: Value) -> Bytes {
-    match value.val {
+fn bytes(value: &mut Value) -> Bytes {
+    match value.val.take() {
         Some(Kind::BytesVal(bytes)) => bytes,
         _ => Bytes::new(),
     }
 }
 
-fn text(value: Value) -> String {
-    match value.val {
+fn text(value: &mut Value) -> String {
+    match value.val.take() {
         Some(
             Kind::StringVal(text)
             | Kind::JsonVal(text)
@@ -118,40 +118,40 @@ fn text(value: Value) -> String {
     }
 }
 
-fn int32(value: Value) -> i32 {
-    match value.val {
+fn int32(value: &mut Value) -> i32 {
+    match value.val.take() {
         Some(Kind::Int32Val(number)) => number,
         _ => 0,
     }
 }
 
-fn int64(value: Value) -> i64 {
-    match value.val {
+fn int64(value: &mut Value) -> i64 {
+    match value.val.take() {
         Some(Kind::Int64Val(number)) => number,
         _ => 0,
     }
 }
 
-fn double(value: Value) -> f64 {
-    match value.val {
+fn double(value: &mut Value) -> f64 {
+    match value.val.take() {
         Some(Kind::DoubleVal(number)) => number,
         _ => f64::NAN,
     }
 }
 
-fn float(value: Value) -> f32 {
-    match value.val {
+fn float(value: &mut Value) -> f32 {
+    match value.val.take() {
         Some(Kind::FloatVal(number)) => number,
         _ => f32::NAN,
     }
 }
 
-fn boolean(value: Value) -> bool {
-    matches!(value.val, Some(Kind::BoolVal(true)))
+fn boolean(value: &mut Value) -> bool {
+    matches!(value.val.take(), Some(Kind::BoolVal(true)))
 }
 
-fn timestamp(value: Value) -> i64 {
-    match value.val {
+fn timestamp(value: &mut Value) -> i64 {
+    match value.val.take() {
         Some(Kind::UnixTimestampVal(seconds)) => seconds,
         _ => NULL_TIMESTAMP,
     }

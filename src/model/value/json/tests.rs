@@ -19,6 +19,7 @@ fn written(value: &Value) -> String {
     String::from_utf8(out).unwrap()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "reads better with `json!`")]
 fn read(json: Json, value_type: ValueType) -> Value {
     from_json(&json, value_type).unwrap()
 }
