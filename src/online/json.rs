@@ -1,1 +1,7 @@
-//! To be written.
+//! JSON of the online surfaces: request bodies in, checked as Feast's server checks them, and answers
+//! written straight into one buffer.
+
+pub mod body;
+mod write;
+
+pub use write::write_response;

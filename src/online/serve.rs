@@ -1,1 +1,395 @@
-//! To be written.
+//! Getting online features: a planned request's keys are encoded, every view is read in one go, and
+//! on-demand views are computed on top. How requests and answers look on a wire is the surfaces' business.
+
+mod response;
+
+use std::{collections::HashMap, sync::Arc};
+
+use arrow::{
+    array::ArrayRef,
+    datatypes::{Field, Schema},
+    record_batch::{RecordBatch, RecordBatchOptions},
+};
+use bytes::Bytes;
+use chrono::Utc;
+use prost::Message as _;
+
+pub use response::{Column, Response, Status};
+
+use super::{
+    plan::{Group, OnDemand, Plan, Plans, RequestColumn, Role, Settings, Shape, Source, Wanted},
+    store::{KeyGroup, OnlineRead, RowBatch},
+};
+use crate::{
+    config::Config,
+    context::Context,
+    error::{Error, Kind, Result},
+    model::{
+        ValueType,
+        value::{self, Value},
+    },
+};
+
+/// A request for online features.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub wanted: Wanted,
+    pub full_names: bool,
+    /// Whether the answer names the versions of the views read.
+    pub version_metadata: bool,
+    /// Columns of entity values and request data, in the caller's order.
+    pub columns: Vec<(String, Given)>,
+}
+
+/// The values of a request's column.
+#[derive(Debug, Clone)]
+pub enum Given {
+    Json(Vec<serde_json::Value>),
+    Typed(Vec<Value>),
+}
+
+impl Given {
+    fn len(&self) -> usize {
+        match self {
+            Self::Json(values) => values.len(),
+            Self::Typed(values) => values.len(),
+        }
+    }
+
+    /// The values in a declared type; of an unknown type when none is declared.
+    fn convert(&self, name: &str, value_type: ValueType) -> Result<Vec<Value>> {
+        let json = |json: &serde_json::Value| value::json::from_json(json, value_type);
+        let converted = match self {
+            Self::Json(values) => values.iter().map(json).collect::<Result<Vec<_>>>(),
+            Self::Typed(values) => values
+                .iter()
+                .map(|known| {
+                    let same = value_type == ValueType::Unknown || value::value_type(known) == value_type;
+                    if same { Ok(known.clone()) } else { json(&value::json::to_json(known)) }
+                })
+                .collect(),
+        };
+        converted.map_err(|error| error.context(format!("column `{name}`")))
+    }
+}
+
+/// Serves one context's features; keeps the plans of requests it has seen.
+#[derive(Clone)]
+pub struct Server {
+    pub context: Context,
+    plans: Arc<Plans>,
+    settings: Settings,
+}
+
+/// Answers one request, without keeping its plan.
+///
+/// # Errors
+/// As [`Server::get`].
+pub async fn get_online_features(context: &Context, request: Request) -> Result<Response> {
+    Server::new(context.clone()).get(request).await
+}
+
+/// The part of the configuration that plans depend on.
+pub fn settings(config: &Config) -> Settings {
+    Settings { key_version: config.entity_key_version, versioning: config.registry.enable_online_versioning }
+}
+
+impl Server {
+    /// A server without plans.
+    pub fn new(context: Context) -> Self {
+        let settings = settings(&context.config);
+        Self { context, plans: Arc::default(), settings }
+    }
+
+    /// Answers a request in the configured project.
+    ///
+    /// # Errors
+    /// The caller's mistakes as 4xx kinds, found before the store is asked; what the store returns.
+    pub async fn get(&self, request: Request) -> Result<Response> {
+        self.get_from(&self.context.config.project, request).await
+    }
+
+    /// Answers a request in any project of the registry.
+    ///
+    /// # Errors
+    /// As [`Server::get`].
+    pub async fn get_from(&self, project: &str, request: Request) -> Result<Response> {
+        let catalog = self.context.registry.catalog(project).await?;
+        let shape = Shape { wanted: request.wanted, full_names: request.full_names };
+        let plan = self.plans.get(&catalog, shape, self.settings)?;
+        let entities = Entities::new(&plan, &request.columns)?;
+        let mut groups = Vec::with_capacity(plan.groups.len());
+        let mut rows = Vec::with_capacity(plan.groups.len());
+        for group in &plan.groups {
+            let (keys, places) = distinct_keys(group, &entities)?;
+            groups.push(KeyGroup { keys, views: group.views.iter().map(|view| view.columns.clone()).collect() });
+            rows.push(places);
+        }
+        let read = OnlineRead { project, groups: &groups };
+        let batches = if entities.rows == 0 { Vec::new() } else { self.context.online.read(&read).await? };
+        check_batches(&plan, &groups, &batches)?;
+        let computed = self.compute(&plan, &entities, &rows, &batches).await?;
+        let Entities { echoed, rows: count, .. } = entities;
+        Ok(Response {
+            rows: count,
+            echoed,
+            places: rows,
+            batches,
+            computed,
+            version_metadata: request.version_metadata,
+            unknown_is_present: self.context.online.unknown_is_present(),
+            ttl_mode: self.context.config.thali.ttl_mode,
+            now: Utc::now().timestamp_micros(),
+            plan,
+        })
+    }
+
+    /// The outputs of every on-demand view of the plan, by view and feature.
+    async fn compute(
+        &self,
+        plan: &Plan,
+        entities: &Entities,
+        places: &[Vec<u32>],
+        batches: &[RowBatch],
+    ) -> Result<Vec<Vec<Vec<Value>>>> {
+        let mut computed: Vec<Vec<Vec<Value>>> = Vec::with_capacity(plan.on_demand.len());
+        for on_demand in &plan.on_demand {
+            let inputs = Inputs { plan, entities, places, batches, computed: &computed }.batch(on_demand)?;
+            let outputs = self.context.transformer.transform(&on_demand.view, &inputs).await?;
+            computed.push(outputs_of(on_demand, &outputs, entities.rows)?);
+        }
+        Ok(computed)
+    }
+}
+
+/// A request's columns in the types and order the plan wants.
+struct Entities {
+    rows: usize,
+    /// Join keys to answer, in request order.
+    echoed: Vec<(String, Arc<Vec<Value>>)>,
+    /// By the plan's key columns.
+    keys: Vec<Arc<Vec<Value>>>,
+    /// By the plan's request columns.
+    request: Vec<Vec<Value>>,
+}
+
+impl Entities {
+    fn new(plan: &Plan, columns: &[(String, Given)]) -> Result<Self> {
+        let rows = row_count(plan, columns)?;
+        let mut echoed: Vec<(String, Arc<Vec<Value>>)> = Vec::with_capacity(columns.len());
+        let mut keys: Vec<Option<Arc<Vec<Value>>>> = vec![None; plan.key_columns.len()];
+        let mut request: Vec<Option<Vec<Value>>> = vec![None; plan.request_columns.len()];
+        for (name, given) in columns {
+            let (answered, values) = match plan.roles.get(name) {
+                None => continue,
+                Some(Role::Request(index)) => {
+                    request[*index] = Some(given.convert(name, plan.request_columns[*index].value_type)?);
+                    continue;
+                }
+                Some(Role::Echo { name: answered }) => (answered, Arc::new(given.convert(name, ValueType::Unknown)?)),
+                Some(Role::Key { name: answered, columns }) => {
+                    let mut first = None;
+                    for &index in columns {
+                        let values = Arc::new(given.convert(name, plan.key_columns[index].value_type)?);
+                        refuse_nulls(name, &values)?;
+                        keys[index] = Some(Arc::clone(&values));
+                        first.get_or_insert(values);
+                    }
+                    (answered, first.unwrap_or_default())
+                }
+            };
+            if echoed.iter().any(|(known, _)| known == answered) {
+                return Err(Error::invalid(format!("join key `{answered}` is given twice, by its own and by its entity's name"))
+                    .hint(format!("keep the column `{answered}` only")));
+            }
+            echoed.push((answered.clone(), values));
+        }
+        let missing: Vec<&RequestColumn> =
+            plan.request_columns.iter().zip(&request).filter(|(_, given)| given.is_none()).map(|(c, _)| c).collect();
+        refuse_missing_request_data(&missing)?;
+        refuse_missing_keys(plan, &keys, columns)?;
+        Ok(Self {
+            rows,
+            echoed,
+            keys: keys.into_iter().flatten().collect(),
+            request: request.into_iter().flatten().collect(),
+        })
+    }
+}
+
+/// The number of rows: the one length of all columns, or one when there are none.
+fn row_count(plan: &Plan, columns: &[(String, Given)]) -> Result<usize> {
+    let Some((first, given)) = columns.first() else {
+        // Without any column there is still one thing to ask: views that need no entity.
+        return Ok(1);
+    };
+    let rows = given.len();
+    if let Some((other, given)) = columns.iter().find(|(_, given)| given.len() != rows) {
+        return Err(Error::invalid(format!(
+            "all entity columns must have the same number of values: `{first}` has {rows}, `{other}` has {}",
+            given.len()
+        )));
+    }
+    if rows == 0 {
+        let wanted = plan.key_columns.first().map_or(first.as_str(), |column| column.name.as_str());
+        return Err(Error::invalid(format!("no entity rows: column `{wanted}` is empty")));
+    }
+    Ok(rows)
+}
+
+fn refuse_nulls(name: &str, values: &[Value]) -> Result<()> {
+    match values.iter().position(value::is_null) {
+        None => Ok(()),
+        Some(row) => Err(Error::invalid(format!("join key `{name}` is null in row {row}"))
+            .hint("every entity row needs a value for each of its join keys")),
+    }
+}
+
+fn refuse_missing_request_data(missing: &[&RequestColumn]) -> Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|column| column.name.as_str()).collect();
+    let names = names.join("`, `");
+    Err(Error::new(Kind::RequestDataNotFound, format!("request data `{names}` is missing from the entity rows"))
+        .hint("send these columns along under `entities`; an on demand feature view computes with them"))
+}
+
+fn refuse_missing_keys(plan: &Plan, keys: &[Option<Arc<Vec<Value>>>], given: &[(String, Given)]) -> Result<()> {
+    let mut missing: Vec<&str> = Vec::new();
+    let mut view = "";
+    for (column, _) in plan.key_columns.iter().zip(keys).filter(|(_, values)| values.is_none()) {
+        if missing.is_empty() {
+            view = &column.view;
+        }
+        if !missing.contains(&column.name.as_str()) {
+            missing.push(&column.name);
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let given: Vec<&str> = given.iter().map(|(name, _)| name.as_str()).collect();
+    let given = if given.is_empty() { "nothing was given".to_owned() } else { format!("given were `{}`", given.join("`, `")) };
+    Err(Error::new(
+        Kind::EntityColumnsMissing,
+        format!("join key `{}` of feature view `{view}` is missing from the entity rows", missing.join("`, `")),
+    )
+    .hint(given))
+}
+
+/// The distinct keys of a group, and for every row which of them is its own.
+fn distinct_keys(group: &Group, entities: &Entities) -> Result<(Vec<Bytes>, Vec<u32>)> {
+    let mut encoder = group.encoder.clone();
+    if group.columns.is_empty() {
+        let dummy: Value = value::Kind::StringVal(String::new()).into();
+        return Ok((vec![encoder.encode(&[&dummy])?], vec![0; entities.rows]));
+    }
+    let mut keys = Vec::with_capacity(entities.rows);
+    let mut places = Vec::with_capacity(entities.rows);
+    let mut known: HashMap<Bytes, u32> = HashMap::with_capacity(entities.rows);
+    let mut row_values: Vec<&Value> = Vec::with_capacity(group.columns.len());
+    for row in 0..entities.rows {
+        row_values.clear();
+        row_values.extend(group.columns.iter().map(|&column| &entities.keys[column][row]));
+        let key = encoder.encode(&row_values)?;
+        let next = u32::try_from(keys.len()).map_err(|_| Error::invalid("too many entity rows in one request"))?;
+        let place = *known.entry(key.clone()).or_insert(next);
+        if place == next {
+            keys.push(key);
+        }
+        places.push(place);
+    }
+    Ok((keys, places))
+}
+
+/// The rest of serving indexes into the batches, so a store that breaks its promise is caught here.
+fn check_batches(plan: &Plan, groups: &[KeyGroup], batches: &[RowBatch]) -> Result<()> {
+    let expected = plan.batches().map(|(group, view)| (groups[group].keys.len(), view.columns.features.len()));
+    let fits = |batch: &RowBatch, (keys, width): (usize, usize)| {
+        batch.width == width && batch.event_times.len() == keys && batch.values.len() == keys * width
+    };
+    let count = plan.batches().count();
+    if batches.len() == count && batches.iter().zip(expected).all(|(batch, shape)| fits(batch, shape)) {
+        return Ok(());
+    }
+    Err(Error::internal("the online store answered with other rows than were asked for"))
+}
+
+/// Everything inputs of on-demand views are taken from.
+struct Inputs<'a> {
+    plan: &'a Plan,
+    entities: &'a Entities,
+    places: &'a [Vec<u32>],
+    batches: &'a [RowBatch],
+    computed: &'a [Vec<Vec<Value>>],
+}
+
+impl Inputs<'_> {
+    fn batch(&self, on_demand: &OnDemand) -> Result<RecordBatch> {
+        let mut fields = Vec::with_capacity(on_demand.inputs.len());
+        let mut arrays: Vec<ArrayRef> = Vec::with_capacity(on_demand.inputs.len());
+        let mut made: Vec<(Source, ArrayRef)> = Vec::new();
+        for input in &on_demand.inputs {
+            let known = made.iter().find(|(source, _)| *source == input.source).map(|(_, array)| Arc::clone(array));
+            let array = match known {
+                Some(array) => array,
+                None => {
+                    let array = self.array(input.source, input.value_type)?;
+                    made.push((input.source, Arc::clone(&array)));
+                    array
+                }
+            };
+            fields.push(Field::new(&input.name, array.data_type().clone(), true));
+            arrays.push(array);
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(self.entities.rows));
+        Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?)
+    }
+
+    fn array(&self, source: Source, value_type: ValueType) -> Result<ArrayRef> {
+        let values = match source {
+            Source::Key(column) => &self.entities.keys[column],
+            Source::Request(column) => &self.entities.request[column],
+            Source::Computed { view, feature } => &self.computed[view][feature],
+            Source::Stored(slot) => {
+                let batch = &self.batches[slot.batch];
+                let group = self.plan.batches().nth(slot.batch).map_or(0, |(group, _)| group);
+                let decoded = self.places[group].iter().map(|&place| {
+                    match &batch.values[place as usize * batch.width + slot.feature] {
+                        Some(bytes) => Ok(Value::decode(bytes.clone())?),
+                        None => Ok(value::NULL),
+                    }
+                });
+                return value::arrow::to_array(&decoded.collect::<Result<Vec<_>>>()?, value_type);
+            }
+        };
+        value::arrow::to_array(values, value_type)
+    }
+}
+
+/// A transformation's columns as values, by the view's features.
+fn outputs_of(on_demand: &OnDemand, outputs: &RecordBatch, rows: usize) -> Result<Vec<Vec<Value>>> {
+    let view = &on_demand.view;
+    if outputs.num_rows() != rows {
+        return Err(Error::invalid(format!(
+            "on demand feature view `{}` answered {} rows for {rows}",
+            view.name,
+            outputs.num_rows()
+        )));
+    }
+    view.features
+        .iter()
+        .enumerate()
+        .map(|(index, feature)| {
+            let column = outputs.column_by_name(&feature.name).or_else(|| outputs.columns().get(index));
+            let column = column.ok_or_else(|| {
+                Error::invalid(format!("on demand feature view `{}` did not compute `{}`", view.name, feature.name))
+            })?;
+            value::arrow::from_array(column, feature.value_type)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

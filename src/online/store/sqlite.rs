@@ -1,1 +1,199 @@
-//! To be written.
+//! [`SqliteStore`]: the SQLite online store in Feast's layout (`feast/infra/online_stores/sqlite.py`).
+//!
+//! One table per view, one row per entity key and feature. Two deliberate differences from Feast's own
+//! store, neither visible in the file format: times are written and read as UTC whatever the process's
+//! time zone is, and a row never goes back in event time.
+//!
+//! Invariant: event times are whole seconds in this layout, so two writes within one second count as
+//! equally old and the later write wins.
+
+mod read;
+mod write;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use sqlx::{
+    AssertSqlSafe, SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use super::{OlderRow, OnlineRead, OnlineStore, RowBatch, WriteBatch};
+use crate::{
+    error::{Error, Kind, Result},
+    model::FeatureView,
+};
+
+/// How long a writer waits for another process's transaction.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How many requests read at the same time; more wait for their turn.
+const READERS: u32 = 8;
+
+/// An opened SQLite online store.
+#[derive(Debug, Clone)]
+pub struct SqliteStore {
+    path: PathBuf,
+    readers: SqlitePool,
+    /// One connection: SQLite has one writer anyway, and waiting here is fairer than its busy handler.
+    writer: SqlitePool,
+}
+
+impl SqliteStore {
+    /// Opens the file, creating it and its directory when they are missing.
+    ///
+    /// # Errors
+    /// `Config` naming the path when it cannot be created, opened or is no SQLite database.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref().to_path_buf();
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            tokio::fs::create_dir_all(parent).await.map_err(|error| {
+                Error::config(format!("directory `{}` of the online store cannot be created: {error}", parent.display()))
+                    .hint("check `online_store.path` and the directory's permissions")
+            })?;
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .busy_timeout(BUSY_TIMEOUT)
+            .statement_cache_capacity(256)
+            .optimize_on_close(false, None);
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .test_before_acquire(false)
+            .connect_with(options.clone())
+            .await
+            .map_err(|error| {
+                Error::config(format!("online store `{}` cannot be opened: {error}", path.display()))
+                    .hint("check `online_store.path`; it must be a writable SQLite file or not exist yet")
+                    .source_error(error)
+            })?;
+        // Readers connect when first needed; by then the file exists in WAL mode.
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .test_before_acquire(false)
+            .connect_lazy_with(options.row_buffer_size(512));
+        Ok(Self { path, readers, writer })
+    }
+
+    /// What to tell about a failed statement.
+    fn failed(&self, doing: &str, error: sqlx::Error) -> Error {
+        let path = self.path.display();
+        let code = primary_code(&error);
+        let told = match code {
+            Some(13) => Error::unavailable(format!("{doing} online store `{path}`: the disk is full"))
+                .hint("free some space; nothing of the batch was written"),
+            Some(8) => Error::unavailable(format!("{doing} online store `{path}`: it is read-only"))
+                .hint("make the file and its directory writable for this process"),
+            Some(5 | 6) => Error::unavailable(format!("{doing} online store `{path}`: another process keeps it locked"))
+                .hint("try again; if it stays, look for a process with a long transaction on the file"),
+            Some(11 | 26) => Error::internal(format!("{doing} online store `{path}`: the file is damaged or no SQLite database")),
+            _ => match &error {
+                sqlx::Error::PoolTimedOut => Error::new(
+                    Kind::Overloaded,
+                    format!("{doing} online store `{path}`: no connection became free in time"),
+                ),
+                _ => Error::unavailable(format!("{doing} online store `{path}`: {error}")),
+            },
+        };
+        told.source_error(error)
+    }
+
+    async fn create_table(&self, connection: &mut sqlx::SqliteConnection, table: &str) -> Result<()> {
+        let name = quoted(table);
+        let index = quoted(&format!("{table}_ek"));
+        let statements = [
+            format!(
+                "CREATE TABLE IF NOT EXISTS {name} (entity_key BLOB, feature_name TEXT, value BLOB, value_text TEXT, \
+                 vector_value BLOB, event_ts timestamp, created_ts timestamp, PRIMARY KEY(entity_key, feature_name))"
+            ),
+            format!("CREATE INDEX IF NOT EXISTS {index} ON {name} (entity_key)"),
+        ];
+        for statement in statements {
+            sqlx::query(AssertSqlSafe(statement))
+                .execute(&mut *connection)
+                .await
+                .map_err(|error| self.failed("preparing", error))?;
+        }
+        // Tables of older Feast versions lack the column.
+        let columns: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_table_info(?1)")
+            .bind(table)
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(|error| self.failed("preparing", error))?;
+        if !columns.iter().any(|column| column == "value_text") {
+            sqlx::query(AssertSqlSafe(format!("ALTER TABLE {name} ADD COLUMN value_text TEXT")))
+                .execute(&mut *connection)
+                .await
+                .map_err(|error| self.failed("preparing", error))?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl OnlineStore for SqliteStore {
+    async fn read(&self, read: &OnlineRead<'_>) -> Result<Vec<RowBatch>> {
+        self.read_groups(read).await
+    }
+
+    async fn write(
+        &self,
+        project: &str,
+        _view: &FeatureView,
+        table: &str,
+        batch: &WriteBatch,
+        older: OlderRow,
+    ) -> Result<u64> {
+        self.write_rows(&table_name(project, table), batch, older).await
+    }
+
+    async fn provision(&self, project: &str, keep: &[Arc<FeatureView>], drop: &[String]) -> Result<()> {
+        let failed = |error| self.failed("preparing", error);
+        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        for view in keep {
+            self.create_table(&mut transaction, &table_name(project, &view.name)).await?;
+        }
+        for table in drop {
+            let statement = format!("DROP TABLE IF EXISTS {}", quoted(&table_name(project, table)));
+            sqlx::query(AssertSqlSafe(statement)).execute(&mut *transaction).await.map_err(failed)?;
+        }
+        transaction.commit().await.map_err(failed)
+    }
+
+    async fn check(&self) -> Result<()> {
+        sqlx::query("SELECT 1 FROM sqlite_master LIMIT 1")
+            .execute(&self.readers)
+            .await
+            .map(|_| ())
+            .map_err(|error| self.failed("reading", error))
+    }
+}
+
+/// SQLite's primary result code of an error.
+fn primary_code(error: &sqlx::Error) -> Option<i32> {
+    let sqlx::Error::Database(error) = error else { return None };
+    error.code()?.parse::<i32>().ok().map(|code| code & 0xff)
+}
+
+fn is_missing_table(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error) if error.message().contains("no such table"))
+}
+
+fn table_name(project: &str, table: &str) -> String {
+    format!("{project}_{table}")
+}
+
+/// An identifier in double quotes.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! Writing the get-online-features envelope.
+
+use std::io::Write as _;
+
+use chrono::{DateTime, Datelike, Timelike};
+use prost::Message as _;
+
+use crate::{
+    error::Result,
+    model::value::{self, Value},
+    online::serve::{Column, Response},
+};
+
+/// What Feast answers as the event time of values that have none.
+const EPOCH: &str = "1970-01-01T00:00:00Z";
+
+/// Appends the answer in Feast's JSON.
+///
+/// # Errors
+/// `InvalidArgument` when a stored value is not a valid message.
+pub fn write_response(out: &mut Vec<u8>, response: &Response) -> Result<()> {
+    let rows = response.rows();
+    let mut columns = 0;
+    let mut plain_tail = Vec::new();
+    let mut times = Times::default();
+    out.reserve(64 + rows * response.columns().count() * 24);
+    out.extend_from_slice(b"{\"results\":[");
+    for (_, column) in response.columns() {
+        if columns > 0 {
+            out.push(b',');
+        }
+        columns += 1;
+        out.extend_from_slice(b"{\"values\":[");
+        match column {
+            Column::Plain(values) => {
+                separated(out, values.iter(), |out, value| value::json::write_json(out, value));
+                if plain_tail.is_empty() {
+                    write_plain_tail(&mut plain_tail, rows);
+                }
+                out.extend_from_slice(&plain_tail);
+            }
+            Column::Stored(stored) => {
+                for (row, (bytes, _)) in stored.cells().enumerate() {
+                    if row > 0 {
+                        out.push(b',');
+                    }
+                    match bytes {
+                        Some(bytes) if !bytes.is_empty() => value::json::write_json(out, &Value::decode(&bytes[..])?),
+                        _ => out.extend_from_slice(b"null"),
+                    }
+                }
+                out.extend_from_slice(b"],\"statuses\":[");
+                separated(out, stored.cells(), |out, (_, status)| quote(out, status.name()));
+                let rendered = times.of_batch(stored.batch, |out| {
+                    separated(out, stored.event_times(), |out, time| match time {
+                        Some(micros) => write_time(out, micros),
+                        None => quote(out, EPOCH),
+                    });
+                });
+                out.extend_from_slice(b"],\"event_timestamps\":[");
+                out.extend_from_slice(rendered);
+                out.extend_from_slice(b"]}");
+            }
+        }
+    }
+    out.extend_from_slice(b"],\"metadata\":{\"feature_names\":[");
+    separated(out, response.columns(), |out, (name, _)| text(out, name));
+    out.push(b']');
+    if let Some(versions) = response.view_versions() {
+        out.extend_from_slice(b",\"feature_view_metadata\":[");
+        separated(out, versions.iter(), |out, (name, version)| {
+            out.extend_from_slice(b"{\"name\":");
+            text(out, name);
+            if *version > 0 {
+                // Writing into a Vec cannot fail.
+                let _ = write!(out, ",\"version\":{version}");
+            }
+            out.push(b'}');
+        });
+        out.push(b']');
+    }
+    out.extend_from_slice(b"}}");
+    Ok(())
+}
+
+/// The event times of a batch as JSON, made once for all its columns.
+#[derive(Default)]
+struct Times {
+    rendered: Vec<Option<Vec<u8>>>,
+}
+
+impl Times {
+    fn of_batch(&mut self, batch: usize, render: impl FnOnce(&mut Vec<u8>)) -> &[u8] {
+        if self.rendered.len() <= batch {
+            self.rendered.resize(batch + 1, None);
+        }
+        self.rendered[batch].get_or_insert_with(|| {
+            let mut out = Vec::new();
+            render(&mut out);
+            out
+        })
+    }
+}
+
+/// Everything after the values of a column that is present and timeless throughout.
+fn write_plain_tail(out: &mut Vec<u8>, rows: usize) {
+    out.extend_from_slice(b"],\"statuses\":[");
+    separated(out, std::iter::repeat_n("PRESENT", rows), quote);
+    out.extend_from_slice(b"],\"event_timestamps\":[");
+    separated(out, std::iter::repeat_n(EPOCH, rows), quote);
+    out.extend_from_slice(b"]}");
+}
+
+fn separated<T>(out: &mut Vec<u8>, items: impl Iterator<Item = T>, mut write: impl FnMut(&mut Vec<u8>, T)) {
+    for (index, item) in items.enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write(out, item);
+    }
+}
+
+/// A text that needs no escaping.
+fn quote(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'"');
+}
+
+fn text(out: &mut Vec<u8>, text: &str) {
+    let start = out.len();
+    if serde_json::to_writer(&mut *out, text).is_err() {
+        out.truncate(start);
+        out.extend_from_slice(b"\"\"");
+    }
+}
+
+/// A time as protobuf's JSON prints it: UTC with 0, 3 or 6 digits of a second.
+fn write_time(out: &mut Vec<u8>, micros: i64) {
+    let Some(time) = DateTime::from_timestamp_micros(micros) else {
+        quote(out, EPOCH);
+        return;
+    };
+    // Writing into a Vec cannot fail.
+    let _ = write!(
+        out,
+        "\"{:04}-{:02}-{:02}T{:02}:{:02}:{:02}",
+        time.year(),
+        time.month(),
+        time.day(),
+        time.hour(),
+        time.minute(),
+        time.second()
+    );
+    let fraction = micros.rem_euclid(1_000_000);
+    let _ = match (fraction, fraction % 1000) {
+        (0, _) => Ok(()),
+        (_, 0) => write!(out, ".{:03}", fraction / 1000),
+        _ => write!(out, ".{fraction:06}"),
+    };
+    out.extend_from_slice(b"Z\"");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time(micros: i64) -> String {
+        let mut out = Vec::new();
+        write_time(&mut out, micros);
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    #[test]
+    fn times_have_as_many_digits_as_they_need() {
+        assert_eq!(time(0), "\"1970-01-01T00:00:00Z\"");
+        assert_eq!(time(1_795_255_200_123_456), "\"2026-11-21T10:00:00.123456Z\"");
+        assert_eq!(time(1_795_255_200_120_000), "\"2026-11-21T10:00:00.120Z\"");
+        assert_eq!(time(-1), "\"1969-12-31T23:59:59.999999Z\"");
+    }
+}

@@ -1,0 +1,140 @@
+//! [`Response`]: an answer as columns over the store's own batches; values are decoded by whoever
+//! renders them, and only then.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    config::TtlMode,
+    model::value::Value,
+    online::{
+        plan::{Plan, Slot, Source},
+        store::RowBatch,
+    },
+};
+
+/// What a value is worth; the numbers are those of `feast.serving.FieldStatus`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Status {
+    Present = 1,
+    NotFound = 3,
+    OutsideMaxAge = 4,
+}
+
+impl Status {
+    /// The name in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Present => "PRESENT",
+            Self::NotFound => "NOT_FOUND",
+            Self::OutsideMaxAge => "OUTSIDE_MAX_AGE",
+        }
+    }
+}
+
+/// An answer to a request for online features.
+#[derive(Debug)]
+pub struct Response {
+    pub(super) plan: Arc<Plan>,
+    pub(super) rows: usize,
+    pub(super) echoed: Vec<(String, Arc<Vec<Value>>)>,
+    /// For every group and row, which of the group's keys is its own.
+    pub(super) places: Vec<Vec<u32>>,
+    pub(super) batches: Vec<RowBatch>,
+    pub(super) computed: Vec<Vec<Vec<Value>>>,
+    pub(super) version_metadata: bool,
+    pub(super) unknown_is_present: bool,
+    pub(super) ttl_mode: TtlMode,
+    /// Microseconds since 1970, the moment ttl is judged at.
+    pub(super) now: i64,
+}
+
+/// One column of an answer.
+#[derive(Clone, Copy)]
+pub enum Column<'a> {
+    /// Values that have no event time and are always present.
+    Plain(&'a [Value]),
+    Stored(Stored<'a>),
+}
+
+/// A column of stored values.
+#[derive(Clone, Copy)]
+pub struct Stored<'a> {
+    response: &'a Response,
+    /// Which of the store's batches it is in; columns of one batch share their event times.
+    pub batch: usize,
+    feature: usize,
+    places: &'a [u32],
+    rows: &'a RowBatch,
+    ttl: Option<i64>,
+}
+
+impl Response {
+    /// The number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The columns with their names, in the order they are answered.
+    pub fn columns(&self) -> impl Iterator<Item = (&str, Column<'_>)> {
+        let echoed = self.echoed.iter().map(|(name, values)| (name.as_str(), Column::Plain(values.as_slice())));
+        let slots: Vec<(usize, Option<i64>)> = self.plan.batches().map(|(group, view)| (group, view.ttl)).collect();
+        let outputs = self.plan.outputs.iter().map(move |output| {
+            let column = match output.source {
+                Source::Stored(slot) => self.stored(slot, slots[slot.batch]),
+                Source::Computed { view, feature } => Column::Plain(&self.computed[view][feature]),
+                // Plans put neither keys nor request data among the outputs.
+                Source::Key(_) | Source::Request(_) => Column::Plain(&[]),
+            };
+            (output.name.as_str(), column)
+        });
+        echoed.chain(outputs)
+    }
+
+    fn stored(&self, slot: Slot, (group, ttl): (usize, Option<i64>)) -> Column<'_> {
+        Column::Stored(Stored {
+            response: self,
+            batch: slot.batch,
+            feature: slot.feature,
+            places: &self.places[group],
+            rows: &self.batches[slot.batch],
+            ttl,
+        })
+    }
+
+    /// Names and versions of the views read, if the request asked for them.
+    pub fn view_versions(&self) -> Option<&[(String, u32)]> {
+        self.version_metadata.then_some(self.plan.view_versions.as_slice())
+    }
+}
+
+impl<'a> Stored<'a> {
+    /// For every row its event time, in microseconds; `None` where the store has no row.
+    pub fn event_times(&self) -> impl Iterator<Item = Option<i64>> + 'a {
+        let rows = self.rows;
+        self.places.iter().map(move |&place| rows.event_times[place as usize])
+    }
+
+    /// For every row its encoded value (`None` is null) and status.
+    pub fn cells(&self) -> impl Iterator<Item = (Option<&'a Bytes>, Status)> + 'a {
+        let Self { response, feature, rows, ttl, .. } = *self;
+        let oldest = match response.ttl_mode {
+            TtlMode::Python => None,
+            TtlMode::Status | TtlMode::Null => ttl.map(|ttl| response.now.saturating_sub(ttl)),
+        };
+        self.places.iter().map(move |&place| {
+            let place = place as usize;
+            let Some(time) = rows.event_times[place] else {
+                return (None, if response.unknown_is_present { Status::Present } else { Status::NotFound });
+            };
+            let value = rows.values[place * rows.width + feature].as_ref();
+            if oldest.is_some_and(|oldest| time < oldest) {
+                let kept = if response.ttl_mode == TtlMode::Null { None } else { value };
+                return (kept, Status::OutsideMaxAge);
+            }
+            (value, if value.is_some() { Status::Present } else { Status::NotFound })
+        })
+    }
+}

@@ -1,0 +1,165 @@
+//! Writing: guarded upserts, one transaction per batch.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    fmt::Write as _,
+};
+
+use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
+
+use super::{SqliteStore, is_missing_table, quoted};
+use crate::{
+    error::{Error, Result},
+    model::value,
+    online::store::{OlderRow, WriteBatch},
+};
+
+/// Keys looked up per statement.
+const KEYS_PER_LOOKUP: usize = 1024;
+
+/// Values written per statement.
+const VALUES_PER_UPSERT: usize = 512;
+
+impl SqliteStore {
+    pub(super) async fn write_rows(&self, table: &str, batch: &WriteBatch, older: OlderRow) -> Result<u64> {
+        check_shape(batch)?;
+        let rows = newest_rows(batch);
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        let failed = |error| self.failed("writing", error);
+        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        let mut written = 0;
+        for chunk in rows.chunks(KEYS_PER_LOOKUP) {
+            let stored = match self.stored_times(&mut transaction, table, batch, chunk, older).await {
+                // Not provisioned, or a version that was never written before.
+                Err(error) if is_missing_table(&error) => {
+                    self.create_table(&mut transaction, table).await?;
+                    HashMap::new()
+                }
+                stored => stored.map_err(failed)?,
+            };
+            let fresh: Vec<usize> = chunk
+                .iter()
+                .copied()
+                .filter(|&row| {
+                    let known = stored.get(batch.keys[row].as_ref());
+                    older == OlderRow::Overwrite || known.is_none_or(|&known| known <= seconds(batch.event_times[row]))
+                })
+                .collect();
+            self.upsert(&mut transaction, table, batch, &fresh).await.map_err(failed)?;
+            written += fresh.len() as u64;
+        }
+        transaction.commit().await.map_err(failed)?;
+        Ok(written)
+    }
+
+    /// The stored event time of every key that has one; only a probe of the table when none is needed.
+    async fn stored_times(
+        &self,
+        connection: &mut SqliteConnection,
+        table: &str,
+        batch: &WriteBatch,
+        rows: &[usize],
+        older: OlderRow,
+    ) -> Result<HashMap<Vec<u8>, i64>, sqlx::Error> {
+        let rows = if older == OlderRow::Overwrite { &rows[..1] } else { rows };
+        let parameters = rows.len().next_power_of_two();
+        let mut sql = format!("SELECT entity_key, max(event_ts) FROM {} WHERE entity_key IN (?", quoted(table));
+        sql.push_str(&",?".repeat(parameters - 1));
+        sql.push_str(") GROUP BY entity_key");
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        let last = std::iter::repeat_n(rows.last(), parameters - rows.len()).flatten();
+        for &row in rows.iter().chain(last) {
+            query = query.bind(batch.keys[row].as_ref());
+        }
+        let mut times = HashMap::with_capacity(rows.len());
+        for row in query.fetch_all(connection).await? {
+            let time: Option<i64> = row.try_get_unchecked(1)?;
+            times.insert(row.try_get(0)?, time.unwrap_or(i64::MIN));
+        }
+        Ok(times)
+    }
+
+    async fn upsert(
+        &self,
+        connection: &mut SqliteConnection,
+        table: &str,
+        batch: &WriteBatch,
+        rows: &[usize],
+    ) -> Result<(), sqlx::Error> {
+        let width = batch.features.len();
+        let cells: Vec<(usize, usize)> =
+            rows.iter().flat_map(|&row| (0..width).map(move |column| (row, column))).collect();
+        for chunk in cells.chunks(VALUES_PER_UPSERT) {
+            let mut query = sqlx::query(AssertSqlSafe(upsert_statement(table, chunk.len())));
+            for &(row, column) in chunk {
+                let value = batch.values[row * width + column].as_ref();
+                query = query
+                    .bind(batch.keys[row].as_ref())
+                    .bind(batch.features[column].as_str())
+                    .bind(value)
+                    .bind(value::text::value_text(value))
+                    .bind(seconds(batch.event_times[row]))
+                    .bind(batch.created_times.get(row).copied().flatten().map(seconds));
+            }
+            query.execute(&mut *connection).await?;
+        }
+        Ok(())
+    }
+}
+
+fn upsert_statement(table: &str, values: usize) -> String {
+    let mut sql = String::with_capacity(256 + values * 14);
+    // Writing into a String cannot fail.
+    let _ = write!(
+        sql,
+        "INSERT INTO {} (entity_key, feature_name, value, value_text, event_ts, created_ts) VALUES (?,?,?,?,?,?)",
+        quoted(table)
+    );
+    sql.push_str(&",(?,?,?,?,?,?)".repeat(values - 1));
+    sql.push_str(
+        " ON CONFLICT(entity_key, feature_name) DO UPDATE SET value = excluded.value, \
+         value_text = excluded.value_text, event_ts = excluded.event_ts, created_ts = excluded.created_ts",
+    );
+    sql
+}
+
+/// The rows to write, one per key: the newest by event time, then created time, then position.
+fn newest_rows(batch: &WriteBatch) -> Vec<usize> {
+    let age = |row: usize| (batch.event_times[row], batch.created_times.get(row).copied().flatten(), row);
+    let mut places: HashMap<&[u8], usize> = HashMap::with_capacity(batch.keys.len());
+    let mut rows: Vec<usize> = Vec::with_capacity(batch.keys.len());
+    for (row, key) in batch.keys.iter().enumerate() {
+        match places.entry(key.as_ref()) {
+            Entry::Vacant(place) => {
+                place.insert(rows.len());
+                rows.push(row);
+            }
+            Entry::Occupied(place) => {
+                let known = &mut rows[*place.get()];
+                if age(row) > age(*known) {
+                    *known = row;
+                }
+            }
+        }
+    }
+    rows
+}
+
+fn check_shape(batch: &WriteBatch) -> Result<()> {
+    let rows = batch.keys.len();
+    let created = batch.created_times.len();
+    if batch.event_times.len() != rows
+        || batch.values.len() != rows * batch.features.len()
+        || (created != rows && created != 0)
+    {
+        return Err(Error::internal("a write batch has columns of different lengths"));
+    }
+    Ok(())
+}
+
+/// Whole seconds of a time in microseconds.
+fn seconds(micros: i64) -> i64 {
+    micros.div_euclid(1_000_000)
+}
