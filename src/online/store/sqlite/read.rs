@@ -134,7 +134,7 @@ impl<'a> Statement<'a> {
             }
             let first = statement.keys(&group.keys, 0);
             for part in parts {
-                statement.select(project, part, first);
+                statement.select(project, part, &first);
             }
         }
         (!statement.sql.is_empty()).then_some(statement)
@@ -143,7 +143,7 @@ impl<'a> Statement<'a> {
     fn single(project: &str, part: &Part<'a>, keys: &'a [Bytes], offset: usize) -> Self {
         let mut statement = Self::empty();
         let parameters = statement.keys(keys, offset);
-        statement.select(project, part, parameters);
+        statement.select(project, part, &parameters);
         statement
     }
 
@@ -160,7 +160,7 @@ impl<'a> Statement<'a> {
         first..=self.parameters.len()
     }
 
-    fn select(&mut self, project: &str, part: &Part<'a>, parameters: std::ops::RangeInclusive<usize>) {
+    fn select(&mut self, project: &str, part: &Part<'a>, parameters: &std::ops::RangeInclusive<usize>) {
         if !self.sql.is_empty() {
             self.sql.push_str(" UNION ALL ");
         }
