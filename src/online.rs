@@ -7,3 +7,6 @@ pub mod json;
 pub mod plan;
 pub mod serve;
 pub mod store;
+
+#[cfg(test)]
+mod fixture;

@@ -6,7 +6,7 @@ mod reply;
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, State},
+    extract::{DefaultBodyLimit, Path, State},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -18,18 +18,26 @@ use super::{
     json::{body, write_response},
     serve::Server,
 };
-use crate::context::Context;
+use crate::{context::Context, error::Error};
 
 /// The largest body that is read.
 const MAX_BODY: usize = 64 << 20;
 
 /// Feast's feature server.
 pub fn router(context: Context) -> Router {
-    let server = Server::new(context);
+    routes(Server::new(&context))
+}
+
+fn routes(server: Server) -> Router {
     Router::new()
         .route("/get-online-features", post(get_online_features))
         .route("/health", get(health))
         .route("/chat", post(chat))
+        .route("/search", post(search))
+        .route("/retrieve-online-documents", post(search))
+        .route("/v1/vector_stores", get(vector_stores))
+        .route("/v1/vector_stores/{id}", get(no_vector_store))
+        .route("/v1/vector_stores/{id}/search", post(no_vector_store))
         .method_not_allowed_fallback(reply::method_not_allowed)
         .fallback(reply::not_found)
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -46,7 +54,7 @@ async fn get_online_features(State(server): State<Server>, raw: Bytes) -> Result
 
 /// Healthy while the registry can be read, as in Feast.
 async fn health(State(server): State<Server>) -> StatusCode {
-    match server.context.registry.check().await {
+    match server.registry.check().await {
         Ok(()) => StatusCode::OK,
         Err(error) => {
             tracing::warn!(%error, "the registry cannot be read");
@@ -59,3 +67,22 @@ async fn health(State(server): State<Server>) -> StatusCode {
 async fn chat() -> Response {
     axum::Json(json!({"response": "This is a dummy response from the Feast feature server."})).into_response()
 }
+
+/// Similarity search needs a store that can do it.
+async fn search() -> Failure {
+    Error::unsupported("the online store `sqlite` does not support similarity search").into()
+}
+
+/// Views with a searchable vector, of which no store built in so far has any.
+async fn vector_stores() -> Response {
+    axum::Json(json!({"object": "list", "data": []})).into_response()
+}
+
+async fn no_vector_store(Path(id): Path<String>) -> Response {
+    let message = format!("No vector store found with id '{id}'");
+    let body = json!({"error": {"message": message, "type": "not_found_error"}});
+    (StatusCode::NOT_FOUND, axum::Json(body)).into_response()
+}
+
+#[cfg(test)]
+mod tests;

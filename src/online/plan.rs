@@ -137,7 +137,10 @@ pub enum Source {
     /// An index into [`Plan::request_columns`].
     Request(usize),
     /// A feature of an earlier on-demand view of the plan.
-    Computed { view: usize, feature: usize },
+    Computed {
+        view: usize,
+        feature: usize,
+    },
 }
 
 /// One column of the answer.
@@ -159,7 +162,10 @@ impl Plan {
 
     /// The number of batches the store answers with.
     pub fn batches(&self) -> impl Iterator<Item = (usize, &ReadView)> {
-        self.groups.iter().enumerate().flat_map(|(group, g)| g.views.iter().map(move |view| (group, view)))
+        self.groups
+            .iter()
+            .enumerate()
+            .flat_map(|(group, g)| g.views.iter().map(move |view| (group, view)))
     }
 }
 
@@ -170,8 +176,9 @@ pub fn stored_form(view: &OnDemandFeatureView, catalog: &Catalog) -> FeatureView
 
 /// The name a view's rows are stored under.
 pub fn table_of(name: &str, version: u32, versioning: bool) -> String {
-    if versioning && version > 0 { format!("{name}_v{version}") } else { name.to_owned() }
+    if versioning && version > 0 {
+        format!("{name}_v{version}")
+    } else {
+        name.to_owned()
+    }
 }
-
-#[cfg(test)]
-mod tests;

@@ -18,16 +18,18 @@ pub use response::{Column, Response, Status};
 
 use super::{
     plan::{Group, OnDemand, Plan, Plans, RequestColumn, Role, Settings, Shape, Source, Wanted},
-    store::{KeyGroup, OnlineRead, RowBatch},
+    store::{KeyGroup, OnlineRead, OnlineStore, RowBatch},
 };
 use crate::{
-    config::Config,
+    config::{Config, TtlMode},
     context::Context,
     error::{Error, Kind, Result},
     model::{
         ValueType,
         value::{self, Value},
     },
+    registry::Registry,
+    transform::Transformer,
 };
 
 /// A request for online features.
@@ -65,7 +67,11 @@ impl Given {
                 .iter()
                 .map(|known| {
                     let same = value_type == ValueType::Unknown || value::value_type(known) == value_type;
-                    if same { Ok(known.clone()) } else { json(&value::json::to_json(known)) }
+                    if same {
+                        Ok(known.clone())
+                    } else {
+                        json(&value::json::to_json(known))
+                    }
                 })
                 .collect(),
         };
@@ -73,12 +79,17 @@ impl Given {
     }
 }
 
-/// Serves one context's features; keeps the plans of requests it has seen.
+/// Serves a registry's features from an online store; keeps the plans of requests it has seen.
 #[derive(Clone)]
 pub struct Server {
-    pub context: Context,
+    /// The project of requests that name none.
+    pub project: Arc<str>,
+    pub registry: Arc<Registry>,
+    pub store: Arc<dyn OnlineStore>,
+    pub transformer: Arc<Transformer>,
+    pub settings: Settings,
+    pub ttl_mode: TtlMode,
     plans: Arc<Plans>,
-    settings: Settings,
 }
 
 /// Answers one request, without keeping its plan.
@@ -86,19 +97,48 @@ pub struct Server {
 /// # Errors
 /// As [`Server::get`].
 pub async fn get_online_features(context: &Context, request: Request) -> Result<Response> {
-    Server::new(context.clone()).get(request).await
+    Server::new(context).get(request).await
 }
 
 /// The part of the configuration that plans depend on.
 pub fn settings(config: &Config) -> Settings {
-    Settings { key_version: config.entity_key_version, versioning: config.registry.enable_online_versioning }
+    Settings {
+        key_version: config.entity_key_version,
+        versioning: config.registry.enable_online_versioning,
+    }
 }
 
 impl Server {
-    /// A server without plans.
-    pub fn new(context: Context) -> Self {
-        let settings = settings(&context.config);
-        Self { context, plans: Arc::default(), settings }
+    /// A server of the context's stores, without plans yet.
+    pub fn new(context: &Context) -> Self {
+        Self::from_parts(
+            &context.config.project,
+            Arc::clone(&context.registry),
+            Arc::clone(&context.online),
+            Arc::clone(&context.transformer),
+            settings(&context.config),
+            context.config.thali.ttl_mode,
+        )
+    }
+
+    /// A server of these stores, without plans yet.
+    pub fn from_parts(
+        project: &str,
+        registry: Arc<Registry>,
+        store: Arc<dyn OnlineStore>,
+        transformer: Arc<Transformer>,
+        settings: Settings,
+        ttl_mode: TtlMode,
+    ) -> Self {
+        Self {
+            project: project.into(),
+            registry,
+            store,
+            transformer,
+            settings,
+            ttl_mode,
+            plans: Arc::default(),
+        }
     }
 
     /// Answers a request in the configured project.
@@ -106,7 +146,7 @@ impl Server {
     /// # Errors
     /// The caller's mistakes as 4xx kinds, found before the store is asked; what the store returns.
     pub async fn get(&self, request: Request) -> Result<Response> {
-        self.get_from(&self.context.config.project, request).await
+        self.get_from(&self.project, request).await
     }
 
     /// Answers a request in any project of the registry.
@@ -114,22 +154,37 @@ impl Server {
     /// # Errors
     /// As [`Server::get`].
     pub async fn get_from(&self, project: &str, request: Request) -> Result<Response> {
-        let catalog = self.context.registry.catalog(project).await?;
-        let shape = Shape { wanted: request.wanted, full_names: request.full_names };
+        let catalog = self.registry.catalog(project).await?;
+        let shape = Shape {
+            wanted: request.wanted,
+            full_names: request.full_names,
+        };
         let plan = self.plans.get(&catalog, shape, self.settings)?;
         let entities = Entities::new(&plan, &request.columns)?;
         let mut groups = Vec::with_capacity(plan.groups.len());
         let mut rows = Vec::with_capacity(plan.groups.len());
         for group in &plan.groups {
             let (keys, places) = distinct_keys(group, &entities)?;
-            groups.push(KeyGroup { keys, views: group.views.iter().map(|view| view.columns.clone()).collect() });
+            groups.push(KeyGroup {
+                keys,
+                views: group.views.iter().map(|view| view.columns.clone()).collect(),
+            });
             rows.push(places);
         }
-        let read = OnlineRead { project, groups: &groups };
-        let batches = if entities.rows == 0 { Vec::new() } else { self.context.online.read(&read).await? };
+        let read = OnlineRead {
+            project,
+            groups: &groups,
+        };
+        let batches = if entities.rows == 0 {
+            Vec::new()
+        } else {
+            self.store.read(&read).await?
+        };
         check_batches(&plan, &groups, &batches)?;
         let computed = self.compute(&plan, &entities, &rows, &batches).await?;
-        let Entities { echoed, rows: count, .. } = entities;
+        let Entities {
+            echoed, rows: count, ..
+        } = entities;
         Ok(Response {
             rows: count,
             echoed,
@@ -137,8 +192,8 @@ impl Server {
             batches,
             computed,
             version_metadata: request.version_metadata,
-            unknown_is_present: self.context.online.unknown_is_present(),
-            ttl_mode: self.context.config.thali.ttl_mode,
+            unknown_is_present: self.store.unknown_is_present(),
+            ttl_mode: self.ttl_mode,
             now: Utc::now().timestamp_micros(),
             plan,
         })
@@ -154,8 +209,15 @@ impl Server {
     ) -> Result<Vec<Vec<Vec<Value>>>> {
         let mut computed: Vec<Vec<Vec<Value>>> = Vec::with_capacity(plan.on_demand.len());
         for on_demand in &plan.on_demand {
-            let inputs = Inputs { plan, entities, places, batches, computed: &computed }.batch(on_demand)?;
-            let outputs = self.context.transformer.transform(&on_demand.view, &inputs).await?;
+            let inputs = Inputs {
+                plan,
+                entities,
+                places,
+                batches,
+                computed: &computed,
+            }
+            .batch(on_demand)?;
+            let outputs = self.transformer.transform(&on_demand.view, &inputs).await?;
             computed.push(outputs_of(on_demand, &outputs, entities.rows)?);
         }
         Ok(computed)
@@ -186,8 +248,13 @@ impl Entities {
                     request[*index] = Some(given.convert(name, plan.request_columns[*index].value_type)?);
                     continue;
                 }
-                Some(Role::Echo { name: answered }) => (answered, Arc::new(given.convert(name, ValueType::Unknown)?)),
-                Some(Role::Key { name: answered, columns }) => {
+                Some(Role::Echo { name: answered }) => {
+                    (answered, Arc::new(given.convert(name, ValueType::Unknown)?))
+                }
+                Some(Role::Key {
+                    name: answered,
+                    columns,
+                }) => {
                     let mut first = None;
                     for &index in columns {
                         let values = Arc::new(given.convert(name, plan.key_columns[index].value_type)?);
@@ -199,13 +266,20 @@ impl Entities {
                 }
             };
             if echoed.iter().any(|(known, _)| known == answered) {
-                return Err(Error::invalid(format!("join key `{answered}` is given twice, by its own and by its entity's name"))
-                    .hint(format!("keep the column `{answered}` only")));
+                return Err(Error::invalid(format!(
+                    "join key `{answered}` is given twice, by its own and by its entity's name"
+                ))
+                .hint(format!("keep the column `{answered}` only")));
             }
             echoed.push((answered.clone(), values));
         }
-        let missing: Vec<&RequestColumn> =
-            plan.request_columns.iter().zip(&request).filter(|(_, given)| given.is_none()).map(|(c, _)| c).collect();
+        let missing: Vec<&RequestColumn> = plan
+            .request_columns
+            .iter()
+            .zip(&request)
+            .filter(|(_, given)| given.is_none())
+            .map(|(c, _)| c)
+            .collect();
         refuse_missing_request_data(&missing)?;
         refuse_missing_keys(plan, &keys, columns)?;
         Ok(Self {
@@ -231,8 +305,13 @@ fn row_count(plan: &Plan, columns: &[(String, Given)]) -> Result<usize> {
         )));
     }
     if rows == 0 {
-        let wanted = plan.key_columns.first().map_or(first.as_str(), |column| column.name.as_str());
-        return Err(Error::invalid(format!("no entity rows: column `{wanted}` is empty")));
+        let wanted = plan
+            .key_columns
+            .first()
+            .map_or(first.as_str(), |column| column.name.as_str());
+        return Err(Error::invalid(format!(
+            "no entity rows: column `{wanted}` is empty"
+        )));
     }
     Ok(rows)
 }
@@ -251,14 +330,26 @@ fn refuse_missing_request_data(missing: &[&RequestColumn]) -> Result<()> {
     }
     let names: Vec<&str> = missing.iter().map(|column| column.name.as_str()).collect();
     let names = names.join("`, `");
-    Err(Error::new(Kind::RequestDataNotFound, format!("request data `{names}` is missing from the entity rows"))
-        .hint("send these columns along under `entities`; an on demand feature view computes with them"))
+    Err(Error::new(
+        Kind::RequestDataNotFound,
+        format!("request data `{names}` is missing from the entity rows"),
+    )
+    .hint("send these columns along under `entities`; an on demand feature view computes with them"))
 }
 
-fn refuse_missing_keys(plan: &Plan, keys: &[Option<Arc<Vec<Value>>>], given: &[(String, Given)]) -> Result<()> {
+fn refuse_missing_keys(
+    plan: &Plan,
+    keys: &[Option<Arc<Vec<Value>>>],
+    given: &[(String, Given)],
+) -> Result<()> {
     let mut missing: Vec<&str> = Vec::new();
     let mut view = "";
-    for (column, _) in plan.key_columns.iter().zip(keys).filter(|(_, values)| values.is_none()) {
+    for (column, _) in plan
+        .key_columns
+        .iter()
+        .zip(keys)
+        .filter(|(_, values)| values.is_none())
+    {
         if missing.is_empty() {
             view = &column.view;
         }
@@ -270,10 +361,17 @@ fn refuse_missing_keys(plan: &Plan, keys: &[Option<Arc<Vec<Value>>>], given: &[(
         return Ok(());
     }
     let given: Vec<&str> = given.iter().map(|(name, _)| name.as_str()).collect();
-    let given = if given.is_empty() { "nothing was given".to_owned() } else { format!("given were `{}`", given.join("`, `")) };
+    let given = if given.is_empty() {
+        "nothing was given".to_owned()
+    } else {
+        format!("given were `{}`", given.join("`, `"))
+    };
     Err(Error::new(
         Kind::EntityColumnsMissing,
-        format!("join key `{}` of feature view `{view}` is missing from the entity rows", missing.join("`, `")),
+        format!(
+            "join key `{}` of feature view `{view}` is missing from the entity rows",
+            missing.join("`, `")
+        ),
     )
     .hint(given))
 }
@@ -293,7 +391,8 @@ fn distinct_keys(group: &Group, entities: &Entities) -> Result<(Vec<Bytes>, Vec<
         row_values.clear();
         row_values.extend(group.columns.iter().map(|&column| &entities.keys[column][row]));
         let key = encoder.encode(&row_values)?;
-        let next = u32::try_from(keys.len()).map_err(|_| Error::invalid("too many entity rows in one request"))?;
+        let next =
+            u32::try_from(keys.len()).map_err(|_| Error::invalid("too many entity rows in one request"))?;
         let place = *known.entry(key.clone()).or_insert(next);
         if place == next {
             keys.push(key);
@@ -305,15 +404,24 @@ fn distinct_keys(group: &Group, entities: &Entities) -> Result<(Vec<Bytes>, Vec<
 
 /// The rest of serving indexes into the batches, so a store that breaks its promise is caught here.
 fn check_batches(plan: &Plan, groups: &[KeyGroup], batches: &[RowBatch]) -> Result<()> {
-    let expected = plan.batches().map(|(group, view)| (groups[group].keys.len(), view.columns.features.len()));
+    let expected = plan
+        .batches()
+        .map(|(group, view)| (groups[group].keys.len(), view.columns.features.len()));
     let fits = |batch: &RowBatch, (keys, width): (usize, usize)| {
         batch.width == width && batch.event_times.len() == keys && batch.values.len() == keys * width
     };
     let count = plan.batches().count();
-    if batches.len() == count && batches.iter().zip(expected).all(|(batch, shape)| fits(batch, shape)) {
+    if batches.len() == count
+        && batches
+            .iter()
+            .zip(expected)
+            .all(|(batch, shape)| fits(batch, shape))
+    {
         return Ok(());
     }
-    Err(Error::internal("the online store answered with other rows than were asked for"))
+    Err(Error::internal(
+        "the online store answered with other rows than were asked for",
+    ))
 }
 
 /// Everything inputs of on-demand views are taken from.
@@ -331,7 +439,10 @@ impl Inputs<'_> {
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(on_demand.inputs.len());
         let mut made: Vec<(Source, ArrayRef)> = Vec::new();
         for input in &on_demand.inputs {
-            let known = made.iter().find(|(source, _)| *source == input.source).map(|(_, array)| Arc::clone(array));
+            let known = made
+                .iter()
+                .find(|(source, _)| *source == input.source)
+                .map(|(_, array)| Arc::clone(array));
             let array = match known {
                 Some(array) => array,
                 None => {
@@ -344,7 +455,11 @@ impl Inputs<'_> {
             arrays.push(array);
         }
         let options = RecordBatchOptions::new().with_row_count(Some(self.entities.rows));
-        Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?)
+        Ok(RecordBatch::try_new_with_options(
+            Arc::new(Schema::new(fields)),
+            arrays,
+            &options,
+        )?)
     }
 
     fn array(&self, source: Source, value_type: ValueType) -> Result<ArrayRef> {
@@ -382,14 +497,16 @@ fn outputs_of(on_demand: &OnDemand, outputs: &RecordBatch, rows: usize) -> Resul
         .iter()
         .enumerate()
         .map(|(index, feature)| {
-            let column = outputs.column_by_name(&feature.name).or_else(|| outputs.columns().get(index));
+            let column = outputs
+                .column_by_name(&feature.name)
+                .or_else(|| outputs.columns().get(index));
             let column = column.ok_or_else(|| {
-                Error::invalid(format!("on demand feature view `{}` did not compute `{}`", view.name, feature.name))
+                Error::invalid(format!(
+                    "on demand feature view `{}` did not compute `{}`",
+                    view.name, feature.name
+                ))
             })?;
             value::arrow::from_array(column, feature.value_type)
         })
         .collect()
 }
-
-#[cfg(test)]
-mod tests;

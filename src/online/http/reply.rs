@@ -32,11 +32,14 @@ impl From<Error> for Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         match self {
-            Self::Rejected(rejection) => {
-                (StatusCode::UNPROCESSABLE_ENTITY, axum::Json(json!({"detail": rejection.detail}))).into_response()
-            }
+            Self::Rejected(rejection) => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                axum::Json(json!({"detail": rejection.detail})),
+            )
+                .into_response(),
             Self::Failed(error) => {
-                let status = StatusCode::from_u16(error.kind().http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                let status =
+                    StatusCode::from_u16(error.kind().http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 if error.kind().is_callers_fault() {
                     tracing::debug!(%error, "request refused");
                 } else {
@@ -53,7 +56,9 @@ impl IntoResponse for Failure {
 pub(super) fn json_bytes(status: StatusCode, body: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -62,5 +67,9 @@ pub(super) async fn not_found() -> Response {
 }
 
 pub(super) async fn method_not_allowed() -> Response {
-    (StatusCode::METHOD_NOT_ALLOWED, axum::Json(json!({"detail": "Method Not Allowed"}))).into_response()
+    (
+        StatusCode::METHOD_NOT_ALLOWED,
+        axum::Json(json!({"detail": "Method Not Allowed"})),
+    )
+        .into_response()
 }

@@ -65,7 +65,11 @@ impl<'a> Body<'a> {
     /// A rejection when it is no JSON or no object.
     pub fn parse(raw: &'a [u8]) -> Result<Self, Rejection> {
         match parse_json(raw)? {
-            Json::Object(fields) => Ok(Self { raw, fields, problems: Vec::new() }),
+            Json::Object(fields) => Ok(Self {
+                raw,
+                fields,
+                problems: Vec::new(),
+            }),
             other => Err(Rejection {
                 detail: vec![json!({
                     "type": "model_attributes_type",
@@ -82,18 +86,28 @@ impl<'a> Body<'a> {
     /// # Errors
     /// The collected problems.
     pub fn finish<T>(self, value: T) -> Result<T, Rejection> {
-        if self.problems.is_empty() { Ok(value) } else { Err(Rejection { detail: self.problems }) }
+        if self.problems.is_empty() {
+            Ok(value)
+        } else {
+            Err(Rejection {
+                detail: self.problems,
+            })
+        }
     }
 
     /// A field that may be left out or null.
     fn take(&mut self, name: &str) -> Option<Json> {
-        self.fields.get_mut(name).map(Json::take).filter(|value| !value.is_null())
+        self.fields
+            .get_mut(name)
+            .map(Json::take)
+            .filter(|value| !value.is_null())
     }
 
     fn problem(&mut self, kind: &str, location: &[Json], message: &str, input: &Json) {
         let mut path = vec![Json::from("body")];
         path.extend_from_slice(location);
-        self.problems.push(json!({"type": kind, "loc": path, "msg": message, "input": input}));
+        self.problems
+            .push(json!({"type": kind, "loc": path, "msg": message, "input": input}));
     }
 
     fn missing(&mut self, name: &str) {
@@ -106,7 +120,12 @@ impl<'a> Body<'a> {
         match self.take(name)? {
             Json::String(text) => Some(text),
             other => {
-                self.problem("string_type", &[name.into()], "Input should be a valid string", &other);
+                self.problem(
+                    "string_type",
+                    &[name.into()],
+                    "Input should be a valid string",
+                    &other,
+                );
                 None
             }
         }
@@ -119,14 +138,21 @@ impl<'a> Body<'a> {
             return String::new();
         }
         if self.fields.get(name).is_some_and(Json::is_null) {
-            self.problem("string_type", &[name.into()], "Input should be a valid string", &Json::Null);
+            self.problem(
+                "string_type",
+                &[name.into()],
+                "Input should be a valid string",
+                &Json::Null,
+            );
         }
         self.text(name).unwrap_or_default()
     }
 
     /// A truth value in any of the spellings pydantic takes.
     pub fn flag(&mut self, name: &str, default: bool) -> bool {
-        let Some(value) = self.take(name) else { return default };
+        let Some(value) = self.take(name) else {
+            return default;
+        };
         let truth = match &value {
             Json::Bool(truth) => Some(*truth),
             Json::Number(number) => match number.as_f64() {
@@ -153,7 +179,12 @@ impl<'a> Body<'a> {
         let items = match self.take(name)? {
             Json::Array(items) => items,
             other => {
-                self.problem("list_type", &[name.into()], "Input should be a valid list", &other);
+                self.problem(
+                    "list_type",
+                    &[name.into()],
+                    "Input should be a valid list",
+                    &other,
+                );
                 return None;
             }
         };
@@ -177,7 +208,12 @@ impl<'a> Body<'a> {
             return Vec::new();
         };
         let Json::Object(fields) = value else {
-            self.problem("dict_type", &[name.into()], "Input should be a valid dictionary", &value);
+            self.problem(
+                "dict_type",
+                &[name.into()],
+                "Input should be a valid dictionary",
+                &value,
+            );
             return Vec::new();
         };
         let mut columns = Vec::with_capacity(fields.len());
@@ -209,8 +245,16 @@ pub fn read_request(raw: &[u8]) -> Result<Request, Rejection> {
         Some(service) if !service.is_empty() => Wanted::Service(service),
         _ => Wanted::Features(features.unwrap_or_default()),
     };
-    let columns = columns.into_iter().map(|(name, values)| (name, Given::Json(values))).collect();
-    body.finish(Request { wanted, full_names, version_metadata, columns })
+    let columns = columns
+        .into_iter()
+        .map(|(name, values)| (name, Given::Json(values)))
+        .collect();
+    body.finish(Request {
+        wanted,
+        full_names,
+        version_metadata,
+        columns,
+    })
 }
 
 /// Reads the body of `/push`.
@@ -251,7 +295,11 @@ pub fn read_materialize(raw: &[u8], incremental: bool) -> Result<MaterializeBody
     let mut body = Body::parse(raw)?;
     let materialize = MaterializeBody {
         start_ts: body.text("start_ts"),
-        end_ts: if incremental { Some(body.required_text("end_ts")) } else { body.text("end_ts") },
+        end_ts: if incremental {
+            Some(body.required_text("end_ts"))
+        } else {
+            body.text("end_ts")
+        },
         feature_views: body.texts("feature_views"),
         disable_event_timestamp: body.flag("disable_event_timestamp", false),
         version: body.text("version"),
@@ -264,7 +312,9 @@ pub fn read_materialize(raw: &[u8], incremental: bool) -> Result<MaterializeBody
 /// # Errors
 /// `InvalidArgument` naming two columns that are not.
 pub fn row_count(columns: &Columns) -> Result<usize> {
-    let Some((first, values)) = columns.first() else { return Ok(0) };
+    let Some((first, values)) = columns.first() else {
+        return Ok(0);
+    };
     match columns.iter().find(|(_, other)| other.len() != values.len()) {
         None => Ok(values.len()),
         Some((other, others)) => Err(Error::invalid(format!(
@@ -306,7 +356,11 @@ fn parse_json(raw: &[u8]) -> Result<Json, Rejection> {
 
 /// The offset of a line and column, both counted from one.
 fn position(raw: &[u8], line: usize, column: usize) -> usize {
-    let before: usize = raw.split(|&byte| byte == b'\n').take(line.saturating_sub(1)).map(|line| line.len() + 1).sum();
+    let before: usize = raw
+        .split(|&byte| byte == b'\n')
+        .take(line.saturating_sub(1))
+        .map(|line| line.len() + 1)
+        .sum();
     before + column.saturating_sub(1)
 }
 
@@ -371,7 +425,10 @@ mod tests {
 
     #[test]
     fn every_problem_is_told_at_once() {
-        let detail = read_write(br#"{"feature_view_name":1,"df":{"a":2,"b":[1]},"transform_on_write":"maybe"}"#).unwrap_err().detail;
+        let detail =
+            read_write(br#"{"feature_view_name":1,"df":{"a":2,"b":[1]},"transform_on_write":"maybe"}"#)
+                .unwrap_err()
+                .detail;
         assert_eq!(detail.len(), 3);
         assert_eq!(detail[1]["loc"], json!(["body", "df", "a"]));
     }
@@ -380,13 +437,19 @@ mod tests {
     fn pythons_numbers_are_read() {
         let body = read_write(br#"{"feature_view_name":"NaN","df":{"a":[NaN,-Infinity,"x\"NaN"]}}"#).unwrap();
         assert_eq!(body.feature_view_name, "NaN");
-        assert_eq!(body.df[0].1, vec![json!("NaN"), json!("-Infinity"), json!("x\"NaN")]);
+        assert_eq!(
+            body.df[0].1,
+            vec![json!("NaN"), json!("-Infinity"), json!("x\"NaN")]
+        );
     }
 
     #[test]
     fn deep_nesting_is_refused_not_followed() {
         let deep = "[".repeat(100_000);
-        assert_eq!(Body::parse(deep.as_bytes()).err().unwrap().detail[0]["type"], "json_invalid");
+        assert_eq!(
+            Body::parse(deep.as_bytes()).err().unwrap().detail[0]["type"],
+            "json_invalid"
+        );
     }
 
     #[test]

@@ -33,7 +33,9 @@ pub fn write_response(out: &mut Vec<u8>, response: &Response) -> Result<()> {
         out.extend_from_slice(b"{\"values\":[");
         match column {
             Column::Plain(values) => {
-                separated(out, values.iter(), |out, value| value::json::write_json(out, value));
+                separated(out, values.iter(), |out, value| {
+                    value::json::write_json(out, value)
+                });
                 if plain_tail.is_empty() {
                     write_plain_tail(&mut plain_tail, rows);
                 }
@@ -45,7 +47,9 @@ pub fn write_response(out: &mut Vec<u8>, response: &Response) -> Result<()> {
                         out.push(b',');
                     }
                     match bytes {
-                        Some(bytes) if !bytes.is_empty() => value::json::write_json(out, &Value::decode(&bytes[..])?),
+                        Some(bytes) if !bytes.is_empty() => {
+                            value::json::write_json(out, &Value::decode(&bytes[..])?)
+                        }
                         _ => out.extend_from_slice(b"null"),
                     }
                 }

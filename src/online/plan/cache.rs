@@ -48,7 +48,10 @@ impl Plans {
             let mut shelves = HashMap::clone(shelves);
             let shelf = shelves.entry(catalog.project.clone()).or_default();
             if shelf.generation < catalog.generation {
-                *shelf = Shelf { generation: catalog.generation, plans: HashMap::new() };
+                *shelf = Shelf {
+                    generation: catalog.generation,
+                    plans: HashMap::new(),
+                };
             }
             // A request that began before the catalog was replaced keeps its plan to itself.
             if shelf.generation == catalog.generation {

@@ -6,16 +6,14 @@ use std::{
 };
 
 use super::{
-    Group, Input, KeyColumn, OnDemand, Output, Plan, ReadView, RequestColumn, Role, Settings, Shape, Slot, Source,
-    Wanted, table_of,
+    Group, Input, KeyColumn, OnDemand, Output, Plan, ReadView, RequestColumn, Role, Settings, Shape, Slot,
+    Source, Wanted, table_of,
 };
 use crate::{
     error::{Error, Kind, Result},
     model::{
         FeatureRef, FeatureView, Field, Object, ObjectKind, OnDemandFeatureView, ValueType,
-        entity_key::KeyEncoder,
-        feature_view::DUMMY_JOIN_KEY,
-        on_demand::OnDemandInput,
+        entity_key::KeyEncoder, feature_view::DUMMY_JOIN_KEY, on_demand::OnDemandInput,
     },
     online::store::ViewColumns,
     proto::feast::core::FeatureViewProjection,
@@ -61,8 +59,14 @@ pub(super) fn resolve(catalog: &Catalog, shape: &Shape, settings: Settings) -> R
     let service;
     let wishes = match &shape.wanted {
         Wanted::Features(features) => {
-            parsed = features.iter().map(|text| FeatureRef::parse(text)).collect::<Result<Vec<_>>>()?;
-            parsed.iter().map(|reference| wish(reference, &no_map)).collect::<Vec<_>>()
+            parsed = features
+                .iter()
+                .map(|text| FeatureRef::parse(text))
+                .collect::<Result<Vec<_>>>()?;
+            parsed
+                .iter()
+                .map(|reference| wish(reference, &no_map))
+                .collect::<Vec<_>>()
         }
         Wanted::Service(name) => {
             service = catalog.service(name)?;
@@ -109,7 +113,11 @@ fn wish<'a>(reference: &'a FeatureRef, no_map: &'a BTreeMap<String, String>) -> 
 
 fn service_wishes(projection: &FeatureViewProjection) -> impl Iterator<Item = Wish<'_>> {
     let alias = &projection.feature_view_name_alias;
-    let prefix = if alias.is_empty() { &projection.feature_view_name } else { alias };
+    let prefix = if alias.is_empty() {
+        &projection.feature_view_name
+    } else {
+        alias
+    };
     let version = projection.version_tag.and_then(|tag| u32::try_from(tag).ok());
     let prefix = version.map_or_else(|| prefix.clone(), |version| format!("{prefix}@v{version}"));
     projection.feature_columns.iter().map(move |feature| Wish {
@@ -122,7 +130,11 @@ fn service_wishes(projection: &FeatureViewProjection) -> impl Iterator<Item = Wi
 }
 
 fn output_name(wish: &Wish<'_>, full_names: bool) -> String {
-    if full_names { format!("{}__{}", wish.prefix, wish.feature) } else { wish.feature.to_owned() }
+    if full_names {
+        format!("{}__{}", wish.prefix, wish.feature)
+    } else {
+        wish.feature.to_owned()
+    }
 }
 
 fn refuse_collisions(wishes: &[Wish<'_>], full_names: bool) -> Result<()> {
@@ -137,9 +149,19 @@ fn refuse_collisions(wishes: &[Wish<'_>], full_names: bool) -> Result<()> {
     if twice.is_empty() {
         return Ok(());
     }
-    let hint = if full_names { "ask for each feature once" } else { "ask for each feature once, or set `full_feature_names` to true" };
-    Err(Error::new(Kind::FeatureNameCollision, format!("features named `{}` were asked for more than once", twice.join("`, `")))
-        .hint(hint))
+    let hint = if full_names {
+        "ask for each feature once"
+    } else {
+        "ask for each feature once, or set `full_feature_names` to true"
+    };
+    Err(Error::new(
+        Kind::FeatureNameCollision,
+        format!(
+            "features named `{}` were asked for more than once",
+            twice.join("`, `")
+        ),
+    )
+    .hint(hint))
 }
 
 impl Resolver<'_> {
@@ -152,7 +174,10 @@ impl Resolver<'_> {
                 refuse_disabled(view.enabled, &view.name)?;
                 require_feature(&view.features, wish.feature, &view.name)?;
                 let slot = self.read(&view, wish.version, wish.feature, wish.join_key_map);
-                self.stored_outputs.push(Output { name, source: Source::Stored(slot) });
+                self.stored_outputs.push(Output {
+                    name,
+                    source: Source::Stored(slot),
+                });
                 self.note_version(wish, &view);
             }
             View::OnDemand(view) if view.write_to_online_store => {
@@ -160,14 +185,20 @@ impl Resolver<'_> {
                 require_feature(&view.features, wish.feature, &view.name)?;
                 let stored = Arc::new(stored_form(&view, self.catalog));
                 let slot = self.read(&stored, None, wish.feature, wish.join_key_map);
-                self.stored_outputs.push(Output { name, source: Source::Stored(slot) });
+                self.stored_outputs.push(Output {
+                    name,
+                    source: Source::Stored(slot),
+                });
                 self.note_version(wish, &stored);
             }
             View::OnDemand(view) => {
                 require_feature(&view.features, wish.feature, &view.name)?;
                 let feature = position(&view.features, wish.feature);
                 let view = self.compute(&view, &mut Vec::new())?;
-                self.computed_outputs.push(Output { name, source: Source::Computed { view, feature } });
+                self.computed_outputs.push(Output {
+                    name,
+                    source: Source::Computed { view, feature },
+                });
             }
         }
         Ok(())
@@ -181,12 +212,18 @@ impl Resolver<'_> {
                 "version `{version}` of feature view `{}` cannot be read: online versioning is off",
                 view.name
             ))
-            .hint("set `enable_online_feature_view_versioning: true` under `registry` in feature_store.yaml"));
+            .hint(
+                "set `enable_online_feature_view_versioning: true` under `registry` in feature_store.yaml",
+            ));
         }
         if version == view.version {
             return Ok(view);
         }
-        let stored = self.catalog.versions.iter().find(|v| v.view == view.name && v.number == version);
+        let stored = self
+            .catalog
+            .versions
+            .iter()
+            .find(|v| v.view == view.name && v.number == version);
         let stored = stored.ok_or_else(|| {
             Error::new(
                 Kind::FeatureViewVersionNotFound,
@@ -221,22 +258,41 @@ impl Resolver<'_> {
         join_key_map: &BTreeMap<String, String>,
     ) -> Slot {
         let keys = self.keys(view, join_key_map);
-        let table = table_of(&view.name, version.unwrap_or(view.version), self.settings.versioning);
-        let known = self.readings.iter().position(|reading| reading.table == table && reading.keys == keys);
+        let table = table_of(
+            &view.name,
+            version.unwrap_or(view.version),
+            self.settings.versioning,
+        );
+        let known = self
+            .readings
+            .iter()
+            .position(|reading| reading.table == table && reading.keys == keys);
         let batch = known.unwrap_or_else(|| {
-            self.readings.push(Reading { view: Arc::clone(view), table, keys, features: Vec::new() });
+            self.readings.push(Reading {
+                view: Arc::clone(view),
+                table,
+                keys,
+                features: Vec::new(),
+            });
             self.readings.len() - 1
         });
         let features = &mut self.readings[batch].features;
-        let feature = features.iter().position(|known| known == feature).unwrap_or_else(|| {
-            features.push(feature.to_owned());
-            features.len() - 1
-        });
+        let feature = features
+            .iter()
+            .position(|known| known == feature)
+            .unwrap_or_else(|| {
+                features.push(feature.to_owned());
+                features.len() - 1
+            });
         Slot { batch, feature }
     }
 
     /// A view's join keys: as they are stored, as the request calls them, and their types.
-    fn keys(&mut self, view: &FeatureView, map: &BTreeMap<String, String>) -> Vec<(String, String, ValueType)> {
+    fn keys(
+        &mut self,
+        view: &FeatureView,
+        map: &BTreeMap<String, String>,
+    ) -> Vec<(String, String, ValueType)> {
         if view.is_entityless() {
             return Vec::new();
         }
@@ -253,9 +309,17 @@ impl Resolver<'_> {
             .into_iter()
             .map(|(key, value_type)| {
                 let column = map.get(&key).cloned().unwrap_or_else(|| key.clone());
-                if !self.key_columns.iter().any(|known| known.name == column && known.value_type == value_type) {
+                if !self
+                    .key_columns
+                    .iter()
+                    .any(|known| known.name == column && known.value_type == value_type)
+                {
                     let view = view.name.clone();
-                    self.key_columns.push(KeyColumn { name: column.clone(), value_type, view });
+                    self.key_columns.push(KeyColumn {
+                        name: column.clone(),
+                        value_type,
+                        view,
+                    });
                 }
                 (key, column, value_type)
             })
@@ -264,11 +328,18 @@ impl Resolver<'_> {
 
     /// Adds an on-demand view with all it needs; answers its index. `path` guards against cycles.
     fn compute(&mut self, view: &Arc<OnDemandFeatureView>, path: &mut Vec<String>) -> Result<usize> {
-        if let Some(known) = self.on_demand.iter().position(|known| known.view.name == view.name) {
+        if let Some(known) = self
+            .on_demand
+            .iter()
+            .position(|known| known.view.name == view.name)
+        {
             return Ok(known);
         }
         if path.contains(&view.name) {
-            return Err(Error::invalid(format!("on demand feature view `{}` depends on itself", view.name)));
+            return Err(Error::invalid(format!(
+                "on demand feature view `{}` depends on itself",
+                view.name
+            )));
         }
         path.push(view.name.clone());
         refuse_disabled(view.enabled, &view.name)?;
@@ -281,21 +352,34 @@ impl Resolver<'_> {
                         add_input(&mut inputs, field.name.clone(), field.value_type, source);
                     }
                 }
-                OnDemandInput::View { view: source, alias, features } => {
+                OnDemandInput::View {
+                    view: source,
+                    alias,
+                    features,
+                } => {
                     self.view_inputs(source, alias, features, &mut inputs, path)?;
                 }
             }
         }
         path.pop();
-        self.on_demand.push(OnDemand { view: Arc::clone(view), inputs });
+        self.on_demand.push(OnDemand {
+            view: Arc::clone(view),
+            inputs,
+        });
         Ok(self.on_demand.len() - 1)
     }
 
     fn request_column(&mut self, field: &Field) -> usize {
-        self.request_columns.iter().position(|known| known.name == field.name).unwrap_or_else(|| {
-            self.request_columns.push(RequestColumn { name: field.name.clone(), value_type: field.value_type });
-            self.request_columns.len() - 1
-        })
+        self.request_columns
+            .iter()
+            .position(|known| known.name == field.name)
+            .unwrap_or_else(|| {
+                self.request_columns.push(RequestColumn {
+                    name: field.name.clone(),
+                    value_type: field.value_type,
+                });
+                self.request_columns.len() - 1
+            })
     }
 
     fn view_inputs(
@@ -316,7 +400,10 @@ impl Resolver<'_> {
                 let index = self.compute(&view, path)?;
                 for field in features {
                     require_feature(&view.features, &field.name, &view.name)?;
-                    let source = Source::Computed { view: index, feature: position(&view.features, &field.name) };
+                    let source = Source::Computed {
+                        view: index,
+                        feature: position(&view.features, &field.name),
+                    };
                     add_both(inputs, prefix, field, source);
                 }
                 return Ok(());
@@ -344,7 +431,9 @@ impl Resolver<'_> {
         // Where each reading went: its group and its place in there.
         let mut places = Vec::with_capacity(self.readings.len());
         for reading in &self.readings {
-            let known = group_keys.iter().position(|keys| *keys == reading.keys.as_slice());
+            let known = group_keys
+                .iter()
+                .position(|keys| *keys == reading.keys.as_slice());
             let group = match known {
                 Some(group) => group,
                 None => {
@@ -356,8 +445,14 @@ impl Resolver<'_> {
             places.push((group, groups[group].views.len()));
             groups[group].views.push(ReadView {
                 view: Arc::clone(&reading.view),
-                columns: ViewColumns { table: reading.table.clone(), features: reading.features.clone().into() },
-                ttl: reading.view.ttl.and_then(|ttl| i64::try_from(ttl.as_micros()).ok()),
+                columns: ViewColumns {
+                    table: reading.table.clone(),
+                    features: reading.features.clone().into(),
+                },
+                ttl: reading
+                    .view
+                    .ttl
+                    .and_then(|ttl| i64::try_from(ttl.as_micros()).ok()),
             });
         }
         let starts: Vec<usize> = groups
@@ -378,7 +473,10 @@ impl Resolver<'_> {
         outputs.extend(self.computed_outputs);
         outputs.iter_mut().for_each(|output| renumber(&mut output.source));
         let mut on_demand = self.on_demand;
-        on_demand.iter_mut().flat_map(|view| &mut view.inputs).for_each(|input| renumber(&mut input.source));
+        on_demand
+            .iter_mut()
+            .flat_map(|view| &mut view.inputs)
+            .for_each(|input| renumber(&mut input.source));
         Ok(Plan {
             project: self.catalog.project.as_str().into(),
             roles,
@@ -397,7 +495,9 @@ impl Resolver<'_> {
             keys => keys.iter().map(|(key, ..)| key.as_str()).collect(),
         };
         let index = |(_, column, value_type): &(String, String, ValueType)| {
-            self.key_columns.iter().position(|known| known.name == *column && known.value_type == *value_type)
+            self.key_columns
+                .iter()
+                .position(|known| known.name == *column && known.value_type == *value_type)
         };
         Ok(Group {
             encoder: KeyEncoder::new(&names, self.settings.key_version)?,
@@ -409,10 +509,18 @@ impl Resolver<'_> {
     fn roles(&self) -> HashMap<String, Role> {
         let mut roles = HashMap::new();
         let role = |column: &str| {
-            let named = self.key_columns.iter().enumerate().filter(|(_, known)| known.name == column);
+            let named = self
+                .key_columns
+                .iter()
+                .enumerate()
+                .filter(|(_, known)| known.name == column);
             let columns: Vec<usize> = named.map(|(index, _)| index).collect();
             let name = column.to_owned();
-            if columns.is_empty() { Role::Echo { name } } else { Role::Key { name, columns } }
+            if columns.is_empty() {
+                Role::Echo { name }
+            } else {
+                Role::Key { name, columns }
+            }
         };
         for (name, entity) in self.catalog.entities() {
             if entity.join_key == DUMMY_JOIN_KEY {
@@ -441,26 +549,40 @@ impl Resolver<'_> {
 
 fn add_both(inputs: &mut Vec<Input>, prefix: &str, field: &Field, source: Source) {
     add_input(inputs, field.name.clone(), field.value_type, source);
-    add_input(inputs, format!("{prefix}__{}", field.name), field.value_type, source);
+    add_input(
+        inputs,
+        format!("{prefix}__{}", field.name),
+        field.value_type,
+        source,
+    );
 }
 
 /// Of inputs with one name the first stays, as columns of a batch need distinct names.
 fn add_input(inputs: &mut Vec<Input>, name: String, value_type: ValueType, source: Source) {
     if !inputs.iter().any(|known| known.name == name) {
-        inputs.push(Input { name, value_type, source });
+        inputs.push(Input {
+            name,
+            value_type,
+            source,
+        });
     }
 }
 
 fn position(fields: &[Field], name: &str) -> usize {
-    fields.iter().position(|field| field.name == name).unwrap_or_default()
+    fields
+        .iter()
+        .position(|field| field.name == name)
+        .unwrap_or_default()
 }
 
 fn refuse_disabled(enabled: bool, view: &str) -> Result<()> {
     if enabled {
         return Ok(());
     }
-    Err(Error::invalid(format!("feature view `{view}` is disabled and serves no features"))
-        .hint("enable it in its definition and apply again"))
+    Err(Error::invalid(format!(
+        "feature view `{view}` is disabled and serves no features"
+    ))
+    .hint("enable it in its definition and apply again"))
 }
 
 fn require_feature(fields: &[Field], feature: &str, view: &str) -> Result<()> {
@@ -468,17 +590,25 @@ fn require_feature(fields: &[Field], feature: &str, view: &str) -> Result<()> {
         return Ok(());
     }
     let known: Vec<&str> = fields.iter().map(|field| field.name.as_str()).take(20).collect();
-    Err(Error::invalid(format!("feature view `{view}` has no feature `{feature}`"))
-        .hint(format!("it has {}", known.join(", "))))
+    Err(
+        Error::invalid(format!("feature view `{view}` has no feature `{feature}`"))
+            .hint(format!("it has {}", known.join(", "))),
+    )
 }
 
 /// The join keys of a view with their types; registries of old Feast versions name only the entities.
 fn join_keys(view: &FeatureView, catalog: &Catalog) -> Vec<(String, ValueType)> {
     if !view.join_keys.is_empty() {
-        return view.join_keys.iter().map(|key| (key.name.clone(), key.value_type)).collect();
+        return view
+            .join_keys
+            .iter()
+            .map(|key| (key.name.clone(), key.value_type))
+            .collect();
     }
     let entities = view.entities.iter().filter_map(|name| catalog.entity(name));
-    entities.map(|entity| (entity.join_key.clone(), ValueType::from_number(entity.value_type))).collect()
+    entities
+        .map(|entity| (entity.join_key.clone(), ValueType::from_number(entity.value_type)))
+        .collect()
 }
 
 pub(super) fn stored_form(view: &OnDemandFeatureView, catalog: &Catalog) -> FeatureView {
@@ -486,8 +616,12 @@ pub(super) fn stored_form(view: &OnDemandFeatureView, catalog: &Catalog) -> Feat
     let mut entities = view.entities.clone();
     if join_keys.is_empty() && entities.is_empty() {
         for input in &view.inputs {
-            let OnDemandInput::View { view: name, .. } = input else { continue };
-            let Ok(source) = catalog.stored_view(name) else { continue };
+            let OnDemandInput::View { view: name, .. } = input else {
+                continue;
+            };
+            let Ok(source) = catalog.stored_view(name) else {
+                continue;
+            };
             for (key, entity) in source.join_keys.iter().zip(&source.entities) {
                 if !join_keys.contains(key) {
                     join_keys.push(key.clone());

@@ -79,8 +79,15 @@ impl Response {
 
     /// The columns with their names, in the order they are answered.
     pub fn columns(&self) -> impl Iterator<Item = (&str, Column<'_>)> {
-        let echoed = self.echoed.iter().map(|(name, values)| (name.as_str(), Column::Plain(values.as_slice())));
-        let slots: Vec<(usize, Option<i64>)> = self.plan.batches().map(|(group, view)| (group, view.ttl)).collect();
+        let echoed = self
+            .echoed
+            .iter()
+            .map(|(name, values)| (name.as_str(), Column::Plain(values.as_slice())));
+        let slots: Vec<(usize, Option<i64>)> = self
+            .plan
+            .batches()
+            .map(|(group, view)| (group, view.ttl))
+            .collect();
         let outputs = self.plan.outputs.iter().map(move |output| {
             let column = match output.source {
                 Source::Stored(slot) => self.stored(slot, slots[slot.batch]),
@@ -106,7 +113,8 @@ impl Response {
 
     /// Names and versions of the views read, if the request asked for them.
     pub fn view_versions(&self) -> Option<&[(String, u32)]> {
-        self.version_metadata.then_some(self.plan.view_versions.as_slice())
+        self.version_metadata
+            .then_some(self.plan.view_versions.as_slice())
     }
 }
 
@@ -114,12 +122,20 @@ impl<'a> Stored<'a> {
     /// For every row its event time, in microseconds; `None` where the store has no row.
     pub fn event_times(&self) -> impl Iterator<Item = Option<i64>> + 'a {
         let rows = self.rows;
-        self.places.iter().map(move |&place| rows.event_times[place as usize])
+        self.places
+            .iter()
+            .map(move |&place| rows.event_times[place as usize])
     }
 
     /// For every row its encoded value (`None` is null) and status.
     pub fn cells(&self) -> impl Iterator<Item = (Option<&'a Bytes>, Status)> + 'a {
-        let Self { response, feature, rows, ttl, .. } = *self;
+        let Self {
+            response,
+            feature,
+            rows,
+            ttl,
+            ..
+        } = *self;
         let oldest = match response.ttl_mode {
             TtlMode::Python => None,
             TtlMode::Status | TtlMode::Null => ttl.map(|ttl| response.now.saturating_sub(ttl)),
@@ -127,14 +143,32 @@ impl<'a> Stored<'a> {
         self.places.iter().map(move |&place| {
             let place = place as usize;
             let Some(time) = rows.event_times[place] else {
-                return (None, if response.unknown_is_present { Status::Present } else { Status::NotFound });
+                return (
+                    None,
+                    if response.unknown_is_present {
+                        Status::Present
+                    } else {
+                        Status::NotFound
+                    },
+                );
             };
             let value = rows.values[place * rows.width + feature].as_ref();
             if oldest.is_some_and(|oldest| time < oldest) {
-                let kept = if response.ttl_mode == TtlMode::Null { None } else { value };
+                let kept = if response.ttl_mode == TtlMode::Null {
+                    None
+                } else {
+                    value
+                };
                 return (kept, Status::OutsideMaxAge);
             }
-            (value, if value.is_some() { Status::Present } else { Status::NotFound })
+            (
+                value,
+                if value.is_some() {
+                    Status::Present
+                } else {
+                    Status::NotFound
+                },
+            )
         })
     }
 }

@@ -52,8 +52,11 @@ impl SqliteStore {
         let path = path.as_ref().to_path_buf();
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             tokio::fs::create_dir_all(parent).await.map_err(|error| {
-                Error::config(format!("directory `{}` of the online store cannot be created: {error}", parent.display()))
-                    .hint("check `online_store.path` and the directory's permissions")
+                Error::config(format!(
+                    "directory `{}` of the online store cannot be created: {error}",
+                    parent.display()
+                ))
+                .hint("check `online_store.path` and the directory's permissions")
             })?;
         }
         let options = SqliteConnectOptions::new()
@@ -70,16 +73,23 @@ impl SqliteStore {
             .connect_with(options.clone())
             .await
             .map_err(|error| {
-                Error::config(format!("online store `{}` cannot be opened: {error}", path.display()))
-                    .hint("check `online_store.path`; it must be a writable SQLite file or not exist yet")
-                    .source_error(error)
+                Error::config(format!(
+                    "online store `{}` cannot be opened: {error}",
+                    path.display()
+                ))
+                .hint("check `online_store.path`; it must be a writable SQLite file or not exist yet")
+                .source_error(error)
             })?;
         // Readers connect when first needed; by then the file exists in WAL mode.
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .test_before_acquire(false)
             .connect_lazy_with(options.row_buffer_size(512));
-        Ok(Self { path, readers, writer })
+        Ok(Self {
+            path,
+            readers,
+            writer,
+        })
     }
 
     /// What to tell about a failed statement.
@@ -91,9 +101,13 @@ impl SqliteStore {
                 .hint("free some space; nothing of the batch was written"),
             Some(8) => Error::unavailable(format!("{doing} online store `{path}`: it is read-only"))
                 .hint("make the file and its directory writable for this process"),
-            Some(5 | 6) => Error::unavailable(format!("{doing} online store `{path}`: another process keeps it locked"))
-                .hint("try again; if it stays, look for a process with a long transaction on the file"),
-            Some(11 | 26) => Error::internal(format!("{doing} online store `{path}`: the file is damaged or no SQLite database")),
+            Some(5 | 6) => Error::unavailable(format!(
+                "{doing} online store `{path}`: another process keeps it locked"
+            ))
+            .hint("try again; if it stays, look for a process with a long transaction on the file"),
+            Some(11 | 26) => Error::internal(format!(
+                "{doing} online store `{path}`: the file is damaged or no SQLite database"
+            )),
             _ => match &error {
                 sqlx::Error::PoolTimedOut => Error::new(
                     Kind::Overloaded,
@@ -128,10 +142,12 @@ impl SqliteStore {
             .await
             .map_err(|error| self.failed("preparing", error))?;
         if !columns.iter().any(|column| column == "value_text") {
-            sqlx::query(AssertSqlSafe(format!("ALTER TABLE {name} ADD COLUMN value_text TEXT")))
-                .execute(&mut *connection)
-                .await
-                .map_err(|error| self.failed("preparing", error))?;
+            sqlx::query(AssertSqlSafe(format!(
+                "ALTER TABLE {name} ADD COLUMN value_text TEXT"
+            )))
+            .execute(&mut *connection)
+            .await
+            .map_err(|error| self.failed("preparing", error))?;
         }
         Ok(())
     }
@@ -158,11 +174,15 @@ impl OnlineStore for SqliteStore {
         let failed = |error| self.failed("preparing", error);
         let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
         for view in keep {
-            self.create_table(&mut transaction, &table_name(project, &view.name)).await?;
+            self.create_table(&mut transaction, &table_name(project, &view.name))
+                .await?;
         }
         for table in drop {
             let statement = format!("DROP TABLE IF EXISTS {}", quoted(&table_name(project, table)));
-            sqlx::query(AssertSqlSafe(statement)).execute(&mut *transaction).await.map_err(failed)?;
+            sqlx::query(AssertSqlSafe(statement))
+                .execute(&mut *transaction)
+                .await
+                .map_err(failed)?;
         }
         transaction.commit().await.map_err(failed)
     }
@@ -178,7 +198,9 @@ impl OnlineStore for SqliteStore {
 
 /// SQLite's primary result code of an error.
 fn primary_code(error: &sqlx::Error) -> Option<i32> {
-    let sqlx::Error::Database(error) = error else { return None };
+    let sqlx::Error::Database(error) = error else {
+        return None;
+    };
     error.code()?.parse::<i32>().ok().map(|code| code & 0xff)
 }
 

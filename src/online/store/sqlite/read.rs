@@ -32,7 +32,10 @@ impl SqliteStore {
         for group in read.groups {
             let mut parts = Vec::with_capacity(group.views.len());
             for view in &group.views {
-                parts.push(Part { batch: batches.len(), view });
+                parts.push(Part {
+                    batch: batches.len(),
+                    view,
+                });
                 batches.push(RowBatch {
                     width: view.features.len(),
                     event_times: vec![None; group.keys.len()],
@@ -44,7 +47,11 @@ impl SqliteStore {
         if batches.is_empty() {
             return Ok(batches);
         }
-        let mut connection = self.readers.acquire().await.map_err(|error| self.failed("reading", error))?;
+        let mut connection = self
+            .readers
+            .acquire()
+            .await
+            .map_err(|error| self.failed("reading", error))?;
         if let Some(statement) = Statement::whole(read.project, &work) {
             if self.run(&mut connection, statement, &mut batches).await? {
                 return Ok(batches);
@@ -87,14 +94,21 @@ impl SqliteStore {
             let feature: &str = row.try_get(2).map_err(read)?;
             let value: Option<&[u8]> = row.try_get(3).map_err(read)?;
             let seconds: Option<i64> = row.try_get_unchecked(4).map_err(read)?;
-            let Some(target) = statement.targets.get(part) else { continue };
-            let Some(&index) = statement.indexes[target.keys].get(key) else { continue };
-            let Some(column) = target.view.features.iter().position(|name| name == feature) else { continue };
+            let Some(target) = statement.targets.get(part) else {
+                continue;
+            };
+            let Some(&index) = statement.indexes[target.keys].get(key) else {
+                continue;
+            };
+            let Some(column) = target.view.features.iter().position(|name| name == feature) else {
+                continue;
+            };
             let batch = &mut batches[target.batch];
             let time = seconds.unwrap_or(0).saturating_mul(1_000_000);
             let slot = &mut batch.event_times[index];
             *slot = Some(slot.map_or(time, |known| known.max(time)));
-            batch.values[index * batch.width + column] = Some(Bytes::copy_from_slice(value.unwrap_or_default()));
+            batch.values[index * batch.width + column] =
+                Some(Bytes::copy_from_slice(value.unwrap_or_default()));
         }
     }
 }
@@ -117,7 +131,12 @@ struct Target<'a> {
 
 impl<'a> Statement<'a> {
     fn empty() -> Self {
-        Self { sql: String::with_capacity(512), parameters: Vec::new(), targets: Vec::new(), indexes: Vec::new() }
+        Self {
+            sql: String::with_capacity(512),
+            parameters: Vec::new(),
+            targets: Vec::new(),
+            indexes: Vec::new(),
+        }
     }
 
     /// Everything in one statement, if it fits.
@@ -156,7 +175,12 @@ impl<'a> Statement<'a> {
             let padded = keys.len().next_power_of_two() - keys.len();
             self.parameters.extend(std::iter::repeat_n(last.as_ref(), padded));
         }
-        self.indexes.push(keys.iter().enumerate().map(|(index, key)| (key.as_ref(), offset + index)).collect());
+        self.indexes.push(
+            keys.iter()
+                .enumerate()
+                .map(|(index, key)| (key.as_ref(), offset + index))
+                .collect(),
+        );
         first..=self.parameters.len()
     }
 
@@ -181,6 +205,10 @@ impl<'a> Statement<'a> {
             let _ = write!(self.sql, "{comma}'{}'", feature.replace('\'', "''"));
         }
         self.sql.push(')');
-        self.targets.push(Target { batch: part.batch, view: part.view, keys: self.indexes.len() - 1 });
+        self.targets.push(Target {
+            batch: part.batch,
+            view: part.view,
+            keys: self.indexes.len() - 1,
+        });
     }
 }

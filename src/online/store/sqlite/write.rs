@@ -5,12 +5,14 @@ use std::{
     fmt::Write as _,
 };
 
+use bytes::Bytes;
+use prost::Message as _;
 use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
 
 use super::{SqliteStore, is_missing_table, quoted};
 use crate::{
     error::{Error, Result},
-    model::value,
+    model::value::{self, Value},
     online::store::{OlderRow, WriteBatch},
 };
 
@@ -31,7 +33,10 @@ impl SqliteStore {
         let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
         let mut written = 0;
         for chunk in rows.chunks(KEYS_PER_LOOKUP) {
-            let stored = match self.stored_times(&mut transaction, table, batch, chunk, older).await {
+            let stored = match self
+                .stored_times(&mut transaction, table, batch, chunk, older)
+                .await
+            {
                 // Not provisioned, or a version that was never written before.
                 Err(error) if is_missing_table(&error) => {
                     self.create_table(&mut transaction, table).await?;
@@ -44,10 +49,13 @@ impl SqliteStore {
                 .copied()
                 .filter(|&row| {
                     let known = stored.get(batch.keys[row].as_ref());
-                    older == OlderRow::Overwrite || known.is_none_or(|&known| known <= seconds(batch.event_times[row]))
+                    older == OlderRow::Overwrite
+                        || known.is_none_or(|&known| known <= seconds(batch.event_times[row]))
                 })
                 .collect();
-            self.upsert(&mut transaction, table, batch, &fresh).await.map_err(failed)?;
+            self.upsert(&mut transaction, table, batch, &fresh)
+                .await
+                .map_err(failed)?;
             written += fresh.len() as u64;
         }
         transaction.commit().await.map_err(failed)?;
@@ -63,9 +71,16 @@ impl SqliteStore {
         rows: &[usize],
         older: OlderRow,
     ) -> Result<HashMap<Vec<u8>, i64>, sqlx::Error> {
-        let rows = if older == OlderRow::Overwrite { &rows[..1] } else { rows };
+        let rows = if older == OlderRow::Overwrite {
+            &rows[..1]
+        } else {
+            rows
+        };
         let parameters = rows.len().next_power_of_two();
-        let mut sql = format!("SELECT entity_key, max(event_ts) FROM {} WHERE entity_key IN (?", quoted(table));
+        let mut sql = format!(
+            "SELECT entity_key, max(event_ts) FROM {} WHERE entity_key IN (?",
+            quoted(table)
+        );
         sql.push_str(&",?".repeat(parameters - 1));
         sql.push_str(") GROUP BY entity_key");
         let mut query = sqlx::query(AssertSqlSafe(sql));
@@ -89,17 +104,19 @@ impl SqliteStore {
         rows: &[usize],
     ) -> Result<(), sqlx::Error> {
         let width = batch.features.len();
-        let cells: Vec<(usize, usize)> =
-            rows.iter().flat_map(|&row| (0..width).map(move |column| (row, column))).collect();
+        let cells: Vec<(usize, usize)> = rows
+            .iter()
+            .flat_map(|&row| (0..width).map(move |column| (row, column)))
+            .collect();
         for chunk in cells.chunks(VALUES_PER_UPSERT) {
             let mut query = sqlx::query(AssertSqlSafe(upsert_statement(table, chunk.len())));
             for &(row, column) in chunk {
-                let value = batch.values[row * width + column].as_ref();
+                let value = &batch.values[row * width + column];
                 query = query
                     .bind(batch.keys[row].as_ref())
                     .bind(batch.features[column].as_str())
-                    .bind(value)
-                    .bind(value::text::value_text(value))
+                    .bind(value.as_ref())
+                    .bind(value_text(value))
                     .bind(seconds(batch.event_times[row]))
                     .bind(batch.created_times.get(row).copied().flatten().map(seconds));
             }
@@ -127,7 +144,13 @@ fn upsert_statement(table: &str, values: usize) -> String {
 
 /// The rows to write, one per key: the newest by event time, then created time, then position.
 fn newest_rows(batch: &WriteBatch) -> Vec<usize> {
-    let age = |row: usize| (batch.event_times[row], batch.created_times.get(row).copied().flatten(), row);
+    let age = |row: usize| {
+        (
+            batch.event_times[row],
+            batch.created_times.get(row).copied().flatten(),
+            row,
+        )
+    };
     let mut places: HashMap<&[u8], usize> = HashMap::with_capacity(batch.keys.len());
     let mut rows: Vec<usize> = Vec::with_capacity(batch.keys.len());
     for (row, key) in batch.keys.iter().enumerate() {
@@ -157,6 +180,11 @@ fn check_shape(batch: &WriteBatch) -> Result<()> {
         return Err(Error::internal("a write batch has columns of different lengths"));
     }
     Ok(())
+}
+
+/// The text Feast keeps beside a value for searching.
+fn value_text(value: &Bytes) -> Option<String> {
+    value::text::value_text(&Value::decode(value.clone()).ok()?)
 }
 
 /// Whole seconds of a time in microseconds.
