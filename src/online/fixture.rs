@@ -112,7 +112,7 @@ impl Fixture {
             PROJECT,
             Arc::new(Registry::new(Arc::new(MemoryRegistry::new(objects)))),
             Arc::clone(&store) as _,
-            Arc::new(Transformer::new(python)),
+            Arc::new(Transformer::new(python, Arc::default())),
             Settings {
                 key_version: entity_key::Version::V3,
                 versioning: false,
