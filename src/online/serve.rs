@@ -51,7 +51,7 @@ pub enum Given {
 }
 
 impl Given {
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         match self {
             Self::Json(values) => values.len(),
             Self::Typed(values) => values.len(),
@@ -59,7 +59,7 @@ impl Given {
     }
 
     /// The values in a declared type; of an unknown type when none is declared.
-    fn convert(&self, name: &str, value_type: ValueType) -> Result<Vec<Value>> {
+    pub(super) fn convert(&self, name: &str, value_type: ValueType) -> Result<Vec<Value>> {
         let json = |json: &serde_json::Value| value::json::from_json(json, value_type);
         let converted = match self {
             Self::Json(values) => values.iter().map(json).collect::<Result<Vec<_>>>(),
