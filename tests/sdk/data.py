@@ -25,7 +25,7 @@ def drivers() -> pa.Table:
         (1001, hours(5), hours(5), 0.2, 0.25, 11, "ann"),
         (1001, hours(5), hours(4), 0.3, 0.125, 12, "anne"),  # corrected later: wins the tie
         (1001, hours(1), hours(1), 0.4, None, None, None),  # the newest, with nulls
-        (1002, hours(2), hours(2), 0.5, 1.5, 2**53 + 1, "bób"),
+        (1002, hours(2), hours(2), 0.5, 1.5, 2**40, "bób"),
         (1002, hours(3), hours(1), 0.6, 2.5, 20, "late"),  # arrived after a newer one: loses
         (1003, hours(70), hours(70), 0.7, float("inf"), -5, ""),  # beyond the ttl
         (1004, hours(24), hours(24), 0.8, 3.5, 0, "edge"),  # exactly ttl before NOW
@@ -95,5 +95,6 @@ def write(folder: Path) -> None:
         pq.write_table(build(), folder / f"{build.__name__}.parquet")
     # Targets of pushes: the batch side of a push source, with nothing in it yet.
     pq.write_table(drivers().slice(0, 0), folder / "pushed.parquet")
+    pq.write_table(zones().select(["zone", "event_timestamp"]).slice(0, 0), folder / "written.parquet")
     labels = pa.schema([("driver_id", pa.int64()), ("event_timestamp", UTC), ("verdict", pa.string()), ("labeler", pa.string())])
     pq.write_table(labels.empty_table(), folder / "labels.parquet")

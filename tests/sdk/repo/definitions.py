@@ -20,7 +20,6 @@ from feast import (
     Project,
     PushSource,
     RequestSource,
-    StreamFeatureView,
     ValueType,
 )
 from feast.aggregation import Aggregation
@@ -32,6 +31,7 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.permissions.action import AuthzedAction
 from feast.permissions.permission import Permission
 from feast.permissions.policy import GroupBasedPolicy, NamespaceBasedPolicy, RoleBasedPolicy
+from feast.stream_feature_view import stream_feature_view
 from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, Json, Map, Set, String, Struct, UnixTimestamp, Uuid
 
 DATA = os.environ["SDK_DATA"]
@@ -57,6 +57,7 @@ city_file = file("city")
 zones_file = file("zones")
 pushed_file = file("pushed", created_timestamp_column="created")
 labels_file = file("labels")
+written_file = file("written")
 driver_push = PushSource(name="driver_push", batch_source=pushed_file)
 label_push = PushSource(name="label_push", batch_source=labels_file)
 trip = RequestSource(name="trip", schema=[Field(name="bonus", dtype=Float64), Field(name="seats", dtype=Int64)])
@@ -152,8 +153,7 @@ zone_written = FeatureView(
         Field(name="w_nested", dtype=Array(Array(Int64))),
         Field(name="w_vector", dtype=Array(Float32), vector_index=True, vector_search_metric="COSINE"),
     ],
-    source=PushSource(name="zone_push", batch_source=file("zones", description="not read")),
-    enabled=True,
+    source=PushSource(name="zone_push", batch_source=written_file),
 )
 city_stream = FeatureView(name="city_stream", entities=[], schema=[Field(name="surge", dtype=Float64)], source=moods_kinesis, online=False)
 driver_batch = BatchFeatureView(
@@ -167,24 +167,19 @@ driver_batch = BatchFeatureView(
 )
 
 
-def count_rides(frame):
-    return frame
-
-
-ride_counts = StreamFeatureView(
-    name="ride_counts",
+@stream_feature_view(
     entities=[driver],
     ttl=timedelta(hours=2),
     schema=[Field(name="rides", dtype=Int64)],
     source=rides_kafka,
     aggregations=[Aggregation(column="rides", function="sum", time_window=timedelta(hours=1))],
-    mode="spark",
+    mode="python",
     timestamp_field="event_timestamp",
-    udf=count_rides,
-    udf_string="def count_rides(frame):\n    return frame\n",
     description="Rides of the last hour",
     online=False,
 )
+def ride_counts(frame):
+    return frame
 
 
 # On-demand views: in pandas, in Python, and in Python one row at a time.
