@@ -433,14 +433,18 @@ def test_without_entity_rows_every_fact_of_the_range_is_a_row(store: Any) -> Non
 
 
 def test_saving_a_dataset(applied: Served, store: Any) -> None:
+    from feast import FileSource
     from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 
     path = applied.data / "dataset.parquet"
+    # The server writes only to data sources it knows; the SDK names the source of a file storage by its path.
+    store.registry.apply_data_source(FileSource(path=str(path)), "sdk")
     job = store.get_historical_features(entity_rows(), STATS)
     store.create_saved_dataset(from_=job, name="kept", storage=SavedDatasetFileStorage(path=str(path)))
     assert pq.read_metadata(path).num_rows == len(entity_rows())
     assert store.registry.get_saved_dataset("kept", "sdk").features == STATS
     store.registry.delete_saved_dataset("kept", "sdk")
+    store.registry.delete_data_source(str(path), "sdk")
 
 
 # --- files that both read ---------------------------------------------------------------------------------------------

@@ -1,0 +1,76 @@
+# The commands of daily work. `make demo` and `make test` are all a newcomer needs; both are complete by themselves.
+
+# Build profile of the demo. `dev` compiles fastest; `make demo DEMO_PROFILE=release` runs fastest.
+DEMO_PROFILE ?= dev
+# Where the demo project is written.
+DEMO_FOLDER ?= target/flights
+# More arguments for pytest, such as `make test PYTEST="-k flights"`.
+PYTEST ?=
+
+PYTHON ?= python3
+VENV := target/venv
+CHROMIUM ?= /usr/bin/chromium
+profile_folder = $(if $(filter dev,$(1)),debug,$(1))
+
+.PHONY: help demo test ui venv chromium fmt lint clean
+
+help:
+	@echo "make demo    build, then serve the flights project until Ctrl-C"
+	@echo "make test    all tests: Rust, stock Feast's SDK, the web page"
+	@echo "make ui      build the web page"
+	@echo "make fmt     format the source"
+	@echo "make lint    what .ci/run checks beside the tests"
+	@echo "make clean   delete what was built"
+
+demo:
+	@test -d target/$(call profile_folder,$(DEMO_PROFILE))/build || \
+		echo "The first build takes about ten minutes on two cores; the next one seconds."
+	@$(MAKE) --no-print-directory ui
+	cargo build --locked --profile $(DEMO_PROFILE)
+	@exec target/$(call profile_folder,$(DEMO_PROFILE))/thali demo $(DEMO_FOLDER)
+
+test: ui venv chromium
+	cargo test --locked
+	cargo build --locked
+	$(VENV)/bin/python -m pytest tests $(PYTEST)
+
+# --- what the tests and the page need -------------------------------------------------------------------------------
+
+ui: ui/dist/index.html
+
+ui/dist/index.html: ui/node_modules/.package-lock.json ui/index.html ui/vite.config.ts ui/tsconfig.json $(shell find ui/src ui/public -type f 2>/dev/null)
+	npm --prefix ui run build
+	@touch $@
+
+ui/node_modules/.package-lock.json: ui/package.json ui/package-lock.json
+	@command -v npm >/dev/null || { echo "npm is missing: install Node.js 20 or newer (Debian: apt-get install nodejs npm)" >&2; exit 1; }
+	npm --prefix ui ci --no-audit --no-fund
+	@touch $@
+
+venv: $(VENV)/installed
+
+$(VENV)/installed: tests/requirements.txt
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make a virtual environment (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+chromium:
+	@test -x $(CHROMIUM) || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null || \
+			{ echo "$(CHROMIUM) is missing: install it (Debian: apt-get install chromium) or name another with CHROMIUM=" >&2; exit 1; }; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
+
+# --- house-keeping --------------------------------------------------------------------------------------------------
+
+fmt:
+	cargo fmt
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
+
+clean:
+	cargo clean
+	rm -rf ui/dist ui/node_modules
