@@ -1,16 +1,19 @@
 //! [`Context`]: the opened stores and shared services of one process, handed to roles and commands.
 
-use std::sync::Arc;
+use std::{fs, path::PathBuf, sync::Arc};
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::{
-    config::Config,
+    config::{Config, OfflineStoreConfig, OnlineStoreConfig, RegistryBackend},
     error::{Error, Result},
     metrics::Metrics,
     offline::store::OfflineStore,
-    online::store::OnlineStore,
-    registry::Registry,
+    online::store::{OnlineStore, disabled::DisabledStore, sqlite::SqliteStore},
+    registry::{
+        Registry,
+        store::{RegistryStore, file::FileStore},
+    },
     schedule::ledger::Ledger,
     transform::Transformer,
 };
@@ -26,6 +29,60 @@ pub struct Context {
     pub ledger: Arc<Ledger>,
     pub metrics: Arc<Metrics>,
     pub background: Background,
+}
+
+impl Context {
+    /// Opens every configured store.
+    ///
+    /// # Errors
+    /// What the store that cannot be opened says.
+    pub async fn open(config: Config) -> Result<Self> {
+        let config = Arc::new(config);
+        let store: Arc<dyn RegistryStore> = match &config.registry.backend {
+            RegistryBackend::File { path } => Arc::new(FileStore::open(path)?),
+            RegistryBackend::Sql { url } => {
+                return Err(Error::unsupported(format!(
+                    "the registry `{url}` cannot be opened yet"
+                )));
+            }
+        };
+        let online: Arc<dyn OnlineStore> = match &config.online_store {
+            OnlineStoreConfig::Sqlite { path } => Arc::new(SqliteStore::open(path).await?),
+            OnlineStoreConfig::Disabled => Arc::new(DisabledStore),
+        };
+        let offline: Arc<dyn OfflineStore> = match config.offline_store {
+            OfflineStoreConfig::Files => Arc::new(Pending),
+        };
+        let ledger = Ledger::open(&ledger_path(&config)?).await?;
+        let metrics: Arc<Metrics> = Arc::default();
+        Ok(Self {
+            registry: Arc::new(Registry::new(store)),
+            online,
+            offline,
+            transformer: Arc::new(Transformer::new(
+                config.thali.python.clone(),
+                Arc::clone(&metrics),
+            )),
+            ledger: Arc::new(ledger),
+            metrics,
+            background: Background::start()?,
+            config,
+        })
+    }
+}
+
+/// The job ledger lies beside the registry, so that every process of a deployment finds the same one.
+fn ledger_path(config: &Config) -> Result<PathBuf> {
+    let registry = match &config.registry.backend {
+        RegistryBackend::File { path } => path.clone(),
+        RegistryBackend::Sql { url } => PathBuf::from(url),
+    };
+    let folder = registry
+        .parent()
+        .map_or_else(|| config.repo_path.clone(), PathBuf::from);
+    fs::create_dir_all(&folder)
+        .map_err(|error| Error::unavailable(format!("cannot create `{}`: {error}", folder.display())))?;
+    Ok(folder.join("thali.db"))
 }
 
 /// Threads for work that keeps a core busy (joins, materialization), so that it cannot stall requests.
@@ -82,5 +139,43 @@ impl Background {
     /// The runtime's handle, for servers that live there.
     pub fn handle(&self) -> &Handle {
         &self.handle
+    }
+}
+
+struct Pending;
+#[async_trait::async_trait]
+impl OfflineStore for Pending {
+    async fn historical(
+        &self,
+        _: crate::offline::store::HistoricalQuery,
+    ) -> Result<datafusion::execution::SendableRecordBatchStream> {
+        Err(Error::unsupported("pending"))
+    }
+    async fn pull(
+        &self,
+        _: crate::offline::store::Pull,
+    ) -> Result<datafusion::execution::SendableRecordBatchStream> {
+        Err(Error::unsupported("pending"))
+    }
+    async fn append(
+        &self,
+        _: &crate::proto::feast::core::DataSource,
+        _: Vec<arrow::array::RecordBatch>,
+    ) -> Result<u64> {
+        Err(Error::unsupported("pending"))
+    }
+    async fn save(
+        &self,
+        _: &crate::proto::feast::core::DataSource,
+        _: datafusion::execution::SendableRecordBatchStream,
+        _: bool,
+    ) -> Result<u64> {
+        Err(Error::unsupported("pending"))
+    }
+    async fn schema(&self, _: &crate::proto::feast::core::DataSource) -> Result<arrow::datatypes::SchemaRef> {
+        Err(Error::unsupported("pending"))
+    }
+    async fn check(&self) -> Result<()> {
+        Ok(())
     }
 }
