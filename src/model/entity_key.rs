@@ -26,8 +26,9 @@ pub enum Version {
 pub fn serialize(join_keys: &[(&str, &Value)], version: Version) -> Result<Vec<u8>> {
     let names: Vec<&str> = join_keys.iter().map(|(name, _)| *name).collect();
     let values: Vec<&Value> = join_keys.iter().map(|(_, value)| *value).collect();
-    let mut encoder = KeyEncoder::new(&names, version)?;
-    Ok(encoder.encode(&values)?.into())
+    let mut out = Vec::new();
+    KeyEncoder::new(&names, version)?.append(&mut out, &values)?;
+    Ok(out)
 }
 
 /// What every version 3 key with these join keys starts with.
@@ -57,6 +58,9 @@ fn header(sorted: &[&str], version: Version) -> Vec<u8> {
 fn length(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
+
+/// How much memory a [`KeyEncoder`] takes at a time.
+const BLOCK: usize = 4096;
 
 /// Encodes many entities that share their join keys; names are sorted and written once.
 #[derive(Debug, Clone)]
@@ -97,6 +101,18 @@ impl KeyEncoder {
     /// [`crate::error::Kind::InvalidArgument`] when there are more or fewer values than join keys, or one
     /// is null or of a type no key can hold.
     pub fn encode(&mut self, values: &[&Value]) -> Result<Bytes> {
+        if self.buffer.capacity() == 0 {
+            // Keys are cut off this block until it is used up; then the buffer takes one of the same size.
+            self.buffer = BytesMut::with_capacity(BLOCK);
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let done = self.append(&mut buffer, values).map(|()| buffer.split().freeze());
+        buffer.clear();
+        self.buffer = buffer;
+        done
+    }
+
+    fn append(&self, out: &mut impl BufMut, values: &[&Value]) -> Result<()> {
         if values.len() != self.names.len() {
             return Err(Error::invalid(format!(
                 "entity key with {} join keys was given {} values",
@@ -104,16 +120,15 @@ impl KeyEncoder {
                 values.len()
             )));
         }
-        self.buffer.clear();
-        self.buffer.extend_from_slice(&self.header);
+        out.put_slice(&self.header);
         for &position in &self.order {
-            put_value(&mut self.buffer, &self.names[position], values[position])?;
+            put_value(out, &self.names[position], values[position])?;
         }
-        Ok(self.buffer.split().freeze())
+        Ok(())
     }
 }
 
-fn put_value(out: &mut BytesMut, name: &str, value: &Value) -> Result<()> {
+fn put_value(out: &mut impl BufMut, name: &str, value: &Value) -> Result<()> {
     let (value_type, content): (ValueType, &[u8]) = match &value.val {
         Some(Kind::StringVal(text)) => (ValueType::String, text.as_bytes()),
         Some(Kind::BytesVal(bytes)) => (ValueType::Bytes, bytes),
@@ -136,7 +151,7 @@ fn put_value(out: &mut BytesMut, name: &str, value: &Value) -> Result<()> {
     };
     out.put_u32_le(value_type as u32);
     out.put_u32_le(length(content.len()));
-    out.extend_from_slice(content);
+    out.put_slice(content);
     Ok(())
 }
 

@@ -150,6 +150,15 @@ fn an_encoder_forgets_a_refused_entity() {
 }
 
 #[test]
+fn keys_of_one_encoder_share_memory() {
+    let value = Value::from(Kind::Int64Val(7));
+    let mut encoder = KeyEncoder::new(&["driver_id"], Version::V3).unwrap();
+    let keys: Vec<Bytes> = (0..1000).map(|_| encoder.encode(&[&value]).unwrap()).collect();
+    let is_next = |pair: &&[Bytes]| pair[0].as_ptr_range().end == pair[1].as_ptr();
+    assert!(keys.windows(2).filter(is_next).count() > 950);
+}
+
+#[test]
 fn redis_fields_are_feasts_fields() {
     for case in items(&vectors(ENTITY_KEYS), "redis_field_hash") {
         if let Some((view, feature)) = text_of(case, "input").split_once(':') {

@@ -1,6 +1,8 @@
 //! Values as JSON: out in exactly the form of Feast's HTTP feature server, in by a declared type or by
 //! inference. The envelopes around values belong to the surfaces.
 
+use std::io::Write;
+
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -102,8 +104,12 @@ fn non_finite(number: f64) -> &'static str {
 
 fn base64(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
-    out.extend_from_slice(BASE64_STANDARD.encode(bytes).as_bytes());
-    out.push(b'"');
+    let mut writer = base64::write::EncoderWriter::new(out, &BASE64_STANDARD);
+    // Writing into memory cannot fail.
+    let _ = writer.write_all(bytes);
+    if let Ok(out) = writer.finish() {
+        out.push(b'"');
+    }
 }
 
 fn array<T>(out: &mut Vec<u8>, items: &[T], mut write: impl FnMut(&mut Vec<u8>, &T)) {

@@ -25,20 +25,15 @@ pub fn from_json(json: &Json, value_type: ValueType) -> Result<Value> {
         return Ok(NULL);
     }
     if let Some(element) = collection::element_type(value_type) {
-        let items = elements(json, value_type)?;
-        let items = items
-            .iter()
-            .map(|item| from_json_element(item, element))
-            .collect::<Result<_>>()?;
-        return Ok(collection::collect(value_type, items));
+        return collected(&elements(json, value_type)?, value_type, element);
     }
     let kind = match value_type {
         ValueType::Unknown => return Ok(infer_from_json(json)),
         ValueType::Null => return Ok(NULL),
         ValueType::Map => Kind::MapVal(map(json, value_type)?),
         ValueType::Struct => Kind::StructVal(map(json, value_type)?),
-        ValueType::MapList => Kind::MapListVal(maps(json, value_type)?),
-        ValueType::StructList => Kind::StructListVal(maps(json, value_type)?),
+        ValueType::MapList => Kind::MapListVal(maps(&elements(json, value_type)?, value_type)?),
+        ValueType::StructList => Kind::StructListVal(maps(&elements(json, value_type)?, value_type)?),
         ValueType::ValueList => Kind::ListVal(nested(json, value_type)?),
         ValueType::ValueSet => Kind::SetVal(nested(json, value_type)?),
         ValueType::Json => Kind::JsonVal(json_text(json)?),
@@ -52,6 +47,15 @@ pub fn from_json(json: &Json, value_type: ValueType) -> Result<Value> {
         _ => return scalar(json, value_type),
     };
     Ok(kind.into())
+}
+
+/// A list or set of scalars.
+fn collected(items: &[Json], value_type: ValueType, element: ValueType) -> Result<Value> {
+    let items = items
+        .iter()
+        .map(|item| from_json_element(item, element))
+        .collect::<Result<_>>()?;
+    Ok(collection::collect(value_type, items))
 }
 
 /// Inside a collection NaN stays NaN, and nothing may be an array.
@@ -278,19 +282,17 @@ fn map(json: &Json, value_type: ValueType) -> Result<Map> {
     }
 }
 
-fn maps(json: &Json, value_type: ValueType) -> Result<MapList> {
-    let items = elements(json, value_type)?;
-    let val = items
-        .iter()
-        .map(|item| {
-            if item.is_null() {
-                Ok(Map::default())
-            } else {
-                map(item, value_type)
-            }
-        })
-        .collect::<Result<_>>()?;
-    Ok(MapList { val })
+fn maps(items: &[Json], value_type: ValueType) -> Result<MapList> {
+    let item = |item: &Json| {
+        if item.is_null() {
+            Ok(Map::default())
+        } else {
+            map(item, value_type)
+        }
+    };
+    Ok(MapList {
+        val: items.iter().map(item).collect::<Result<_>>()?,
+    })
 }
 
 fn nested(json: &Json, value_type: ValueType) -> Result<RepeatedValue> {
@@ -341,30 +343,28 @@ fn infer_map(fields: &serde_json::Map<String, Json>) -> Map {
 fn infer_list(items: &[Json]) -> Value {
     let all = |test: fn(&Json) -> bool| items.iter().all(|item| item.is_null() || test(item));
     let is_number = |item: &Json| item.is_number();
-    let list_type = if items.is_empty() || (items.iter().any(is_number) && all(Json::is_i64)) {
-        ValueType::Int64List
+    let typed = if items.is_empty() || (items.iter().any(is_number) && all(Json::is_i64)) {
+        collected(items, ValueType::Int64List, ValueType::Int64)
     } else if items.iter().any(is_number) && all(|item| item.is_number() || is_non_finite(item)) {
-        ValueType::DoubleList
+        collected(items, ValueType::DoubleList, ValueType::Double)
     } else if items.iter().any(Json::is_string) && all(Json::is_string) {
-        ValueType::StringList
+        collected(items, ValueType::StringList, ValueType::String)
     } else if items.iter().any(Json::is_boolean) && all(Json::is_boolean) {
-        ValueType::BoolList
+        collected(items, ValueType::BoolList, ValueType::Bool)
     } else if items.iter().all(Json::is_object) {
-        ValueType::MapList
+        maps(items, ValueType::MapList).map(|maps| Kind::MapListVal(maps).into())
     } else {
-        ValueType::ValueList
+        Ok(mixed(items))
     };
-    let typed = match list_type {
-        ValueType::ValueList => None,
-        // Every element was looked at, so this cannot fail; if it does, the untyped form holds them.
-        _ => from_json(&Json::from(items), list_type).ok(),
-    };
-    typed.unwrap_or_else(|| {
-        Kind::ListVal(RepeatedValue {
-            val: items.iter().map(infer_from_json).collect(),
-        })
-        .into()
+    // Every element was looked at, so no conversion fails; if one did, the untyped form holds them all.
+    typed.unwrap_or_else(|_| mixed(items))
+}
+
+fn mixed(items: &[Json]) -> Value {
+    Kind::ListVal(RepeatedValue {
+        val: items.iter().map(infer_from_json).collect(),
     })
+    .into()
 }
 
 fn is_non_finite(json: &Json) -> bool {
