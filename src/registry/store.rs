@@ -64,7 +64,7 @@ impl ProjectState {
     }
 
     /// The state after a change, as [`RegistryStore::update`] answers it.
-    fn change(&mut self, change: &Change) {
+    pub(crate) fn change(&mut self, change: &Change) {
         match change {
             Change::Put(object) => {
                 let same = |old: &&mut Object| old.kind == object.kind && old.name == object.name;

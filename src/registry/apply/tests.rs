@@ -1,0 +1,819 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::Arc;
+
+use prost::Message;
+
+use super::*;
+use crate::{
+    error::{Error, Kind},
+    model::{Interval, wire},
+    proto::feast::core::{self, FeatureViewState, data_source::SourceType, on_demand_source::Source},
+    registry::store::{RegistryStore, file::FileStore},
+};
+
+const PROJECT: &str = "flights";
+
+struct Fixture {
+    registry: Registry,
+    store: Arc<FileStore>,
+    _directory: tempfile::TempDir,
+}
+
+fn fixture() -> Fixture {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(FileStore::open(directory.path().join("registry.db")).unwrap());
+    Fixture {
+        registry: Registry::new(Arc::clone(&store) as _),
+        store,
+        _directory: directory,
+    }
+}
+
+impl Fixture {
+    async fn apply(&self, objects: Vec<Object>) -> Result<ApplyReport> {
+        self.registry.apply(PROJECT, objects, ApplyMode::Repository).await
+    }
+
+    async fn single(&self, object: Object) -> Result<Applied> {
+        Ok(self
+            .registry
+            .apply(PROJECT, vec![object], ApplyMode::Single)
+            .await?
+            .objects
+            .pop()
+            .unwrap())
+    }
+
+    async fn state(&self) -> ProjectState {
+        self.store.load(PROJECT).await.unwrap()
+    }
+
+    async fn feature_view(&self, name: &str) -> core::FeatureView {
+        self.state()
+            .await
+            .object(ObjectKind::FeatureView, name)
+            .unwrap()
+            .decode()
+            .unwrap()
+    }
+}
+
+fn object(kind: ObjectKind, name: &str, message: &impl Message) -> Object {
+    Object {
+        kind,
+        project: String::new(),
+        name: name.to_owned(),
+        bytes: message.encode_to_vec().into(),
+    }
+}
+
+fn entity(name: &str, join_key: &str) -> Object {
+    let spec = core::EntitySpecV2 {
+        name: name.to_owned(),
+        join_key: join_key.to_owned(),
+        ..Default::default()
+    };
+    object(
+        ObjectKind::Entity,
+        name,
+        &core::Entity {
+            spec: Some(spec),
+            meta: None,
+        },
+    )
+}
+
+fn feature(name: &str, value_type: i32) -> core::FeatureSpecV2 {
+    core::FeatureSpecV2 {
+        name: name.to_owned(),
+        value_type,
+        ..Default::default()
+    }
+}
+
+fn file_source(name: &str) -> core::DataSource {
+    core::DataSource {
+        r#type: SourceType::BatchFile as i32,
+        name: name.to_owned(),
+        timestamp_field: "event_timestamp".to_owned(),
+        ..Default::default()
+    }
+}
+
+fn view_spec(name: &str) -> core::FeatureViewSpec {
+    core::FeatureViewSpec {
+        name: name.to_owned(),
+        entities: vec!["airport".to_owned()],
+        features: vec![feature("temp", 5), feature("wind", 5)],
+        entity_columns: vec![feature("origin", 2)],
+        batch_source: Some(file_source(name)),
+        online: true,
+        ..Default::default()
+    }
+}
+
+fn view_of(spec: core::FeatureViewSpec) -> Object {
+    let name = spec.name.clone();
+    object(
+        ObjectKind::FeatureView,
+        &name,
+        &core::FeatureView {
+            spec: Some(spec),
+            meta: None,
+        },
+    )
+}
+
+fn view(name: &str) -> Object {
+    view_of(view_spec(name))
+}
+
+fn service(name: &str, view: &str, features: &[&str]) -> Object {
+    let projection = core::FeatureViewProjection {
+        feature_view_name: view.to_owned(),
+        feature_columns: features.iter().map(|name| feature(name, 0)).collect(),
+        ..Default::default()
+    };
+    let spec = core::FeatureServiceSpec {
+        name: name.to_owned(),
+        features: vec![projection],
+        ..Default::default()
+    };
+    object(
+        ObjectKind::FeatureService,
+        name,
+        &core::FeatureService {
+            spec: Some(spec),
+            meta: None,
+        },
+    )
+}
+
+fn on_demand(name: &str, view: &str, code: &str) -> Object {
+    use core::feature_transformation_v2::Transformation;
+    let projection = core::FeatureViewProjection {
+        feature_view_name: view.to_owned(),
+        ..Default::default()
+    };
+    let source = core::OnDemandSource {
+        source: Some(Source::FeatureViewProjection(projection)),
+    };
+    let udf = core::UserDefinedFunctionV2 {
+        name: "f".to_owned(),
+        body: code.as_bytes().to_vec().into(),
+        body_text: code.to_owned(),
+        ..Default::default()
+    };
+    let spec = core::OnDemandFeatureViewSpec {
+        name: name.to_owned(),
+        features: vec![feature("headwind", 5)],
+        sources: [(view.to_owned(), source)].into(),
+        feature_transformation: Some(core::FeatureTransformationV2 {
+            transformation: Some(Transformation::UserDefinedFunction(udf)),
+        }),
+        mode: "python".to_owned(),
+        ..Default::default()
+    };
+    object(
+        ObjectKind::OnDemandFeatureView,
+        name,
+        &core::OnDemandFeatureView {
+            spec: Some(spec),
+            meta: None,
+        },
+    )
+}
+
+fn repository() -> Vec<Object> {
+    vec![
+        service("delays", "weather", &["temp"]),
+        on_demand("headwind", "weather", "a + b"),
+        view("weather"),
+        entity("airport", "origin"),
+        object(ObjectKind::DataSource, "weather", &file_source("weather")),
+    ]
+}
+
+fn interval(start: i64, end: i64) -> Interval {
+    Interval {
+        start: DateTime::from_timestamp(start, 0).unwrap(),
+        end: DateTime::from_timestamp(end, 0).unwrap(),
+    }
+}
+
+fn outcomes(report: &ApplyReport) -> Vec<(&str, Outcome)> {
+    report
+        .objects
+        .iter()
+        .map(|object| (object.name.as_str(), object.outcome))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_repository_is_created_once_and_then_unchanged() {
+    let f = fixture();
+    let report = f.apply(repository()).await.unwrap();
+    assert_eq!(report.objects.len(), 6, "{report:?}");
+    assert!(
+        report
+            .objects
+            .iter()
+            .all(|object| object.outcome == Outcome::Created)
+    );
+    let before = f.state().await;
+    assert!(before.object(ObjectKind::Project, PROJECT).is_some());
+    let stored = before.object(ObjectKind::Entity, DUMMY_ENTITY_NAME).unwrap();
+    assert_eq!(wire::text(&stored.bytes, &[1, 4]).unwrap(), "__dummy_id");
+
+    let again = f.apply(repository()).await.unwrap();
+    assert!(!again.is_changed(), "{again:?}");
+    let after = f.state().await;
+    assert_eq!(before.revision, after.revision, "nothing was written");
+
+    let service: core::FeatureService = after
+        .object(ObjectKind::FeatureService, "delays")
+        .unwrap()
+        .decode()
+        .unwrap();
+    let columns = &service
+        .spec
+        .unwrap()
+        .features
+        .first()
+        .unwrap()
+        .feature_columns
+        .clone();
+    assert_eq!(columns, &[feature("temp", 5)], "the type comes from the view");
+}
+
+#[tokio::test]
+async fn an_update_keeps_creation_state_and_intervals() {
+    let f = fixture();
+    f.apply(repository()).await.unwrap();
+    let created = f
+        .feature_view("weather")
+        .await
+        .meta
+        .unwrap()
+        .created_timestamp
+        .unwrap();
+    f.registry
+        .record_materialization(PROJECT, "weather", interval(10, 20))
+        .await
+        .unwrap();
+    // A client reads the view now and sends it back after another run.
+    let read = f.feature_view("weather").await;
+    f.registry
+        .record_materialization(PROJECT, "weather", interval(20, 30))
+        .await
+        .unwrap();
+
+    let mut spec = view_spec("weather");
+    spec.description = "hourly".to_owned();
+    let applied = f.single(view_of(spec)).await.unwrap();
+    assert_eq!((applied.outcome, applied.version), (Outcome::Updated, None));
+    let meta = f.feature_view("weather").await.meta.unwrap();
+    assert_eq!(meta.created_timestamp.unwrap(), created);
+    assert_eq!(meta.state(), FeatureViewState::AvailableOnline);
+    assert_eq!(meta.materialization_intervals.len(), 2);
+
+    let mut stale = read;
+    stale.spec.as_mut().unwrap().owner = "ops".to_owned();
+    f.single(object(ObjectKind::FeatureView, "weather", &stale))
+        .await
+        .unwrap();
+    let kept = f.feature_view("weather").await;
+    assert_eq!(kept.spec.unwrap().owner, "ops");
+    let ends: Vec<_> = kept
+        .meta
+        .unwrap()
+        .materialization_intervals
+        .iter()
+        .map(|i| i.end_time.unwrap().seconds)
+        .collect();
+    assert_eq!(
+        ends,
+        [20, 30],
+        "what ran in between is not lost, nothing is there twice"
+    );
+}
+
+#[tokio::test]
+async fn times_of_embedded_sources_and_client_clocks_are_no_change() {
+    let f = fixture();
+    f.apply(repository()).await.unwrap();
+    let mut sent = f.feature_view("weather").await;
+    let time = prost_types::Timestamp {
+        seconds: 77,
+        nanos: 0,
+    };
+    sent.meta.as_mut().unwrap().last_updated_timestamp = Some(time);
+    let source = sent.spec.as_mut().unwrap().batch_source.as_mut().unwrap();
+    source.meta = Some(core::data_source::SourceMeta {
+        created_timestamp: Some(time),
+        ..Default::default()
+    });
+    let applied = f
+        .single(object(ObjectKind::FeatureView, "weather", &sent))
+        .await
+        .unwrap();
+    assert_eq!(applied.outcome, Outcome::Unchanged);
+}
+
+#[tokio::test]
+async fn unknown_fields_survive_and_count() {
+    let f = fixture();
+    f.apply(repository()).await.unwrap();
+    let mut future = view("weather");
+    let mut bytes = future.bytes.to_vec();
+    wire::write_bytes(900, b"new", &mut bytes);
+    future.bytes = bytes.into();
+    assert_eq!(f.single(future.clone()).await.unwrap().outcome, Outcome::Updated);
+    assert_eq!(f.single(future).await.unwrap().outcome, Outcome::Unchanged);
+    f.registry.set_enabled(PROJECT, "weather", false).await.unwrap();
+    let state = f.state().await;
+    let stored = state.object(ObjectKind::FeatureView, "weather").unwrap();
+    assert_eq!(
+        wire::get(&stored.bytes, &[900])
+            .unwrap()
+            .unwrap()
+            .content()
+            .unwrap(),
+        b"new"
+    );
+    assert!(f.feature_view("weather").await.spec.unwrap().disabled);
+}
+
+#[tokio::test]
+async fn versions_follow_significant_changes_only() {
+    let f = fixture();
+    let report = f.apply(repository()).await.unwrap();
+    let version = |report: &ApplyReport| {
+        report
+            .objects
+            .iter()
+            .find(|o| o.kind.is_view() && o.name == "weather")
+            .unwrap()
+            .version
+    };
+    assert_eq!(version(&report), Some(0));
+
+    let mut spec = view_spec("weather");
+    spec.ttl = Some(prost_types::Duration {
+        seconds: 60,
+        nanos: 0,
+    });
+    spec.features.reverse();
+    assert_eq!(
+        f.single(view_of(spec.clone())).await.unwrap().version,
+        None,
+        "settings and order"
+    );
+    spec.features.push(feature("humid", 5));
+    assert_eq!(f.single(view_of(spec.clone())).await.unwrap().version, Some(1));
+    spec.owner = "ops".to_owned();
+    assert_eq!(f.single(view_of(spec.clone())).await.unwrap().version, None);
+    let active = f.feature_view("weather").await;
+    assert_eq!(
+        active.meta.unwrap().current_version_number,
+        1,
+        "a small change does not forget the version"
+    );
+
+    // Back to v0: the definition that was active before is what the client still has.
+    let mut pin = spec.clone();
+    pin.version = "version0".to_owned();
+    f.single(view_of(pin.clone())).await.unwrap();
+    let restored = f.feature_view("weather").await;
+    assert_eq!(restored.spec.as_ref().unwrap().features.len(), 2);
+    assert_eq!(restored.meta.unwrap().current_version_number, 0);
+    pin.features.push(feature("dew", 5));
+    let error = f.single(view_of(pin)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::FeatureViewPinConflict);
+    assert!(
+        error
+            .message()
+            .starts_with("Cannot pin feature view 'weather' to v0 because"),
+        "{error}"
+    );
+
+    // A number of its own choosing, and on from there.
+    spec.version = "V9".to_owned();
+    spec.features.push(feature("dew", 5));
+    assert_eq!(f.single(view_of(spec.clone())).await.unwrap().version, Some(9));
+    spec.version = "latest".to_owned();
+    spec.features.pop();
+    assert_eq!(f.single(view_of(spec.clone())).await.unwrap().version, Some(10));
+    let numbers: Vec<_> = f
+        .state()
+        .await
+        .versions
+        .iter()
+        .filter(|v| v.view == "weather")
+        .map(|v| v.number)
+        .collect();
+    assert_eq!(numbers, [0, 1, 9, 10]);
+
+    spec.version = "newest".to_owned();
+    let error = f.single(view_of(spec)).await.unwrap_err();
+    assert!(
+        error.message().contains("Invalid version string 'newest'"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn the_code_of_an_on_demand_view_is_its_text() {
+    let f = fixture();
+    f.apply(repository()).await.unwrap();
+    let mut pickled_anew: core::OnDemandFeatureView =
+        on_demand("headwind", "weather", "a + b").decode().unwrap();
+    let spec = pickled_anew.spec.as_mut().unwrap();
+    if let Some(core::feature_transformation_v2::Transformation::UserDefinedFunction(udf)) = spec
+        .feature_transformation
+        .as_mut()
+        .and_then(|t| t.transformation.as_mut())
+    {
+        udf.body = Bytes::from_static(b"another pickle");
+    }
+    let applied = f
+        .single(object(ObjectKind::OnDemandFeatureView, "headwind", &pickled_anew))
+        .await
+        .unwrap();
+    assert_eq!((applied.outcome, applied.version), (Outcome::Updated, None));
+    let applied = f.single(on_demand("headwind", "weather", "a - b")).await.unwrap();
+    assert_eq!((applied.outcome, applied.version), (Outcome::Updated, Some(1)));
+}
+
+#[tokio::test]
+async fn a_repository_with_mistakes_is_refused_whole_and_all_are_told() {
+    let f = fixture();
+    let mut keyless = view_spec("keyless");
+    keyless.entities = vec!["nobody".to_owned()];
+    let mut twice = view_spec("twice");
+    twice.entities = vec!["airport".to_owned(), "tower".to_owned()];
+    let mut typed = entity("plane", "tail");
+    typed.bytes = wire::set(&typed.bytes, &[1, 2], wire::Put::Varint(4))
+        .unwrap()
+        .into();
+    let mut mistyped = view_spec("mistyped");
+    mistyped.entities = vec!["plane".to_owned()];
+    mistyped.entity_columns = vec![feature("tail", 2)];
+    let mut source = file_source("confused");
+    source
+        .created_timestamp_column
+        .clone_from(&source.timestamp_field);
+    let mut objects = repository();
+    objects.extend([
+        view_of(keyless),
+        view_of(twice),
+        view_of(mistyped),
+        typed,
+        entity("tower", "origin"),
+        view("a:b"),
+        view("WEATHER"),
+        object(ObjectKind::DataSource, "confused", &source),
+        object(ObjectKind::DataSource, "Weather", &file_source("Weather")),
+        on_demand("orphan", "nothing", "x"),
+        service("broken", "weather", &["colour"]),
+    ]);
+    let error = f.apply(objects).await.unwrap_err();
+    for part in [
+        "entity `nobody`, which does not exist",
+        "share a join key",
+        "must not contain ':'",
+        "Multiple FeatureViews with name 'WEATHER'",
+        "'timestamp_field' and 'created_timestamp_column'",
+        "case-insensitive name weather",
+        "feature view `nothing`, which does not exist",
+        "Entity plane has type Int64, which does not match the inferred type String.",
+        "feature view `weather` has no feature `colour`",
+        "9 problems",
+    ] {
+        assert!(error.message().contains(part), "`{part}` is missing in {error}");
+    }
+    assert!(f.state().await.is_empty(), "nothing was written");
+}
+
+#[tokio::test]
+async fn one_name_serves_one_view() {
+    let f = fixture();
+    f.apply(repository()).await.unwrap();
+    for mode in [ApplyMode::Single, ApplyMode::Repository] {
+        let objects = vec![on_demand("weather", "headwind", "x")];
+        let error = f.registry.apply(PROJECT, objects, mode).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::ConflictingFeatureViewNames);
+        assert!(
+            error
+                .message()
+                .contains("is already used by a FeatureView. Cannot register a OnDemandFeatureView")
+        );
+    }
+    let error = f.apply(vec![view("Weather")]).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::ConflictingFeatureViewNames);
+}
+
+#[tokio::test]
+async fn feasts_order_of_single_applies_is_accepted() {
+    let f = fixture();
+    // Views before entities, a renamed view before the deletion of the old one.
+    for object in [
+        view("weather"),
+        entity("airport", "origin"),
+        service("delays", "weather", &["temp"]),
+        view("Weather"),
+    ] {
+        f.single(object).await.unwrap();
+    }
+    f.registry
+        .delete(PROJECT, ObjectKind::FeatureView, "weather")
+        .await
+        .unwrap();
+    let error = f.single(service("late", "gone", &["x"])).await.unwrap_err();
+    assert_eq!(
+        error.message(),
+        "Feature view 'gone' not found in project 'flights'"
+    );
+    let mut sourceless = file_source("s");
+    sourceless.r#type = 0;
+    f.single(object(ObjectKind::DataSource, "s", &sourceless))
+        .await
+        .unwrap_err();
+    let error = f
+        .single(Object {
+            bytes: Bytes::from_static(b"\x0a\x7f"),
+            ..view("bad")
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::InvalidArgument);
+}
+
+#[tokio::test]
+async fn entityless_views_get_the_dummy() {
+    let f = fixture();
+    let mut spec = view_spec("global");
+    spec.entities.clear();
+    spec.entity_columns.clear();
+    f.apply(vec![view_of(spec)]).await.unwrap();
+    let stored = f.feature_view("global").await.spec.unwrap();
+    assert_eq!(stored.entities, [DUMMY_ENTITY_NAME]);
+    assert_eq!(stored.entity_columns.first().unwrap().name, "__dummy_id");
+}
+
+#[tokio::test]
+async fn a_plan_shows_what_execute_does() {
+    let f = fixture();
+    f.apply(repository()).await.unwrap();
+    f.single(object(
+        ObjectKind::SavedDataset,
+        "ds",
+        &core::SavedDataset {
+            spec: Some(core::SavedDatasetSpec {
+                name: "ds".to_owned(),
+                ..Default::default()
+            }),
+            meta: None,
+        },
+    ))
+    .await
+    .unwrap();
+    assert!(f.registry.plan(PROJECT, repository()).await.unwrap().is_empty());
+
+    let mut spec = view_spec("weather");
+    spec.features = vec![feature("temp", 6), feature("gust", 5)];
+    spec.ttl = Some(prost_types::Duration {
+        seconds: 60,
+        nanos: 0,
+    });
+    let desired = || {
+        vec![
+            entity("airport", "origin"),
+            entity("plane", "tail"),
+            view_of(spec.clone()),
+            object(ObjectKind::DataSource, "weather", &file_source("weather")),
+        ]
+    };
+    let plan = f.registry.plan(PROJECT, desired()).await.unwrap();
+    let lines: Vec<_> = plan
+        .changes
+        .iter()
+        .map(|c| (c.action, c.name.as_str(), c.version))
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            (PlannedAction::Delete, "delays", None),
+            (PlannedAction::Delete, "headwind", None),
+            (PlannedAction::Create, "plane", None),
+            (PlannedAction::Update, "weather", Some(1)),
+        ]
+    );
+    let fields = &plan.changes.last().unwrap().fields;
+    let paths: Vec<_> = fields.iter().map(|field| field.path.as_str()).collect();
+    assert_eq!(
+        paths,
+        [
+            "features.temp.value_type",
+            "features.wind",
+            "features.gust",
+            "ttl"
+        ]
+    );
+    let temp = fields.first().unwrap();
+    assert_eq!(
+        (temp.old.clone().unwrap(), temp.new.clone().unwrap()),
+        ("DOUBLE".into(), "FLOAT".into())
+    );
+
+    let report = f.registry.execute(&plan).await.unwrap();
+    assert_eq!(
+        report
+            .objects
+            .iter()
+            .filter(|o| o.outcome != Outcome::Unchanged)
+            .count(),
+        4
+    );
+    assert!(f.registry.plan(PROJECT, desired()).await.unwrap().is_empty());
+    let state = f.state().await;
+    assert!(
+        state.object(ObjectKind::SavedDataset, "ds").is_some(),
+        "made at run time, not ours to delete"
+    );
+    assert!(state.object(ObjectKind::Entity, DUMMY_ENTITY_NAME).is_some());
+    assert!(
+        state
+            .object(ObjectKind::OnDemandFeatureView, "headwind")
+            .is_none()
+    );
+}
+
+#[tokio::test]
+async fn a_view_may_change_its_kind_in_one_plan() {
+    let f = fixture();
+    f.apply(repository()).await.unwrap();
+    let desired = vec![
+        view("base"),
+        on_demand("weather", "base", "x"),
+        entity("airport", "origin"),
+    ];
+    let plan = f.registry.plan(PROJECT, desired).await.unwrap();
+    f.registry.execute(&plan).await.unwrap();
+    let state = f.state().await;
+    assert!(state.object(ObjectKind::OnDemandFeatureView, "weather").is_some());
+    assert!(state.object(ObjectKind::FeatureView, "weather").is_none());
+    let kinds: Vec<_> = state
+        .versions
+        .iter()
+        .filter(|v| v.view == "weather")
+        .map(|v| (v.kind, v.number))
+        .collect();
+    assert_eq!(kinds, [(ObjectKind::OnDemandFeatureView, 0)]);
+}
+
+#[tokio::test]
+async fn a_plan_that_has_become_another_is_not_executed() {
+    let f = fixture();
+    f.apply(repository()).await.unwrap();
+    let mut desired = repository();
+    desired.push(entity("plane", "tail"));
+    let plan = f.registry.plan(PROJECT, desired).await.unwrap();
+    f.single(entity("plane", "other_key")).await.unwrap();
+    let error = f.registry.execute(&plan).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Conflict);
+    assert!(error.message().contains("entity `plane`"), "{error}");
+    // A run that was recorded meanwhile is no reason to plan again.
+    let plan = f.registry.plan(PROJECT, repository()).await.unwrap();
+    f.registry
+        .record_materialization(PROJECT, "weather", interval(1, 2))
+        .await
+        .unwrap();
+    f.registry.execute(&plan).await.unwrap();
+}
+
+#[tokio::test]
+async fn state_moves_along_feasts_table() {
+    let f = fixture();
+    f.apply(repository()).await.unwrap();
+    use FeatureViewState::{AvailableOnline, Created, Generated, Materializing};
+    for state in [Created, Generated, Materializing, AvailableOnline, Materializing] {
+        f.registry.set_state(PROJECT, "weather", state).await.unwrap();
+    }
+    let error = f
+        .registry
+        .set_state(PROJECT, "weather", Created)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.message(),
+        "Invalid state transition: MATERIALIZING -> CREATED."
+    );
+    f.registry.set_state(PROJECT, "headwind", Created).await.unwrap();
+    let missing = f.registry.set_state(PROJECT, "gone", Created).await.unwrap_err();
+    assert_eq!(missing.kind(), Kind::FeatureViewNotFound);
+}
+
+#[tokio::test]
+async fn materialization_belongs_to_stored_views() {
+    let f = fixture();
+    f.apply(repository()).await.unwrap();
+    let record = |name: &'static str| f.registry.record_materialization(PROJECT, name, interval(1, 2));
+    assert_eq!(
+        record("headwind").await.unwrap_err().kind(),
+        Kind::InvalidArgument
+    );
+    assert_eq!(
+        record("gone").await.unwrap_err().kind(),
+        Kind::FeatureViewNotFound
+    );
+    record("weather").await.unwrap();
+    record("weather").await.unwrap();
+    let meta = f.feature_view("weather").await.meta.unwrap();
+    assert_eq!(
+        meta.materialization_intervals.len(),
+        2,
+        "as in Feast, never merged"
+    );
+    assert_eq!(meta.state(), FeatureViewState::AvailableOnline);
+    let catalog = f.registry.catalog(PROJECT).await.unwrap();
+    assert_eq!(
+        catalog.stored_view("weather").unwrap().intervals.len(),
+        2,
+        "visible at once"
+    );
+}
+
+#[tokio::test]
+async fn deletions() {
+    let f = fixture();
+    f.apply(repository()).await.unwrap();
+    f.registry
+        .delete(PROJECT, ObjectKind::FeatureView, "headwind")
+        .await
+        .unwrap();
+    assert!(
+        f.state()
+            .await
+            .object(ObjectKind::OnDemandFeatureView, "headwind")
+            .is_none()
+    );
+    let errors: Vec<Error> = vec![
+        f.registry
+            .delete(PROJECT, ObjectKind::FeatureView, "headwind")
+            .await
+            .unwrap_err(),
+        f.registry
+            .delete(PROJECT, ObjectKind::Entity, "nobody")
+            .await
+            .unwrap_err(),
+        f.registry.delete_project("nothing").await.unwrap_err(),
+    ];
+    let kinds: Vec<_> = errors.iter().map(Error::kind).collect();
+    assert_eq!(
+        kinds,
+        [
+            Kind::FeatureViewNotFound,
+            Kind::EntityNotFound,
+            Kind::ProjectNotFound
+        ]
+    );
+    f.registry
+        .put_infra(PROJECT, Bytes::from_static(b""))
+        .await
+        .unwrap();
+    f.registry.set_metadata(PROJECT, "k", "v").await.unwrap();
+    assert!(
+        f.state()
+            .await
+            .metadata
+            .contains(&("k".to_owned(), "v".to_owned()))
+    );
+    f.registry.delete_project(PROJECT).await.unwrap();
+    assert!(f.state().await.is_empty());
+    assert!(f.registry.projects().await.unwrap().is_empty());
+    let report = f.apply(repository()).await.unwrap();
+    assert!(
+        report
+            .objects
+            .iter()
+            .all(|object| object.outcome == Outcome::Created),
+        "{:?}",
+        outcomes(&report)
+    );
+}
+
+#[tokio::test]
+async fn names_of_projects() {
+    let f = fixture();
+    let error = f
+        .registry
+        .apply("-p", vec![entity("e", "k")], ApplyMode::Repository)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::InvalidArgument);
+    assert!(
+        is_project_name("a-b_2") && !is_project_name("_a") && !is_project_name("a b") && !is_project_name("")
+    );
+}

@@ -1,0 +1,499 @@
+//! The rules a definition has to obey. Rules about one object always hold; rules about what it refers
+//! to hold only when the whole repository is at hand, because Feast's own `apply` sends views before
+//! their entities and new objects before the deletion of old ones.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use prost::Message;
+
+use super::{ApplyMode, problems::Problems, version};
+use crate::{
+    error::{Error, Kind, Result},
+    model::{Object, ObjectKind, feature_view::DUMMY_ENTITY_NAME},
+    proto::feast::core::{self, data_source::SourceType, on_demand_source::Source},
+};
+
+/// The objects of the project as they will be, by kind and name.
+pub(super) type World<'a> = HashMap<(ObjectKind, &'a str), &'a Object>;
+
+/// Feast's class of a kind, for its error texts.
+fn class_name(kind: ObjectKind) -> &'static str {
+    match kind {
+        ObjectKind::StreamFeatureView => "StreamFeatureView",
+        ObjectKind::OnDemandFeatureView => "OnDemandFeatureView",
+        ObjectKind::LabelView => "LabelView",
+        _ => "FeatureView",
+    }
+}
+
+fn decode<M: Message + Default>(object: &Object) -> Result<M> {
+    M::decode(object.bytes.clone())
+        .map_err(|error| Error::from(error).context(format!("{} `{}`", object.kind.label(), object.name)))
+}
+
+/// Checks incoming objects against each other and against what will stand beside them.
+pub(super) fn check(incoming: &[Object], world: &World<'_>, mode: ApplyMode) -> Result<()> {
+    let mut problems = Problems::default();
+    duplicates(incoming, mode, &mut problems);
+    for object in incoming {
+        if name(object, mode, &mut problems) {
+            problems.keep(one(object, world, mode));
+        }
+    }
+    conflicting_views(incoming, world, mode, &mut problems);
+    problems.into_result()
+}
+
+fn duplicates(incoming: &[Object], mode: ApplyMode, problems: &mut Problems) {
+    let mut seen: HashSet<(ObjectKind, String)> = HashSet::new();
+    for object in incoming {
+        let strict = mode == ApplyMode::Repository;
+        let key = if strict {
+            object.name.to_lowercase()
+        } else {
+            object.name.clone()
+        };
+        if seen.insert((object.kind, key)) || object.kind.is_view() {
+            continue;
+        }
+        problems.push(match object.kind {
+            ObjectKind::DataSource => Error::invalid(format!(
+                "Multiple data sources share the same case-insensitive name {}.",
+                object.name.to_lowercase()
+            )),
+            kind => Error::invalid(format!("{} `{}` is defined twice", kind.label(), object.name))
+                .hint("names that differ only in case are the same"),
+        });
+    }
+}
+
+/// One namespace for the four kinds of view.
+fn conflicting_views(incoming: &[Object], world: &World<'_>, mode: ApplyMode, problems: &mut Problems) {
+    let strict = mode == ApplyMode::Repository;
+    let key = |name: &str| {
+        if strict {
+            name.to_lowercase()
+        } else {
+            name.to_owned()
+        }
+    };
+    let mut owners: HashMap<String, Vec<&Object>> = HashMap::new();
+    let stored = world.values().copied().filter(|object| object.kind.is_view());
+    for object in stored {
+        owners.entry(key(&object.name)).or_default().push(object);
+    }
+    let mut seen: HashMap<String, &Object> = HashMap::new();
+    for object in incoming.iter().filter(|object| object.kind.is_view()) {
+        let key = key(&object.name);
+        let others = owners.get(&key).into_iter().flatten().copied();
+        let mut clash = others
+            .filter(|other| other.kind != object.kind || other.name != object.name)
+            .min_by_key(|o| o.kind);
+        if let Some(earlier) = seen.insert(key, object) {
+            clash = Some(earlier);
+        } else if clash.is_some_and(|clash| {
+            incoming
+                .iter()
+                .any(|o| o.kind == clash.kind && o.name == clash.name)
+        }) {
+            continue;
+        }
+        let Some(other) = clash else { continue };
+        let (name, existing, new) = (&object.name, class_name(other.kind), class_name(object.kind));
+        let message = if existing == new {
+            format!(
+                "Multiple {existing}s with name '{name}' found. Feature view names must be case-insensitively unique. \
+                 It may be necessary to ignore certain files in your feature repository by using a .feastignore file."
+            )
+        } else {
+            format!(
+                "Feature view name '{name}' is already used by a {existing}. Cannot register a {new} with the same \
+                 name. Feature view names must be unique across FeatureView, StreamFeatureView, and OnDemandFeatureView."
+            )
+        };
+        problems.push(Error::new(Kind::ConflictingFeatureViewNames, message));
+    }
+}
+
+/// Whether the name may be used.
+fn name(object: &Object, mode: ApplyMode, problems: &mut Problems) -> bool {
+    let name = &object.name;
+    let problem = if name.is_empty() {
+        match object.kind {
+            kind if kind.is_view() => "Feature view needs a name.".to_owned(),
+            ObjectKind::Entity => "The entity does not have a name.".to_owned(),
+            kind => format!("{} without a name", kind.label()),
+        }
+    } else if object.kind.is_view() && name.contains('@') {
+        format!(
+            "Feature view name '{name}' must not contain '@'. The '@' character is reserved for version-qualified \
+             references (e.g., 'fv@v2:feature')."
+        )
+    } else if object.kind.is_view() && name.contains(':') {
+        format!(
+            "Feature view name '{name}' must not contain ':'. The ':' character is reserved as the separator in \
+             fully qualified feature references (e.g., 'feature_view:feature_name')."
+        )
+    } else if object.kind == ObjectKind::Project && mode == ApplyMode::Repository {
+        return problems.keep(new_project_name(name)).is_some();
+    } else {
+        return true;
+    };
+    problems.push(Error::invalid(problem));
+    false
+}
+
+/// Whether a project may be called that.
+pub(super) fn new_project_name(name: &str) -> Result<()> {
+    if is_project_name(name) {
+        return Ok(());
+    }
+    Err(
+        Error::invalid(format!("`{name}` cannot be the name of a project"))
+            .hint("letters, digits, `_` and `-`, not beginning with `_` or `-`"),
+    )
+}
+
+/// Feast's rule for names of projects (`feast/repo_operations.py`, `is_valid_name`).
+pub fn is_project_name(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(['_', '-'])
+        && name
+            .chars()
+            .all(|c| c.is_alphanumeric() || matches!(c, '_' | '-'))
+}
+
+fn one(object: &Object, world: &World<'_>, mode: ApplyMode) -> Result<()> {
+    version::parse_version(version::version_text(object)?)
+        .map_err(|error| error.context(format!("{} `{}`", object.kind.label(), object.name)))?;
+    let rules = Rules {
+        object,
+        world,
+        strict: mode == ApplyMode::Repository,
+    };
+    match object.kind {
+        ObjectKind::DataSource => rules.source(&decode(object)?),
+        ObjectKind::FeatureView => {
+            rules.feature_view(decode::<core::FeatureView>(object)?.spec.unwrap_or_default())
+        }
+        ObjectKind::StreamFeatureView => rules.stream_view(
+            decode::<core::StreamFeatureView>(object)?
+                .spec
+                .unwrap_or_default(),
+        ),
+        ObjectKind::LabelView => {
+            rules.label_view(decode::<core::LabelView>(object)?.spec.unwrap_or_default())
+        }
+        ObjectKind::OnDemandFeatureView => rules.on_demand_view(
+            &decode::<core::OnDemandFeatureView>(object)?
+                .spec
+                .unwrap_or_default(),
+        ),
+        ObjectKind::FeatureService => {
+            rules.service(&decode::<core::FeatureService>(object)?.spec.unwrap_or_default())
+        }
+        // The others have no rules beyond being what they say they are.
+        ObjectKind::Entity => decode::<core::Entity>(object).map(drop),
+        ObjectKind::Project => decode::<core::Project>(object).map(drop),
+        ObjectKind::SavedDataset => decode::<core::SavedDataset>(object).map(drop),
+        ObjectKind::ValidationReference => decode::<core::ValidationReference>(object).map(drop),
+        ObjectKind::Permission => decode::<core::Permission>(object).map(drop),
+    }
+}
+
+/// The rules for one object.
+struct Rules<'a> {
+    object: &'a Object,
+    world: &'a World<'a>,
+    strict: bool,
+}
+
+impl Rules<'_> {
+    fn wrong(&self, problem: impl std::fmt::Display) -> Error {
+        Error::invalid(format!(
+            "{} `{}`: {problem}",
+            self.object.kind.label(),
+            self.object.name
+        ))
+    }
+
+    fn source(&self, source: &core::DataSource) -> Result<()> {
+        if source.r#type == SourceType::Invalid as i32 {
+            return Err(self.wrong("Could not identify the source type being added."));
+        }
+        if !source.timestamp_field.is_empty() && source.timestamp_field == source.created_timestamp_column {
+            return Err(self.wrong(
+                "Please do not use the same column for 'timestamp_field' and 'created_timestamp_column'.",
+            ));
+        }
+        Ok(())
+    }
+
+    fn feature_view(&self, spec: core::FeatureViewSpec) -> Result<()> {
+        self.sources(spec.batch_source.as_ref(), spec.stream_source.as_ref())?;
+        if !spec.source_views.is_empty() && spec.batch_source.is_none() && self.strict {
+            return Err(self.wrong("Derived FeatureView must specify `sink_source`."));
+        }
+        self.columns(
+            &spec.entities,
+            &spec.entity_columns,
+            &spec.features,
+            spec.batch_source.as_ref(),
+        )
+    }
+
+    fn stream_view(&self, spec: core::StreamFeatureViewSpec) -> Result<()> {
+        self.sources(spec.batch_source.as_ref(), spec.stream_source.as_ref())?;
+        let streaming = |source: &core::DataSource| {
+            matches!(
+                source.r#type(),
+                SourceType::StreamKafka
+                    | SourceType::StreamKinesis
+                    | SourceType::PushSource
+                    | SourceType::CustomSource
+            )
+        };
+        if !self.strict {
+            return Ok(());
+        }
+        if !spec.stream_source.as_ref().is_some_and(streaming) {
+            return Err(self.wrong("needs a stream source: Kafka, Kinesis, push or a custom one"));
+        }
+        if !spec.aggregations.is_empty() && spec.timestamp_field.is_empty() {
+            return Err(self.wrong(
+                "aggregations must have a timestamp field associated with them to perform the aggregations",
+            ));
+        }
+        self.columns(
+            &spec.entities,
+            &spec.entity_columns,
+            &spec.features,
+            spec.batch_source.as_ref(),
+        )
+    }
+
+    fn label_view(&self, spec: core::LabelViewSpec) -> Result<()> {
+        if spec.entities.is_empty() {
+            return Err(Error::invalid("Label view has no entities."));
+        }
+        self.sources(spec.source.as_ref(), None)?;
+        self.columns(
+            &spec.entities,
+            &spec.entity_columns,
+            &spec.features,
+            spec.source.as_ref(),
+        )
+    }
+
+    fn on_demand_view(&self, spec: &core::OnDemandFeatureViewSpec) -> Result<()> {
+        if !self.strict {
+            return Ok(());
+        }
+        if !matches!(spec.mode.as_str(), "" | "pandas" | "python" | "substrait") {
+            return Err(self.wrong(format!(
+                "mode `{}` is none of python, pandas, substrait",
+                spec.mode
+            )));
+        }
+        if spec.singleton && spec.mode != "python" {
+            return Err(self.wrong("singleton is supported only in mode python"));
+        }
+        if spec.write_to_online_store && spec.entities.is_empty() {
+            return Err(self.wrong("write_to_online_store needs entities"));
+        }
+        for source in spec.sources.values() {
+            match &source.source {
+                Some(Source::FeatureViewProjection(projection)) => self.projection(projection)?,
+                Some(Source::RequestDataSource(source)) => self.source(source)?,
+                Some(Source::FeatureView(_)) | None => {}
+            }
+        }
+        self.unique_columns(&spec.features)?;
+        self.entities(&spec.entities, &spec.entity_columns)
+    }
+
+    fn service(&self, spec: &core::FeatureServiceSpec) -> Result<()> {
+        if self.strict {
+            spec.features
+                .iter()
+                .try_for_each(|projection| self.projection(projection))?;
+        }
+        Ok(())
+    }
+
+    /// Embedded sources obey the rules of sources; streams bring the batch source their history lies in.
+    fn sources(&self, batch: Option<&core::DataSource>, stream: Option<&core::DataSource>) -> Result<()> {
+        for source in [batch, stream].into_iter().flatten() {
+            self.source(source)?;
+        }
+        let stored_batch = batch.filter(|source| !is_stream(source)).is_some();
+        let streams = [batch, stream]
+            .into_iter()
+            .flatten()
+            .filter(|source| is_stream(source));
+        for source in streams {
+            if self.strict && source.batch_source.is_none() && !stored_batch {
+                return Err(self.wrong(format!(
+                    "A batch_source needs to be specified for stream source `{}`",
+                    source.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn columns(
+        &self,
+        entities: &[String],
+        entity_columns: &[core::FeatureSpecV2],
+        features: &[core::FeatureSpecV2],
+        source: Option<&core::DataSource>,
+    ) -> Result<()> {
+        if !self.strict {
+            return Ok(());
+        }
+        self.unique_columns(features)?;
+        if features.iter().filter(|feature| feature.vector_index).count() > 1 {
+            return Err(self.wrong("Only one vector feature is allowed per feature view."));
+        }
+        let none = BTreeMap::new();
+        let mapping = source.map_or(&none, |source| &source.field_mapping);
+        for column in entity_columns.iter().chain(features) {
+            if let Some(target) = mapping.get(&column.name).filter(|target| **target != column.name) {
+                return Err(self.wrong(format!(
+                    "The field {} is mapped to {target} for this data source. Please either remove this field mapping \
+                     or use {target} as the Entity or Feature name.",
+                    column.name
+                )));
+            }
+        }
+        self.entities(entities, entity_columns)
+    }
+
+    fn unique_columns(&self, columns: &[core::FeatureSpecV2]) -> Result<()> {
+        let mut names = HashSet::new();
+        match columns.iter().find(|column| !names.insert(column.name.as_str())) {
+            Some(twice) => Err(self.wrong(format!("feature `{}` is there twice", twice.name))),
+            None => Ok(()),
+        }
+    }
+
+    /// Entities exist, have join keys of their own, and the view's columns have their types.
+    fn entities(&self, names: &[String], columns: &[core::FeatureSpecV2]) -> Result<()> {
+        let mut keys = HashSet::new();
+        for name in names.iter().filter(|name| *name != DUMMY_ENTITY_NAME) {
+            let Some(object) = self.world.get(&(ObjectKind::Entity, name.as_str())) else {
+                let known: Vec<&str> = self.names(ObjectKind::Entity);
+                let error = Error::new(
+                    Kind::EntityNotFound,
+                    format!(
+                        "{} `{}` uses entity `{name}`, which does not exist",
+                        self.object.kind.label(),
+                        self.object.name
+                    ),
+                );
+                return Err(if known.is_empty() {
+                    error.hint("define it among the entities")
+                } else {
+                    error.hint(format!("there are: {}", known.join(", ")))
+                });
+            };
+            let entity = decode::<core::Entity>(object)?.spec.unwrap_or_default();
+            if !keys.insert(entity.join_key.clone()) {
+                return Err(self.wrong(format!(
+                    "A feature view should not have entities that share a join key. (`{}`)",
+                    entity.join_key
+                )));
+            }
+            let column = columns.iter().find(|column| column.name == entity.join_key);
+            if let Some(column) = column
+                && entity.value_type != 0
+                && column.value_type != 0
+                && column.value_type != entity.value_type
+            {
+                return Err(self.wrong(format!(
+                    "Entity {name} has type {}, which does not match the inferred type {}.",
+                    type_name(entity.value_type),
+                    type_name(column.value_type)
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn projection(&self, projection: &core::FeatureViewProjection) -> Result<()> {
+        let name = &projection.feature_view_name;
+        let view = ObjectKind::VIEWS
+            .iter()
+            .find_map(|kind| self.world.get(&(*kind, name.as_str())));
+        let Some(view) = view else {
+            return Err(Error::new(
+                Kind::FeatureViewNotFound,
+                format!(
+                    "{} `{}` uses feature view `{name}`, which does not exist",
+                    self.object.kind.label(),
+                    self.object.name
+                ),
+            ));
+        };
+        let columns = view_columns(view)?;
+        match projection
+            .feature_columns
+            .iter()
+            .find(|column| columns.iter().all(|c| c.name != column.name))
+        {
+            // An old version of the view may have had it.
+            Some(missing) if projection.version_tag.is_none() => {
+                Err(self.wrong(format!("feature view `{name}` has no feature `{}`", missing.name)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn names(&self, kind: ObjectKind) -> Vec<&str> {
+        let of_kind = self.world.keys().filter(|(other, _)| *other == kind);
+        let mut names: Vec<&str> = of_kind
+            .map(|(_, name)| *name)
+            .filter(|n| *n != DUMMY_ENTITY_NAME)
+            .collect();
+        names.sort_unstable();
+        names
+    }
+}
+
+fn is_stream(source: &core::DataSource) -> bool {
+    matches!(
+        source.r#type(),
+        SourceType::StreamKafka | SourceType::StreamKinesis | SourceType::PushSource
+    )
+}
+
+fn type_name(number: i32) -> String {
+    crate::model::ValueType::from_number(number).name().to_owned()
+}
+
+/// Features and join keys of a view of any kind, as its message lists them.
+pub(super) fn view_columns(view: &Object) -> Result<Vec<core::FeatureSpecV2>> {
+    let (mut features, keys) = match view.kind {
+        ObjectKind::StreamFeatureView => {
+            let spec = decode::<core::StreamFeatureView>(view)?.spec.unwrap_or_default();
+            (spec.features, spec.entity_columns)
+        }
+        ObjectKind::OnDemandFeatureView => {
+            let spec = decode::<core::OnDemandFeatureView>(view)?
+                .spec
+                .unwrap_or_default();
+            (spec.features, spec.entity_columns)
+        }
+        ObjectKind::LabelView => {
+            let spec = decode::<core::LabelView>(view)?.spec.unwrap_or_default();
+            (spec.features, spec.entity_columns)
+        }
+        _ => {
+            let spec = decode::<core::FeatureView>(view)?.spec.unwrap_or_default();
+            (spec.features, spec.entity_columns)
+        }
+    };
+    features.retain(|feature| keys.iter().all(|key| key.name != feature.name));
+    Ok(features)
+}
