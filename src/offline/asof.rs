@@ -58,6 +58,7 @@ use arrow::{
     record_batch::{RecordBatch, RecordBatchOptions},
 };
 use datafusion::{
+    error::DataFusionError,
     execution::{
         SendableRecordBatchStream,
         memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation},
@@ -70,13 +71,13 @@ use tokio::task::JoinSet;
 use self::{
     entities::Entities,
     keys::{KeyColumn, NO_KEY},
-    timeline::{NO_SLOT, Timeline, out_of_memory},
+    timeline::{NO_SLOT, Timeline},
     times::{Scale, moments},
     winners::{Candidate, Winners},
 };
 use super::store::{JoinKey, JoinView};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     model::ValueType,
 };
 
@@ -562,6 +563,18 @@ impl Probe {
             shard_bits: self.shard_bits,
         })
     }
+}
+
+/// A query that cannot be held in memory.
+pub(super) fn out_of_memory(error: &DataFusionError) -> Error {
+    Error::new(
+        Kind::Overloaded,
+        format!(
+            "the query needs more memory than it may use: {}",
+            error.strip_backtrace()
+        ),
+    )
+    .hint("raise `memory_limit` in the `thali` section, or send fewer entity rows at once")
 }
 
 fn at(array: &Int64Array, row: usize) -> Option<i64> {

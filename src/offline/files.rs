@@ -1,1 +1,274 @@
-//! To be written.
+//! [`FileStore`]: the offline store over Parquet and CSV files on local disk, read by DataFusion's scans
+//! and joined by [`super::asof`].
+//!
+//! It resolves no feature references and knows no project; it is told sources, columns and windows.
+//! Reading is streaming throughout: a join keeps its entity rows, a pull of newest rows one row per
+//! key, everything else a few batches. Writing replaces or adds whole files by renaming them into place.
+
+mod location;
+mod pull;
+mod range;
+mod table;
+mod write;
+
+use std::{num::NonZero, path::PathBuf, sync::Arc};
+
+use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
+use async_trait::async_trait;
+use datafusion::{
+    execution::{
+        SendableRecordBatchStream, SessionState, SessionStateBuilder,
+        memory_pool::{GreedyMemoryPool, MemoryPool},
+        runtime_env::RuntimeEnvBuilder,
+    },
+    prelude::SessionConfig,
+};
+use futures::{StreamExt, TryStreamExt};
+
+use self::table::{Filter, Table};
+use super::{
+    asof::{Bounds, Join, Side, entities::Entities, times::Scale},
+    store::{EntityRows, HistoricalQuery, JoinView, OfflineStore, Pull},
+};
+use crate::{
+    error::{Error, Result},
+    proto::feast::core::DataSource,
+};
+
+/// Footers read at the same time when a query opens many sources.
+const OPENED_AT_ONCE: usize = 16;
+
+/// What a [`FileStore`] is told.
+#[derive(Debug, Clone)]
+pub struct FileStoreConfig {
+    /// Where relative paths start.
+    pub repo_path: PathBuf,
+    /// Bytes that joins and pulls may hold, all together.
+    pub memory_limit: usize,
+}
+
+/// See the module.
+pub struct FileStore {
+    config: FileStoreConfig,
+    state: SessionState,
+    pool: Arc<dyn MemoryPool>,
+    parallel: usize,
+}
+
+impl FileStore {
+    /// A store; nothing is read yet.
+    ///
+    /// # Errors
+    /// `Internal` when the query engine cannot be set up.
+    pub fn new(config: FileStoreConfig) -> Result<Self> {
+        let parallel = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(config.memory_limit));
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::clone(&pool))
+            // A folder's listing must be seen as it is now, not as it was.
+            .with_object_list_cache_limit(0)
+            .build_arc()?;
+        let mut session = SessionConfig::new()
+            .with_target_partitions(parallel)
+            .with_collect_statistics(false);
+        let options = session.options_mut();
+        // Rows of a partition come in the order of its files, which decides between equal rows.
+        options.execution.enable_file_stream_work_stealing = false;
+        options.execution.listing_table_ignore_subdirectory = false;
+        // Views would keep whole source buffers alive for the few rows that are kept of them.
+        options.execution.parquet.schema_force_view_types = false;
+        options.execution.parquet.coerce_int96 = Some("us".to_owned());
+        let state = SessionStateBuilder::new()
+            .with_config(session)
+            .with_runtime_env(runtime)
+            .with_default_features()
+            .build();
+        Ok(Self {
+            config,
+            state,
+            pool,
+            parallel,
+        })
+    }
+
+    async fn open(&self, source: &DataSource) -> Result<Table> {
+        Table::open(&self.state, &self.config.repo_path, source).await
+    }
+
+    /// The sources of a query, each once, with the views that are answered from it.
+    async fn open_all(&self, views: Vec<JoinView>) -> Result<Vec<(Table, Vec<(usize, JoinView)>)>> {
+        let mut groups: Vec<Vec<(usize, JoinView)>> = Vec::new();
+        let mut by_source = std::collections::HashMap::new();
+        for (place, view) in views.into_iter().enumerate() {
+            let source = &view.source;
+            let mapping: std::collections::BTreeMap<_, _> =
+                source.field_mapping.clone().into_iter().collect();
+            let name = (
+                location::uri(source)?.to_owned(),
+                mapping,
+                source.timestamp_field.clone(),
+                source.created_timestamp_column.clone(),
+            );
+            let group = *by_source.entry(name).or_insert(groups.len());
+            if group == groups.len() {
+                groups.push(Vec::new());
+            }
+            groups[group].push((place, view));
+        }
+        let opened = groups.into_iter().map(async |views| {
+            let source = views.first().map(|(_, view)| Arc::clone(&view.source));
+            let source = source.ok_or_else(|| Error::internal("a source without views"))?;
+            Ok::<_, Error>((self.open(&source).await?, views))
+        });
+        futures::stream::iter(opened)
+            .buffered(OPENED_AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    /// The scan of a side, within its bounds.
+    async fn scan(
+        &self,
+        table: &Table,
+        side: &Side,
+        bounds: &Bounds,
+        scale: Scale,
+    ) -> Result<Vec<SendableRecordBatchStream>> {
+        if bounds.nothing {
+            return Ok(Vec::new());
+        }
+        let columns: Vec<_> = side
+            .schema
+            .fields()
+            .iter()
+            .map(|field| field.name().clone())
+            .collect();
+        let mut filters = vec![Filter::moments(
+            &side.timestamp,
+            bounds.earliest,
+            bounds.latest,
+            scale,
+        )];
+        filters.extend(
+            bounds
+                .keys
+                .iter()
+                .map(|(column, least, greatest)| Filter::whole(column, *least, *greatest)),
+        );
+        table.scan(&self.state, &columns, &filters).await
+    }
+}
+
+/// The columns a set of views needs of its source, under their mapped names.
+fn wanted(table: &Table, views: &[(usize, JoinView)]) -> Result<Vec<String>> {
+    let mut columns = vec![table.timestamp()?.to_owned()];
+    columns.extend(table.created()?.map(str::to_owned));
+    for (_, view) in views {
+        let keys = view.join_keys.iter().map(|key| &key.source_column);
+        for column in keys.chain(view.features.iter().map(|feature| &feature.source_column)) {
+            if !columns.contains(column) {
+                table.require(column, &format!("feature view `{}`", view.name))?;
+                columns.push(column.clone());
+            }
+        }
+    }
+    Ok(columns)
+}
+
+#[async_trait]
+impl OfflineStore for FileStore {
+    async fn historical(&self, query: HistoricalQuery) -> Result<SendableRecordBatchStream> {
+        let HistoricalQuery {
+            entities,
+            views,
+            filter_by_created,
+        } = query;
+        let count = views.len();
+        let opened = self.open_all(views).await?;
+        let mut sides = Vec::with_capacity(opened.len());
+        for (table, views) in opened {
+            let schema = table.projected(&wanted(&table, &views)?)?;
+            let (timestamp, created) = (table.timestamp()?.to_owned(), table.created()?.map(str::to_owned));
+            sides.push((
+                table,
+                Side {
+                    schema,
+                    timestamp,
+                    created,
+                    views,
+                },
+            ));
+        }
+        let entities = match entities {
+            EntityRows::Batches {
+                schema,
+                batches,
+                timestamp_column,
+            } => Entities::new(schema, batches, &timestamp_column)?,
+            EntityRows::Range { start, end } => self.range(&sides, start, end).await?,
+        };
+        let times = sides.iter().flat_map(|(_, side)| {
+            let columns = std::iter::once(&side.timestamp).chain(&side.created);
+            columns
+                .filter_map(|name| side.schema.field_with_name(name).ok())
+                .map(|field| field.data_type())
+        });
+        let scale = Scale::finest(times.chain(std::iter::once(entities.timestamp_type())));
+        let pool = Arc::clone(&self.pool);
+        // Sorting a million entity rows takes a while that other tasks should not have to wait.
+        let prepared = tokio::task::spawn_blocking(move || {
+            let mut join = Join::new(entities, scale, filter_by_created, count, &pool)?;
+            let bounds = sides
+                .iter()
+                .map(|(_, side)| join.add(side))
+                .collect::<Result<Vec<_>>>()?;
+            Ok::<_, Error>((join, sides, bounds))
+        });
+        let (join, sides, bounds) = prepared
+            .await
+            .map_err(|error| Error::internal(format!("preparing a join ended early: {error}")))??;
+        let mut scans = Vec::with_capacity(sides.len());
+        for ((table, side), bounds) in sides.iter().zip(&bounds) {
+            scans.push(self.scan(table, side, bounds, scale).await?);
+        }
+        join.run(scans, self.parallel).await
+    }
+
+    async fn pull(&self, pull: Pull) -> Result<SendableRecordBatchStream> {
+        self.pull_from(self.open(&pull.source).await?, pull).await
+    }
+
+    async fn append(&self, source: &DataSource, batches: Vec<RecordBatch>) -> Result<u64> {
+        write::append(&self.state, &self.config.repo_path, source, batches).await
+    }
+
+    async fn save(
+        &self,
+        target: &DataSource,
+        rows: SendableRecordBatchStream,
+        overwrite: bool,
+    ) -> Result<u64> {
+        write::save(&self.config.repo_path, target, rows, overwrite).await
+    }
+
+    async fn schema(&self, source: &DataSource) -> Result<SchemaRef> {
+        Ok(self.open(source).await?.stored().clone())
+    }
+
+    async fn check(&self) -> Result<()> {
+        let path = &self.config.repo_path;
+        let found = tokio::fs::metadata(path).await;
+        let reason = match found {
+            Ok(metadata) if metadata.is_dir() => return Ok(()),
+            Ok(_) => "it is not a folder".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        Err(Error::unavailable(format!(
+            "the repository folder `{}` cannot be read: {reason}",
+            path.display()
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -80,6 +80,25 @@ impl KeyColumn {
         )))
     }
 
+    /// The column with some value in place of each null.
+    #[must_use]
+    pub fn without_nulls(self) -> Self {
+        match self {
+            Self::Whole(array) => Self::Whole(
+                array
+                    .iter()
+                    .map(|value| Some(value.unwrap_or_default()))
+                    .collect(),
+            ),
+            Self::Bytes(array) => Self::Bytes(
+                array
+                    .iter()
+                    .map(|value| Some(value.unwrap_or_default()))
+                    .collect(),
+            ),
+        }
+    }
+
     fn is_null(&self, row: usize) -> bool {
         match self {
             Self::Whole(array) => array.is_null(row),

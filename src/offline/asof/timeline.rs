@@ -6,7 +6,7 @@
 use arrow::array::{Array, Int64Array};
 
 use super::keys::{KeyColumn, KeyTable, NO_KEY};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 
 /// "No slot": an entity row without key or time, which gets nulls.
 pub const NO_SLOT: u32 = u32::MAX;
@@ -144,18 +144,6 @@ impl Timeline {
     pub fn memory(&self) -> usize {
         self.keys.memory() + (self.starts.len() + self.row_slots.len()) * 4 + self.times.len() * 8
     }
-}
-
-/// A query that cannot be held in memory.
-pub(super) fn out_of_memory(error: &datafusion::error::DataFusionError) -> Error {
-    Error::new(
-        Kind::Overloaded,
-        format!(
-            "the join needs more memory than it may use: {}",
-            error.strip_backtrace()
-        ),
-    )
-    .hint("raise `memory_limit` in the `thali` section, or send fewer entity rows at once")
 }
 
 #[cfg(test)]

@@ -1,0 +1,358 @@
+//! [`Table`]: an opened file source: its stored columns, their mapped names, and scans of some of them.
+
+use std::{collections::HashMap, path::Path, sync::Arc};
+
+use arrow::{
+    datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
+    record_batch::{RecordBatch, RecordBatchOptions},
+};
+use datafusion::{
+    catalog::TableProvider,
+    common::ScalarValue,
+    datasource::{
+        file_format::{FileFormat, csv::CsvFormat, parquet::ParquetFormat},
+        listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl},
+        physical_plan::{FileScanConfigBuilder, ParquetSource},
+        source::DataSourceExec,
+    },
+    execution::{SendableRecordBatchStream, SessionState},
+    logical_expr::Operator,
+    physical_expr::{PhysicalExpr, expressions},
+    physical_plan::{ExecutionPlan, ExecutionPlanProperties, stream::RecordBatchStreamAdapter},
+};
+use futures::StreamExt;
+
+use super::location::{Format, Location, Shape};
+use crate::{
+    error::{Error, Result},
+    offline::{asof::times::Scale, store::listed},
+    proto::feast::core::DataSource,
+};
+
+/// A range of one column that rows must lie in to be of use. Scans take it as a hint: it lets them skip
+/// parts of files, and they may deliver rows outside of it.
+#[derive(Debug, Clone)]
+pub(super) enum Filter {
+    Moments {
+        column: String,
+        earliest: Option<i64>,
+        latest: Option<i64>,
+        scale: Scale,
+    },
+    Whole {
+        column: String,
+        least: i64,
+        greatest: i64,
+    },
+}
+
+impl Filter {
+    pub(super) fn moments(column: &str, earliest: Option<i64>, latest: Option<i64>, scale: Scale) -> Self {
+        Self::Moments {
+            column: column.to_owned(),
+            earliest,
+            latest,
+            scale,
+        }
+    }
+
+    pub(super) fn whole(column: &str, least: i64, greatest: i64) -> Self {
+        Self::Whole {
+            column: column.to_owned(),
+            least,
+            greatest,
+        }
+    }
+
+    fn column(&self) -> &str {
+        match self {
+            Self::Moments { column, .. } | Self::Whole { column, .. } => column,
+        }
+    }
+
+    /// The ends of the range in the column's type, as far as they can be told in it.
+    fn ends(&self, data_type: &DataType) -> (Option<ScalarValue>, Option<ScalarValue>) {
+        match self {
+            Self::Moments {
+                earliest,
+                latest,
+                scale,
+                ..
+            } => {
+                let DataType::Timestamp(unit, zone) = data_type else {
+                    return (None, None);
+                };
+                let end = |moment: i64| {
+                    // The ends of the scale stand for whatever lies beyond.
+                    let inside = moment != i64::MIN && moment != i64::MAX;
+                    let ticks = ticks(moment, *scale, *unit)?;
+                    let zone = zone.clone();
+                    inside.then_some(match unit {
+                        TimeUnit::Second => ScalarValue::TimestampSecond(Some(ticks), zone),
+                        TimeUnit::Millisecond => ScalarValue::TimestampMillisecond(Some(ticks), zone),
+                        TimeUnit::Microsecond => ScalarValue::TimestampMicrosecond(Some(ticks), zone),
+                        TimeUnit::Nanosecond => ScalarValue::TimestampNanosecond(Some(ticks), zone),
+                    })
+                };
+                (earliest.and_then(end), latest.and_then(end))
+            }
+            Self::Whole { least, greatest, .. } => {
+                let end = |key: i64| match data_type {
+                    DataType::Int64 => Some(ScalarValue::Int64(Some(key))),
+                    DataType::Int32 => i32::try_from(key).ok().map(|key| ScalarValue::Int32(Some(key))),
+                    _ => None,
+                };
+                (end(*least), end(*greatest))
+            }
+        }
+    }
+}
+
+/// A moment in another unit, rounded down: rows at a rounded-down end are delivered, and sorted out later.
+fn ticks(moment: i64, scale: Scale, unit: TimeUnit) -> Option<i64> {
+    let per_second = |unit| match unit {
+        TimeUnit::Second => 1_i64,
+        TimeUnit::Millisecond => 1_000,
+        TimeUnit::Microsecond => 1_000_000,
+        TimeUnit::Nanosecond => 1_000_000_000,
+    };
+    let (from, to) = (per_second(scale.unit()), per_second(unit));
+    if to >= from {
+        moment.checked_mul(to / from)
+    } else {
+        Some(moment.div_euclid(from / to))
+    }
+}
+
+/// See the module.
+pub(super) struct Table {
+    name: String,
+    location: Location,
+    listing: ListingTable,
+    stored: SchemaRef,
+    /// Stored column by mapped name, for columns that are mapped.
+    mapped: HashMap<String, String>,
+    timestamp_field: String,
+    created_column: String,
+}
+
+impl Table {
+    /// Opens a source: finds its files and reads their schemas.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming the source and path when nothing readable is there, `Unsupported` for
+    /// other kinds of source.
+    pub(super) async fn open(state: &SessionState, repo: &Path, source: &DataSource) -> Result<Self> {
+        let location = Location::of(source, repo)?;
+        let path = location.path.display();
+        if location.shape == Shape::Absent {
+            return Err(Error::invalid(format!(
+                "data source `{}`: there is no file `{path}`",
+                source.name
+            ))
+            .hint("relative paths start at the folder of `feature_store.yaml`"));
+        }
+        let unreadable = |error: datafusion::error::DataFusionError| {
+            Error::invalid(format!(
+                "data source `{}`: `{path}` cannot be read: {}",
+                source.name,
+                error.strip_backtrace()
+            ))
+        };
+        let format: Arc<dyn FileFormat> = match location.format {
+            Format::Parquet => {
+                Arc::new(ParquetFormat::default().with_options(state.default_table_options().parquet))
+            }
+            Format::Csv => Arc::new(CsvFormat::default().with_has_header(true)),
+        };
+        let extension = if location.shape == Shape::File {
+            ""
+        } else {
+            location.extension()
+        };
+        let options = ListingOptions::new(format).with_file_extension(extension);
+        let separator = if location.shape == Shape::Folder { "/" } else { "" };
+        let url = ListingTableUrl::parse(format!("{path}{separator}")).map_err(unreadable)?;
+        let mut config = ListingTableConfig::new(url).with_listing_options(options);
+        if location.shape == Shape::Folder {
+            config = config
+                .infer_partitions_from_path(state)
+                .await
+                .map_err(unreadable)?;
+        }
+        let config = config.infer_schema(state).await.map_err(unreadable)?;
+        let listing = ListingTable::try_new(config).map_err(unreadable)?;
+        let mapped = source
+            .field_mapping
+            .iter()
+            .map(|(stored, mapped)| (mapped.clone(), stored.clone()))
+            .collect();
+        Ok(Self {
+            name: source.name.clone(),
+            stored: listing.schema(),
+            location,
+            listing,
+            mapped,
+            timestamp_field: source.timestamp_field.clone(),
+            created_column: source.created_timestamp_column.clone(),
+        })
+    }
+
+    /// The columns as they are stored.
+    pub(super) fn stored(&self) -> &SchemaRef {
+        &self.stored
+    }
+
+    /// The mapped name of the timestamp column.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming file, column and the columns that exist, when it is missing.
+    pub(super) fn timestamp(&self) -> Result<&str> {
+        if self.timestamp_field.is_empty() {
+            return Err(
+                Error::invalid(format!("data source `{}` has no timestamp field", self.name)).hint(format!(
+                    "set `timestamp_field` to one of {}",
+                    listed(self.columns())
+                )),
+            );
+        }
+        self.require(&self.timestamp_field, "its timestamp")?;
+        Ok(&self.timestamp_field)
+    }
+
+    /// The mapped name of the created column, if the source has one.
+    ///
+    /// # Errors
+    /// As [`Table::timestamp`].
+    pub(super) fn created(&self) -> Result<Option<&str>> {
+        if self.created_column.is_empty() {
+            return Ok(None);
+        }
+        self.require(&self.created_column, "its created timestamp")?;
+        Ok(Some(&self.created_column))
+    }
+
+    /// Whether there is a column of that mapped name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.place(name).is_some()
+    }
+
+    /// Refuses a missing column, saying what it is wanted for.
+    pub(super) fn require(&self, name: &str, purpose: &str) -> Result<()> {
+        self.index(name, purpose).map(|_| ())
+    }
+
+    fn columns(&self) -> impl Iterator<Item = &str> {
+        self.stored.fields().iter().map(|field| field.name().as_str())
+    }
+
+    fn place(&self, name: &str) -> Option<usize> {
+        let stored = self.mapped.get(name).map_or(name, String::as_str);
+        self.stored.index_of(stored).ok()
+    }
+
+    fn index(&self, name: &str, purpose: &str) -> Result<usize> {
+        self.place(name).ok_or_else(|| {
+            let stored = self.mapped.get(name).map_or(name, String::as_str);
+            Error::invalid(format!(
+                "data source `{}`: `{}` has no column `{stored}` for {purpose}; it has {}",
+                self.name,
+                self.location.path.display(),
+                listed(self.columns())
+            ))
+        })
+    }
+
+    fn indices(&self, columns: &[String]) -> Result<Vec<usize>> {
+        columns
+            .iter()
+            .map(|column| self.index(column, "the query"))
+            .collect()
+    }
+
+    /// The schema of a scan of these columns, under their mapped names.
+    pub(super) fn projected(&self, columns: &[String]) -> Result<SchemaRef> {
+        let field = |(index, name): (usize, &String)| {
+            let stored = self.stored.field(index);
+            Field::new(name, stored.data_type().clone(), true)
+        };
+        let fields: Vec<_> = self
+            .indices(columns)?
+            .into_iter()
+            .zip(columns)
+            .map(field)
+            .collect();
+        Ok(Arc::new(Schema::new(fields)))
+    }
+
+    /// Streams of these columns, one per partition, in the order of the source.
+    pub(super) async fn scan(
+        &self,
+        state: &SessionState,
+        columns: &[String],
+        filters: &[Filter],
+    ) -> Result<Vec<SendableRecordBatchStream>> {
+        let indices = self.indices(columns)?;
+        let plan = self.listing.scan(state, Some(&indices), &[], None).await?;
+        let plan = self.hinted(plan, filters);
+        let parallel = state.config().target_partitions();
+        let plan = plan
+            .repartitioned(parallel, state.config_options())?
+            .unwrap_or(plan);
+        let schema = self.projected(columns)?;
+        let context = state.task_ctx();
+        (0..plan.output_partitioning().partition_count())
+            .map(|partition| Ok(renamed(plan.execute(partition, Arc::clone(&context))?, &schema)))
+            .collect()
+    }
+
+    /// The scan with the filters as hints for skipping parts of Parquet files.
+    fn hinted(&self, plan: Arc<dyn ExecutionPlan>, filters: &[Filter]) -> Arc<dyn ExecutionPlan> {
+        let exec = plan.downcast_ref::<DataSourceExec>();
+        let parquet = exec.and_then(DataSourceExec::downcast_to_file_source::<ParquetSource>);
+        let (Some((config, source)), Some(predicate)) = (parquet, self.predicate(filters)) else {
+            return plan;
+        };
+        let source = Arc::new(source.with_predicate(predicate));
+        let config = FileScanConfigBuilder::from(config.clone())
+            .with_source(source)
+            .build();
+        DataSourceExec::from_data_source(config)
+    }
+
+    fn predicate(&self, filters: &[Filter]) -> Option<Arc<dyn PhysicalExpr>> {
+        let mut all: Option<Arc<dyn PhysicalExpr>> = None;
+        for filter in filters {
+            let Some(place) = self.place(filter.column()) else {
+                continue;
+            };
+            let field = self.stored.field(place);
+            let (least, greatest) = filter.ends(field.data_type());
+            for (operator, end) in [(Operator::GtEq, least), (Operator::LtEq, greatest)] {
+                let Some(end) = end else { continue };
+                let column = Arc::new(expressions::Column::new(field.name(), place));
+                let compared = expressions::BinaryExpr::new(column, operator, expressions::lit(end));
+                let compared: Arc<dyn PhysicalExpr> = Arc::new(compared);
+                all = Some(match all {
+                    None => compared,
+                    Some(before) => Arc::new(expressions::BinaryExpr::new(before, Operator::And, compared)),
+                });
+            }
+        }
+        all
+    }
+}
+
+fn renamed(stream: SendableRecordBatchStream, schema: &SchemaRef) -> SendableRecordBatchStream {
+    let names = Arc::clone(schema);
+    let renamed = stream.map(move |batch| {
+        let batch = batch?;
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        Ok(RecordBatch::try_new_with_options(
+            Arc::clone(&names),
+            batch.columns().to_vec(),
+            &options,
+        )?)
+    });
+    Box::pin(RecordBatchStreamAdapter::new(Arc::clone(schema), renamed))
+}

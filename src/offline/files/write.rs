@@ -1,0 +1,378 @@
+//! Writing file sources. A file is never changed in place: a new one is written beside it, flushed to disk
+//! and renamed over it, so readers see the old rows or the new ones, and a failure leaves the old.
+
+use std::{
+    fs::{File, Permissions},
+    io::{Read, Seek, SeekFrom, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use arrow::{
+    compute::{CastOptions, cast_with_options},
+    csv,
+    datatypes::{Schema, SchemaRef},
+    record_batch::RecordBatch,
+};
+use datafusion::execution::{SendableRecordBatchStream, SessionState};
+use futures::StreamExt;
+use parquet::{
+    arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder},
+    basic::{Compression, ZstdLevel},
+    file::properties::WriterProperties,
+};
+use tempfile::NamedTempFile;
+
+use super::{
+    location::{Format, Location, Shape},
+    table::Table,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    offline::store::listed,
+    proto::feast::core::DataSource,
+};
+
+/// Batches that may wait for the disk.
+const WAITING: usize = 4;
+
+/// Adds rows to a source: to its file, or as a new file of its folder.
+pub(super) async fn append(
+    state: &SessionState,
+    repo: &Path,
+    source: &DataSource,
+    batches: Vec<RecordBatch>,
+) -> Result<u64> {
+    let location = Location::of(source, repo)?;
+    if location.shape == Shape::Pattern {
+        return Err(Error::unsupported(format!(
+            "data source `{}` is a pattern of files: rows cannot be added",
+            source.name
+        ))
+        .hint("write to a source that is one file or one folder"));
+    }
+    let table = Table::open(state, repo, source).await?;
+    let stored = Arc::clone(table.stored());
+    let batches = batches
+        .iter()
+        .map(|batch| fitted(batch, &stored, source))
+        .collect::<Result<Vec<_>>>()?;
+    let rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
+    if rows == 0 {
+        return Ok(0);
+    }
+    blocking(move || match location.shape {
+        Shape::Folder => {
+            let name = format!("part-{}{}", uuid::Uuid::now_v7().simple(), location.extension());
+            let mut writer = Writer::create(&location.path.join(name), location.format, &stored, None)?;
+            batches.iter().try_for_each(|batch| writer.write(batch))?;
+            writer.finish()
+        }
+        _ => extend(&location, &batches),
+    })
+    .await?;
+    Ok(rows)
+}
+
+/// Copies a file with more rows at its end.
+fn extend(location: &Location, batches: &[RecordBatch]) -> Result<()> {
+    let path = &location.path;
+    let _lock = lock(path)?;
+    let failed =
+        |error: &dyn std::fmt::Display| Error::unavailable(format!("reading `{}`: {error}", path.display()));
+    // Opened after the lock was taken: what another writer put there is copied as well.
+    let old = File::open(path).map_err(|error| failed(&error))?;
+    match location.format {
+        Format::Parquet => {
+            let reader = ParquetRecordBatchReaderBuilder::try_new(old).map_err(|error| failed(&error))?;
+            let columns = reader
+                .metadata()
+                .row_groups()
+                .first()
+                .and_then(|group| group.columns().first());
+            let compression = columns.map(parquet::file::metadata::ColumnChunkMetaData::compression);
+            let schema = Arc::clone(reader.schema());
+            let mut writer = Writer::create(path, location.format, &schema, compression)?;
+            for batch in reader.build().map_err(|error| failed(&error))? {
+                writer.write(&batch?)?;
+            }
+            for batch in batches {
+                writer.write(&RecordBatch::try_new(
+                    Arc::clone(&schema),
+                    batch.columns().to_vec(),
+                )?)?;
+            }
+            writer.finish()
+        }
+        Format::Csv => {
+            let mut writer = Writer::empty(path)?;
+            let is_empty = writer.copy(old)?;
+            writer.start_csv(is_empty)?;
+            batches.iter().try_for_each(|batch| writer.write(batch))?;
+            writer.finish()
+        }
+    }
+}
+
+/// Writes a stream as the file of `target`.
+pub(super) async fn save(
+    repo: &Path,
+    target: &DataSource,
+    mut rows: SendableRecordBatchStream,
+    overwrite: bool,
+) -> Result<u64> {
+    let location = Location::of(target, repo)?;
+    let path = location.path.clone();
+    match location.shape {
+        Shape::Folder | Shape::Pattern => {
+            return Err(Error::unsupported(format!(
+                "`{}` is no single file: nothing can be saved there",
+                path.display()
+            ))
+            .hint("give the saved dataset a file of its own"));
+        }
+        Shape::File if !overwrite => {
+            return Err(Error::new(
+                Kind::AlreadyExists,
+                format!("`{}` exists already", path.display()),
+            )
+            .hint("allow overwriting, or choose another path"));
+        }
+        Shape::File | Shape::Absent => {}
+    }
+    let schema = rows.schema();
+    let (sender, mut receiver) = tokio::sync::mpsc::channel::<RecordBatch>(WAITING);
+    let (done, complete) = tokio::sync::oneshot::channel::<()>();
+    let writing = blocking(move || {
+        let _lock = lock(&path)?;
+        let mut writer = Writer::create(&path, location.format, &schema, None)?;
+        let mut count = 0;
+        while let Some(batch) = receiver.blocking_recv() {
+            writer.write(&batch)?;
+            count += batch.num_rows() as u64;
+        }
+        // Without this word the rows ended early: what was written is dropped.
+        complete
+            .blocking_recv()
+            .map_err(|_| Error::unavailable("the rows to save ended early"))?;
+        writer.finish()?;
+        Ok(count)
+    });
+    let feeding = async move {
+        while let Some(batch) = rows.next().await {
+            if sender.send(batch?).await.is_err() {
+                // The writer gave up; it says why.
+                return Ok(());
+            }
+        }
+        let _ = done.send(());
+        Ok::<_, Error>(())
+    };
+    let (fed, written) = tokio::join!(feeding, writing);
+    fed?;
+    written
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::internal(format!("writing ended early: {error}")))?
+}
+
+/// Keeps other writers of the same file waiting, in this process and in others, until it is dropped.
+fn lock(path: &Path) -> Result<File> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = path.with_file_name(format!(".{name}.lock"));
+    let failed =
+        |error: std::io::Error| Error::unavailable(format!("locking `{}`: {error}", beside.display()));
+    if let Some(folder) = beside.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&beside)
+        .map_err(failed)?;
+    file.lock().map_err(failed)?;
+    Ok(file)
+}
+
+/// The batch with exactly the stored columns, in their order and types.
+fn fitted(batch: &RecordBatch, stored: &Schema, source: &DataSource) -> Result<RecordBatch> {
+    let given = batch.schema();
+    // Rows may name a column as it is stored or as the source maps it.
+    let name_of = |stored: &String| {
+        source
+            .field_mapping
+            .get(stored)
+            .filter(|mapped| given.index_of(mapped).is_ok())
+    };
+    let mut columns = Vec::with_capacity(stored.fields().len());
+    let (mut missing, mut used) = (Vec::new(), Vec::new());
+    for field in stored.fields() {
+        let found = given
+            .index_of(field.name())
+            .ok()
+            .or_else(|| given.index_of(name_of(field.name())?).ok());
+        let Some(place) = found else {
+            missing.push(field.name().as_str());
+            continue;
+        };
+        used.push(place);
+        let options = CastOptions {
+            safe: false,
+            ..CastOptions::default()
+        };
+        let column =
+            cast_with_options(batch.column(place), field.data_type(), &options).map_err(|error| {
+                let (from, to) = (given.field(place).data_type(), field.data_type());
+                Error::invalid(format!(
+                    "column `{}` of type {from} does not fit {to}: {error}",
+                    field.name()
+                ))
+            })?;
+        if !field.is_nullable() && column.null_count() > 0 {
+            return Err(Error::invalid(format!(
+                "column `{}` of `{}` may not be null",
+                field.name(),
+                source.name
+            )));
+        }
+        columns.push(column);
+    }
+    let extra: Vec<_> = (0..given.fields().len())
+        .filter(|place| !used.contains(place))
+        .map(|place| given.field(place).name().as_str())
+        .filter(|name| !name.starts_with("__index_level_"))
+        .collect();
+    if missing.is_empty() && extra.is_empty() {
+        return Ok(RecordBatch::try_new(Arc::new(stored.clone()), columns)?);
+    }
+    let mut problems = Vec::new();
+    if !missing.is_empty() {
+        problems.push(format!("missing {}", listed(missing)));
+    }
+    if !extra.is_empty() {
+        problems.push(format!("unknown {}", listed(extra)));
+    }
+    Err(Error::invalid(format!(
+        "the rows do not have the columns of data source `{}`: {}",
+        source.name,
+        problems.join(", ")
+    )))
+}
+
+enum Encoder {
+    Raw(NamedTempFile),
+    Parquet(Box<ArrowWriter<NamedTempFile>>),
+    Csv(csv::Writer<NamedTempFile>),
+}
+
+/// A file on its way: dropped unless it is finished.
+struct Writer {
+    path: PathBuf,
+    encoder: Option<Encoder>,
+}
+
+impl Writer {
+    fn empty(path: &Path) -> Result<Self> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let failed =
+            |error: std::io::Error| Error::unavailable(format!("writing `{}`: {error}", path.display()));
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        let permissions =
+            std::fs::metadata(path).map_or(Permissions::from_mode(0o666), |found| found.permissions());
+        let file = tempfile::Builder::new()
+            .prefix(".")
+            .suffix(".tmp")
+            .permissions(permissions)
+            .tempfile_in(folder);
+        Ok(Self {
+            path: path.to_owned(),
+            encoder: Some(Encoder::Raw(file.map_err(failed)?)),
+        })
+    }
+
+    fn create(
+        path: &Path,
+        format: Format,
+        schema: &SchemaRef,
+        compression: Option<Compression>,
+    ) -> Result<Self> {
+        let mut writer = Self::empty(path)?;
+        match format {
+            Format::Csv => writer.start_csv(true)?,
+            Format::Parquet => {
+                let file = writer.take_raw()?;
+                let compression = compression.unwrap_or(Compression::ZSTD(ZstdLevel::default()));
+                let properties = WriterProperties::builder().set_compression(compression).build();
+                let encoder = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties));
+                writer.encoder = Some(Encoder::Parquet(Box::new(
+                    encoder.map_err(|error| writer.failed(&error))?,
+                )));
+            }
+        }
+        Ok(writer)
+    }
+
+    fn failed(&self, error: &dyn std::fmt::Display) -> Error {
+        Error::unavailable(format!("writing `{}`: {error}", self.path.display()))
+    }
+
+    fn take_raw(&mut self) -> Result<NamedTempFile> {
+        match self.encoder.take() {
+            Some(Encoder::Raw(file)) => Ok(file),
+            _ => Err(Error::internal("a file was started twice")),
+        }
+    }
+
+    /// Copies a text file, its last line ended; answers whether it was empty.
+    fn copy(&mut self, mut old: File) -> Result<bool> {
+        let mut file = self.take_raw()?;
+        let copied = std::io::copy(&mut old, &mut file).and_then(|size| {
+            let mut last = [b'\n'];
+            if size > 0 {
+                old.seek(SeekFrom::End(-1))?;
+                old.read_exact(&mut last)?;
+            }
+            if last != *b"\n" {
+                file.write_all(b"\n")?;
+            }
+            Ok(size == 0)
+        });
+        self.encoder = Some(Encoder::Raw(file));
+        copied.map_err(|error| self.failed(&error))
+    }
+
+    fn start_csv(&mut self, header: bool) -> Result<()> {
+        let file = self.take_raw()?;
+        self.encoder = Some(Encoder::Csv(
+            csv::WriterBuilder::new().with_header(header).build(file),
+        ));
+        Ok(())
+    }
+
+    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        let written = match &mut self.encoder {
+            Some(Encoder::Parquet(writer)) => writer.write(batch).map_err(|error| error.to_string()),
+            Some(Encoder::Csv(writer)) => writer.write(batch).map_err(|error| error.to_string()),
+            _ => Err("the file was not started".to_owned()),
+        };
+        written.map_err(|error| self.failed(&error))
+    }
+
+    /// Puts the file in its place.
+    fn finish(mut self) -> Result<()> {
+        let file = match self.encoder.take() {
+            Some(Encoder::Raw(file)) => file,
+            Some(Encoder::Csv(writer)) => writer.into_inner(),
+            Some(Encoder::Parquet(writer)) => writer.into_inner().map_err(|error| self.failed(&error))?,
+            None => return Err(Error::internal("a file was finished twice")),
+        };
+        file.as_file().sync_all().map_err(|error| self.failed(&error))?;
+        file.persist(&self.path)
+            .map_err(|error| self.failed(&error.error))?;
+        Ok(())
+    }
+}
