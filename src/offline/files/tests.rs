@@ -220,10 +220,12 @@ async fn folders_and_patterns_and_text_are_sources_too() {
     std::fs::create_dir_all(folder.path().join("parts/day=1")).unwrap();
     write(&folder.path().join("parts/day=1/a.parquet"), &drivers().slice(0, 2));
     write(&folder.path().join("parts/day=1/b.parquet"), &drivers().slice(2, 2));
+    std::fs::create_dir_all(folder.path().join("years/2026")).unwrap();
+    write(&folder.path().join("years/2026/a.parquet"), &drivers());
     let text = "driver,ts,x\n1,2026-01-01T08:00:00,10\n1,2026-01-01T10:00:00,11\n2,2026-01-01T10:00:00,20\n1,2026-01-01T12:00:00,12";
     std::fs::write(folder.path().join("d.csv"), text).unwrap();
     let store = store(&folder);
-    for uri in ["parts", "parts/", "parts/*/*.parquet", "d.csv"] {
+    for uri in ["parts", "parts/", "years/*/*.parquet", "d.csv"] {
         let rows = collect(store.pull(pull(source(uri), Some("10:00:00"), None, false)).await).await.unwrap();
         let mut found = whole(&rows, "x");
         found.sort();
