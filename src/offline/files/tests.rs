@@ -22,7 +22,10 @@ use crate::{
 };
 
 fn store(folder: &TempDir) -> FileStore {
-    let config = FileStoreConfig { repo_path: folder.path().to_owned(), memory_limit: 1 << 26 };
+    let config = FileStoreConfig {
+        repo_path: folder.path().to_owned(),
+        memory_limit: 1 << 26,
+    };
     FileStore::new(config).unwrap()
 }
 
@@ -30,7 +33,10 @@ fn source(uri: &str) -> DataSource {
     DataSource {
         name: "src".to_owned(),
         timestamp_field: "ts".to_owned(),
-        options: Some(Options::FileOptions(FileOptions { uri: uri.to_owned(), ..FileOptions::default() })),
+        options: Some(Options::FileOptions(FileOptions {
+            uri: uri.to_owned(),
+            ..FileOptions::default()
+        })),
         ..DataSource::default()
     }
 }
@@ -40,7 +46,9 @@ fn time(text: &str) -> DateTime<Utc> {
 }
 
 fn times(texts: &[&str]) -> ArrayRef {
-    Arc::new(TimestampMicrosecondArray::from_iter_values(texts.iter().map(|text| time(text).timestamp_micros())))
+    Arc::new(TimestampMicrosecondArray::from_iter_values(
+        texts.iter().map(|text| time(text).timestamp_micros()),
+    ))
 }
 
 fn numbers(values: &[i64]) -> ArrayRef {
@@ -48,7 +56,8 @@ fn numbers(values: &[i64]) -> ArrayRef {
 }
 
 fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
-    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap()
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true)))
+        .unwrap()
 }
 
 fn write(path: &Path, batch: &RecordBatch) {
@@ -106,9 +115,16 @@ fn view(source: &DataSource, key: &str, feature: &str, output: &str, ttl: Option
 }
 
 fn asked(entities: RecordBatch, views: Vec<JoinView>) -> HistoricalQuery {
-    let entities =
-        EntityRows::Batches { schema: entities.schema(), batches: vec![entities], timestamp_column: "at".to_owned() };
-    HistoricalQuery { entities, views, filter_by_created: false }
+    let entities = EntityRows::Batches {
+        schema: entities.schema(),
+        batches: vec![entities],
+        timestamp_column: "at".to_owned(),
+    };
+    HistoricalQuery {
+        entities,
+        views,
+        filter_by_created: false,
+    }
 }
 
 #[tokio::test]
@@ -117,12 +133,33 @@ async fn a_window_has_both_its_ends() {
     write(&folder.path().join("d.parquet"), &drivers());
     let store = store(&folder);
     let source = source("d.parquet");
-    let rows = collect(store.pull(pull(source.clone(), Some("10:00:00"), Some("12:00:00"), false)).await).await.unwrap();
+    let rows = collect(
+        store
+            .pull(pull(source.clone(), Some("10:00:00"), Some("12:00:00"), false))
+            .await,
+    )
+    .await
+    .unwrap();
     assert_eq!(whole(&rows, "x"), [Some(11), Some(20), Some(12)]);
-    assert_eq!(rows.schema().field(2).data_type().to_string(), "Timestamp(µs, \"UTC\")");
-    let rows = collect(store.pull(pull(source.clone(), None, Some("11:59:59.999999"), true)).await).await.unwrap();
+    assert_eq!(
+        rows.schema().field(2).data_type().to_string(),
+        "Timestamp(µs, \"UTC\")"
+    );
+    let rows = collect(
+        store
+            .pull(pull(source.clone(), None, Some("11:59:59.999999"), true))
+            .await,
+    )
+    .await
+    .unwrap();
     assert_eq!(whole(&rows, "x"), [Some(11), Some(20)]);
-    let none = collect(store.pull(pull(source, Some("12:00:00.000001"), None, true)).await).await.unwrap();
+    let none = collect(
+        store
+            .pull(pull(source, Some("12:00:00.000001"), None, true))
+            .await,
+    )
+    .await
+    .unwrap();
     assert_eq!((none.num_rows(), none.num_columns()), (0, 3));
 }
 
@@ -130,15 +167,27 @@ async fn a_window_has_both_its_ends() {
 async fn the_newest_row_of_a_key_is_by_time_then_creation() {
     let folder = TempDir::new().unwrap();
     let rows = batch(vec![
-        ("driver", Arc::new(Int64Array::from(vec![Some(1), Some(1), Some(1), None])) as ArrayRef),
+        (
+            "driver",
+            Arc::new(Int64Array::from(vec![Some(1), Some(1), Some(1), None])) as ArrayRef,
+        ),
         ("ts", times(&["10:00:00", "10:00:00", "09:00:00", "11:00:00"])),
         ("made", times(&["10:00:02", "10:00:01", "23:00:00", "11:00:00"])),
         ("x", numbers(&[1, 2, 3, 4])),
     ]);
     write(&folder.path().join("d.parquet"), &rows);
-    let source = DataSource { created_timestamp_column: "made".to_owned(), ..source("d.parquet") };
-    let rows = collect(store(&folder).pull(pull(source, None, None, true)).await).await.unwrap();
-    assert_eq!(whole(&rows, "x"), [Some(1)], "and a row without a key belongs to nobody");
+    let source = DataSource {
+        created_timestamp_column: "made".to_owned(),
+        ..source("d.parquet")
+    };
+    let rows = collect(store(&folder).pull(pull(source, None, None, true)).await)
+        .await
+        .unwrap();
+    assert_eq!(
+        whole(&rows, "x"),
+        [Some(1)],
+        "and a row without a key belongs to nobody"
+    );
 }
 
 #[tokio::test]
@@ -157,8 +206,15 @@ async fn views_of_one_source_are_joined_with_their_own_keys_and_ttl() {
         view(&source, "to", "x", "to__x", Some(7200)),
         view(&source, "to", "x", "to__x2", Some(7199)),
     ];
-    let rows = collect(store(&folder).historical(asked(entities, views)).await).await.unwrap();
-    let names: Vec<_> = rows.schema().fields().iter().map(|field| field.name().clone()).collect();
+    let rows = collect(store(&folder).historical(asked(entities, views)).await)
+        .await
+        .unwrap();
+    let names: Vec<_> = rows
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .collect();
     assert_eq!(names, ["from", "label", "to", "at", "from__x", "to__x", "to__x2"]);
     assert_eq!(whole(&rows, "from__x"), [Some(12), Some(20), None]);
     assert_eq!(whole(&rows, "to__x"), [Some(20), Some(11), None]);
@@ -171,23 +227,39 @@ async fn no_entity_rows_is_no_answers() {
     write(&folder.path().join("d.parquet"), &drivers());
     let empty = batch(vec![("from", numbers(&[])), ("at", times(&[]))]);
     let views = vec![view(&source("d.parquet"), "from", "x", "x", None)];
-    let rows = collect(store(&folder).historical(asked(empty, views)).await).await.unwrap();
+    let rows = collect(store(&folder).historical(asked(empty, views)).await)
+        .await
+        .unwrap();
     assert_eq!((rows.num_rows(), rows.num_columns()), (0, 3));
 }
 
 #[tokio::test]
 async fn columns_are_read_under_their_mapped_names() {
     let folder = TempDir::new().unwrap();
-    let rows = batch(vec![("drv", numbers(&[1])), ("t_raw", times(&["08:00:00"])), ("orig", numbers(&[7]))]);
+    let rows = batch(vec![
+        ("drv", numbers(&[1])),
+        ("t_raw", times(&["08:00:00"])),
+        ("orig", numbers(&[7])),
+    ]);
     write(&folder.path().join("d.parquet"), &rows);
     let pairs = [("drv", "driver"), ("t_raw", "ts"), ("orig", "x")];
-    let field_mapping = pairs.map(|(from, to)| (from.to_owned(), to.to_owned())).into_iter().collect();
-    let source = DataSource { field_mapping, ..source("d.parquet") };
+    let field_mapping = pairs
+        .map(|(from, to)| (from.to_owned(), to.to_owned()))
+        .into_iter()
+        .collect();
+    let source = DataSource {
+        field_mapping,
+        ..source("d.parquet")
+    };
     let entities = batch(vec![("from", numbers(&[1])), ("at", times(&["12:00:00"]))]);
     let store = store(&folder);
-    let joined = store.historical(asked(entities, vec![view(&source, "from", "x", "x", None)])).await;
+    let joined = store
+        .historical(asked(entities, vec![view(&source, "from", "x", "x", None)]))
+        .await;
     assert_eq!(whole(&collect(joined).await.unwrap(), "x"), [Some(7)]);
-    let pulled = collect(store.pull(pull(source.clone(), None, None, false)).await).await.unwrap();
+    let pulled = collect(store.pull(pull(source.clone(), None, None, false)).await)
+        .await
+        .unwrap();
     assert_eq!(whole(&pulled, "driver"), [Some(1)]);
     assert_eq!(store.schema(&source).await.unwrap().field(0).name(), "drv");
 }
@@ -197,13 +269,20 @@ async fn a_missing_column_is_named_with_its_file_and_what_is_there() {
     let folder = TempDir::new().unwrap();
     write(&folder.path().join("d.parquet"), &drivers());
     let store = store(&folder);
-    let wrong = DataSource { timestamp_field: "event_time".to_owned(), ..source("d.parquet") };
-    let error = collect(store.pull(pull(wrong, None, None, false)).await).await.unwrap_err();
+    let wrong = DataSource {
+        timestamp_field: "event_time".to_owned(),
+        ..source("d.parquet")
+    };
+    let error = collect(store.pull(pull(wrong, None, None, false)).await)
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), Kind::InvalidArgument);
     for part in ["`src`", "d.parquet`", "`event_time`", "`driver`, `ts`, `x`"] {
         assert!(error.message().contains(part), "{part} in {error}");
     }
-    let absent = collect(store.pull(pull(source("none.parquet"), None, None, false)).await).await.unwrap_err();
+    let absent = collect(store.pull(pull(source("none.parquet"), None, None, false)).await)
+        .await
+        .unwrap_err();
     assert!(absent.message().contains("there is no file"), "{absent}");
     std::fs::write(folder.path().join("bad.parquet"), "no parquet").unwrap();
     let bad = store.schema(&source("bad.parquet")).await.unwrap_err();
@@ -218,20 +297,35 @@ async fn a_missing_column_is_named_with_its_file_and_what_is_there() {
 async fn folders_and_patterns_and_text_are_sources_too() {
     let folder = TempDir::new().unwrap();
     std::fs::create_dir_all(folder.path().join("parts/day=1")).unwrap();
-    write(&folder.path().join("parts/day=1/a.parquet"), &drivers().slice(0, 2));
-    write(&folder.path().join("parts/day=1/b.parquet"), &drivers().slice(2, 2));
+    write(
+        &folder.path().join("parts/day=1/a.parquet"),
+        &drivers().slice(0, 2),
+    );
+    write(
+        &folder.path().join("parts/day=1/b.parquet"),
+        &drivers().slice(2, 2),
+    );
     std::fs::create_dir_all(folder.path().join("years/2026")).unwrap();
     write(&folder.path().join("years/2026/a.parquet"), &drivers());
     let text = "driver,ts,x\n1,2026-01-01T08:00:00,10\n1,2026-01-01T10:00:00,11\n2,2026-01-01T10:00:00,20\n1,2026-01-01T12:00:00,12";
     std::fs::write(folder.path().join("d.csv"), text).unwrap();
     let store = store(&folder);
     for uri in ["parts", "parts/", "years/*/*.parquet", "d.csv"] {
-        let rows = collect(store.pull(pull(source(uri), Some("10:00:00"), None, false)).await).await.unwrap();
+        let rows = collect(store.pull(pull(source(uri), Some("10:00:00"), None, false)).await)
+            .await
+            .unwrap();
         let mut found = whole(&rows, "x");
         found.sort();
         assert_eq!(found, [Some(11), Some(12), Some(20)], "{uri}");
     }
-    assert!(store.schema(&source("parts")).await.unwrap().field_with_name("day").is_ok());
+    assert!(
+        store
+            .schema(&source("parts"))
+            .await
+            .unwrap()
+            .field_with_name("day")
+            .is_ok()
+    );
 }
 
 #[tokio::test]
@@ -248,14 +342,26 @@ async fn a_range_has_every_key_and_time_of_the_views() {
         view(&source("a.parquet"), "driver", "x", "x", None),
         view(&source("b.parquet"), "driver", "y", "y", None),
     ];
-    let entities = EntityRows::Range { start: time("09:00:00"), end: time("12:00:00") };
-    let query = HistoricalQuery { entities, views, filter_by_created: false };
+    let entities = EntityRows::Range {
+        start: time("09:00:00"),
+        end: time("12:00:00"),
+    };
+    let query = HistoricalQuery {
+        entities,
+        views,
+        filter_by_created: false,
+    };
     let rows = collect(store(&folder).historical(query).await).await.unwrap();
     let printed = pretty_format_batches(&[rows]).unwrap().to_string();
     let cells: Vec<Vec<_>> = printed
         .lines()
         .filter(|line| line.contains("2026"))
-        .map(|line| line.split('|').map(str::trim).filter(|cell| !cell.is_empty()).collect())
+        .map(|line| {
+            line.split('|')
+                .map(str::trim)
+                .filter(|cell| !cell.is_empty())
+                .collect()
+        })
         .collect();
     assert_eq!(
         cells,
@@ -278,32 +384,61 @@ async fn appended_rows_are_all_there_whoever_writes_at_once() {
         let store = Arc::clone(&store);
         // Other column order and a narrower type: both fit.
         let small: ArrayRef = Arc::new(arrow::array::Int32Array::from(vec![7]));
-        let rows = batch(vec![("x", numbers(&[writer])), ("driver", small), ("ts", times(&["13:00:00"]))]);
+        let rows = batch(vec![
+            ("x", numbers(&[writer])),
+            ("driver", small),
+            ("ts", times(&["13:00:00"])),
+        ]);
         writers.spawn(async move { store.append(&source("d.parquet"), vec![rows]).await.unwrap() });
     }
     assert_eq!(writers.join_all().await, [1; 8]);
-    let rows = collect(store.pull(pull(source("d.parquet"), None, None, false)).await).await.unwrap();
+    let rows = collect(store.pull(pull(source("d.parquet"), None, None, false)).await)
+        .await
+        .unwrap();
     let mut found = whole(&rows, "x");
     found.sort();
-    assert_eq!(found, (0..8).chain([10, 11, 12, 20]).map(Some).collect::<Vec<_>>());
-    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert!(!left.iter().any(|name| name.to_string_lossy().ends_with(".tmp")), "{left:?}");
+    assert_eq!(
+        found,
+        (0..8).chain([10, 11, 12, 20]).map(Some).collect::<Vec<_>>()
+    );
+    let left: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert!(
+        !left.iter().any(|name| name.to_string_lossy().ends_with(".tmp")),
+        "{left:?}"
+    );
 }
 
 #[tokio::test]
 async fn rows_of_another_schema_change_nothing() {
     let folder = TempDir::new().unwrap();
     write(&folder.path().join("d.parquet"), &drivers());
-    std::fs::write(folder.path().join("d.csv"), "driver,ts,x\n1,2026-01-01T08:00:00,10").unwrap();
+    std::fs::write(
+        folder.path().join("d.csv"),
+        "driver,ts,x\n1,2026-01-01T08:00:00,10",
+    )
+    .unwrap();
     let before = std::fs::read(folder.path().join("d.parquet")).unwrap();
     let store = store(&folder);
-    let rows = batch(vec![("driver", numbers(&[1])), ("y", numbers(&[1])), ("ts", times(&["13:00:00"]))]);
+    let rows = batch(vec![
+        ("driver", numbers(&[1])),
+        ("y", numbers(&[1])),
+        ("ts", times(&["13:00:00"])),
+    ]);
     let error = store.append(&source("d.parquet"), vec![rows]).await.unwrap_err();
     assert!(error.message().ends_with("missing `x`, unknown `y`"), "{error}");
     assert_eq!(std::fs::read(folder.path().join("d.parquet")).unwrap(), before);
-    let rows = batch(vec![("driver", numbers(&[2])), ("ts", times(&["13:00:00"])), ("x", numbers(&[5]))]);
+    let rows = batch(vec![
+        ("driver", numbers(&[2])),
+        ("ts", times(&["13:00:00"])),
+        ("x", numbers(&[5])),
+    ]);
     store.append(&source("d.csv"), vec![rows]).await.unwrap();
-    let found = collect(store.pull(pull(source("d.csv"), None, None, false)).await).await.unwrap();
+    let found = collect(store.pull(pull(source("d.csv"), None, None, false)).await)
+        .await
+        .unwrap();
     assert_eq!(whole(&found, "x"), [Some(10), Some(5)]);
 }
 
@@ -313,8 +448,16 @@ async fn rows_go_to_a_folder_as_a_new_file() {
     std::fs::create_dir(folder.path().join("parts")).unwrap();
     write(&folder.path().join("parts/a.parquet"), &drivers());
     let store = store(&folder);
-    assert_eq!(store.append(&source("parts"), vec![drivers(), drivers()]).await.unwrap(), 8);
-    let rows = collect(store.pull(pull(source("parts"), None, None, false)).await).await.unwrap();
+    assert_eq!(
+        store
+            .append(&source("parts"), vec![drivers(), drivers()])
+            .await
+            .unwrap(),
+        8
+    );
+    let rows = collect(store.pull(pull(source("parts"), None, None, false)).await)
+        .await
+        .unwrap();
     assert_eq!(rows.num_rows(), 12);
 }
 
@@ -323,15 +466,40 @@ async fn a_saved_stream_is_a_file_of_its_own() {
     let folder = TempDir::new().unwrap();
     write(&folder.path().join("d.parquet"), &drivers());
     let store = store(&folder);
-    let all = async || store.pull(pull(source("d.parquet"), None, None, false)).await.unwrap();
-    assert_eq!(store.save(&source("out/saved.parquet"), all().await, false).await.unwrap(), 4);
-    let error = store.save(&source("out/saved.parquet"), all().await, false).await.unwrap_err();
+    let all = async || {
+        store
+            .pull(pull(source("d.parquet"), None, None, false))
+            .await
+            .unwrap()
+    };
+    assert_eq!(
+        store
+            .save(&source("out/saved.parquet"), all().await, false)
+            .await
+            .unwrap(),
+        4
+    );
+    let error = store
+        .save(&source("out/saved.parquet"), all().await, false)
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), Kind::AlreadyExists);
-    assert_eq!(store.save(&source("out/saved.parquet"), all().await, true).await.unwrap(), 4);
+    assert_eq!(
+        store
+            .save(&source("out/saved.parquet"), all().await, true)
+            .await
+            .unwrap(),
+        4
+    );
     let schema = store.schema(&source("out/saved.parquet")).await.unwrap();
     assert_eq!(schema.field(0).data_type(), &DataType::Int64);
     let broken = futures::stream::iter([Ok(drivers()), Err(Error::unavailable("gone").into())]);
     let broken = datafusion::physical_plan::stream::RecordBatchStreamAdapter::new(drivers().schema(), broken);
-    assert!(store.save(&source("broken.parquet"), Box::pin(broken), false).await.is_err());
+    assert!(
+        store
+            .save(&source("broken.parquet"), Box::pin(broken), false)
+            .await
+            .is_err()
+    );
     assert!(!folder.path().join("broken.parquet").exists());
 }
