@@ -5,7 +5,11 @@
 
 mod config;
 mod health;
+mod jobs;
+mod materialize;
 mod output;
+mod serve;
+mod when;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -14,7 +18,9 @@ use tokio::runtime::Builder;
 
 use crate::{
     config::{Report, Sources},
+    context::Context,
     error::{Error, Result},
+    telemetry,
 };
 
 /// Done, with or without something to say about it.
@@ -49,9 +55,17 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serve some or all roles from one process
+    Serve(serve::Arguments),
     /// Print the configuration in force and where each value came from
     #[command(alias = "configuration")]
     Config(config::Arguments),
+    /// Copy a window of history into the online store
+    Materialize(materialize::Arguments),
+    /// Copy what is new since the last run into the online store
+    MaterializeIncremental(materialize::IncrementalArguments),
+    /// Show materialization runs
+    Jobs(jobs::Arguments),
     /// Ask a server whether it is healthy; for container health checks
     Health(health::Arguments),
     /// Print the version
@@ -90,16 +104,16 @@ async fn run(cli: Cli) -> Outcome {
         }
         Command::Health(arguments) => health::run(&arguments).await,
         Command::Config(arguments) => config::run(global, &arguments),
+        Command::Serve(arguments) => serve::run(global, arguments).await,
+        Command::Materialize(arguments) => materialize::run(global, arguments).await,
+        Command::MaterializeIncremental(arguments) => materialize::run_incremental(global, arguments).await,
+        Command::Jobs(arguments) => jobs::run(global, &arguments).await,
     }
 }
 
 impl Global {
     fn sources(&self) -> Sources {
-        Sources::from_process(
-            self.chdir.clone(),
-            self.feature_store_yaml.clone(),
-            self.set.clone(),
-        )
+        Sources::from_process(self.chdir.clone(), self.feature_store_yaml.clone(), self.set.clone())
     }
 
     /// Reads the configuration; warnings go to standard error.
@@ -109,6 +123,17 @@ impl Global {
             output::note(format_args!("{warning}"));
         }
         Ok(report)
+    }
+
+    /// Reads the configuration, sets up logging and opens the stores: what most commands begin with.
+    async fn open(&self, default_level: &str) -> Result<(Context, telemetry::Telemetry)> {
+        let config = self.load()?.config;
+        let telemetry = self.start_telemetry(default_level, config.thali.otlp_endpoint.as_deref())?;
+        Ok((Context::open(config).await?, telemetry))
+    }
+
+    fn start_telemetry(&self, default_level: &str, endpoint: Option<&str>) -> Result<telemetry::Telemetry> {
+        telemetry::start(self.log_level.as_deref().unwrap_or(default_level), endpoint)
     }
 }
 
@@ -132,3 +157,6 @@ fn key_value(text: &str) -> Result<(String, String), String> {
         _ => Err("write KEY=VALUE".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests;

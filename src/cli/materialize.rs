@@ -1,0 +1,150 @@
+//! `thali materialize` and `materialize-incremental`: a progress bar on a terminal, one line per view
+//! otherwise.
+
+use std::{
+    io::IsTerminal as _,
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio_util::sync::CancellationToken;
+
+use super::{Global, Outcome, output, when::moment};
+use crate::{
+    context::Context,
+    error::{Error, Result},
+    materialize::{self, Progress, Report, Request, Window},
+    schedule::ledger::Trigger,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// First event time, for example 2024-05-01T00:00:00; UTC without an offset
+    #[arg(value_parser = moment, required_unless_present = "disable_event_timestamp")]
+    start: Option<DateTime<Utc>>,
+    /// Last event time
+    #[arg(value_parser = moment, required_unless_present = "disable_event_timestamp")]
+    end: Option<DateTime<Utc>>,
+    /// Feature view to materialize, repeatable; all that are served online without it
+    #[arg(short, long)]
+    views: Vec<String>,
+    /// Materialize everything there is, whatever its event time
+    #[arg(long, conflicts_with_all = ["start", "end"])]
+    disable_event_timestamp: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct IncrementalArguments {
+    /// Last event time; UTC without an offset
+    #[arg(value_parser = moment)]
+    end: DateTime<Utc>,
+    /// Feature view to materialize, repeatable; all that are served online without it
+    #[arg(short, long)]
+    views: Vec<String>,
+}
+
+pub(super) async fn run(global: &Global, arguments: Arguments) -> Outcome {
+    let start = arguments.start.unwrap_or(DateTime::UNIX_EPOCH);
+    let end = arguments.end.unwrap_or_else(Utc::now);
+    materialize(global, arguments.views, Window::Between { start, end }).await
+}
+
+pub(super) async fn run_incremental(global: &Global, arguments: IncrementalArguments) -> Outcome {
+    materialize(global, arguments.views, Window::Incremental { end: arguments.end }).await
+}
+
+async fn materialize(global: &Global, views: Vec<String>, window: Window) -> Outcome {
+    let (context, telemetry) = global.open("warn").await?;
+    let project = context.config.project.clone();
+    let outcome = with_progress(&context, &project, views, window).await;
+    telemetry.shutdown();
+    let reports = outcome?;
+    if reports.is_empty() {
+        output::note(format_args!("no feature view of project `{project}` is materialized"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Materializes and shows how far it is; Ctrl-C ends it and leaves nothing half recorded.
+pub(super) async fn with_progress(
+    context: &Context,
+    project: &str,
+    views: Vec<String>,
+    window: Window,
+) -> Result<Vec<Report>> {
+    let cancel = CancellationToken::new();
+    let request = Request {
+        progress: Some(Arc::new(Display::default())),
+        ..Request::new(project, views, window, Trigger::Cli)
+    };
+    let work = materialize::run(context, request, cancel.clone());
+    tokio::pin!(work);
+    tokio::select! {
+        outcome = &mut work => outcome,
+        signal = tokio::signal::ctrl_c() => {
+            signal.map_err(|error| Error::unavailable(format!("signals cannot be listened to: {error}")))?;
+            cancel.cancel();
+            work.await
+        }
+    }
+}
+
+/// Shows the view that is being copied.
+#[derive(Default)]
+struct Display {
+    bar: Mutex<Option<ProgressBar>>,
+}
+
+impl Display {
+    fn bar(&self) -> std::sync::MutexGuard<'_, Option<ProgressBar>> {
+        // A bar is only drawn; whatever state a panic left it in will do.
+        self.bar.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Progress for Display {
+    fn view_started(&self, view: &str, _start: DateTime<Utc>, _end: DateTime<Utc>) {
+        if !std::io::stderr().is_terminal() {
+            return;
+        }
+        let bar = ProgressBar::no_length().with_message(view.to_owned());
+        let template = "{spinner} {msg}  {human_pos} rows  {per_sec}  {elapsed}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(100));
+        *self.bar() = Some(bar);
+    }
+
+    fn rows(&self, _view: &str, read: u64, _written: u64) {
+        if let Some(bar) = self.bar().as_ref() {
+            bar.set_position(read);
+        }
+    }
+
+    fn view_finished(&self, report: &Report) {
+        if let Some(bar) = self.bar().take() {
+            bar.finish_and_clear();
+        }
+        output::line(format_args!("{}", summary(report)));
+    }
+}
+
+/// One line about one view.
+fn summary(report: &Report) -> String {
+    let seconds = report.elapsed.as_secs_f64();
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let rate = report.rows_read as f64 / seconds.max(0.001);
+    format!(
+        "{}: {} rows read, {} keys written in {seconds:.1} s ({rate:.0} rows/s), {} to {}",
+        report.view,
+        report.rows_read,
+        report.rows_written,
+        report.start.format("%Y-%m-%d %H:%M:%S"),
+        report.end.format("%Y-%m-%d %H:%M:%S UTC"),
+    )
+}

@@ -1,0 +1,50 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use clap::CommandFactory as _;
+
+use super::*;
+
+fn parse(arguments: &str) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(std::iter::once("thali").chain(arguments.split_whitespace()))
+}
+
+#[test]
+fn the_definition_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn feasts_spelling_is_understood() {
+    for arguments in [
+        "-c dir serve --role online,registry --registry-port 0 --tls-key k --tls-cert c",
+        "materialize 2024-01-01T00:00:00 2024-02-01T00:00:00 -v a -v b",
+        "materialize --disable-event-timestamp",
+        "-f other.yaml materialize-incremental 2024-02-01 --views a",
+        "version",
+        "config --set thali.memory_limit=2GiB",
+        "--log-level debug jobs -o json",
+        "health --url http://127.0.0.1:6566/health",
+    ] {
+        if let Err(error) = parse(arguments) {
+            unreachable!("{arguments}: {error}");
+        }
+    }
+    for arguments in [
+        "",
+        "serv",
+        "serve --tls-key k",
+        "serve --ui-port x",
+        "materialize 2024-01-01",
+        "materialize-incremental tomorrow",
+        "config --set x",
+    ] {
+        assert!(parse(arguments).is_err(), "{arguments}");
+    }
+}
+
+#[test]
+fn global_options_may_stand_anywhere() {
+    let cli = parse("config -c here -f there.yaml").unwrap();
+    assert_eq!(cli.global.chdir.unwrap(), PathBuf::from("here"));
+    assert_eq!(cli.global.feature_store_yaml.unwrap(), PathBuf::from("there.yaml"));
+}
