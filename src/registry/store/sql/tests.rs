@@ -1,0 +1,201 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::Arc;
+
+use sqlx::{Connection, Row, SqliteConnection};
+
+use super::{
+    super::{
+        Change,
+        conformance::{self, change, entity},
+    },
+    *,
+};
+use crate::{error::Kind, model::ObjectKind};
+
+async fn open(directory: &tempfile::TempDir) -> SqlStore {
+    SqlStore::open("sqlite:///data/registry.db", directory.path())
+        .await
+        .unwrap()
+}
+
+async fn connection(directory: &tempfile::TempDir) -> SqliteConnection {
+    let path = directory.path().join("data/registry.db");
+    SqliteConnection::connect(&format!("sqlite://{}", path.display()))
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn conforms() {
+    let directory = tempfile::tempdir().unwrap();
+    conformance::all(&open(&directory).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_writers_lose_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut handles: Vec<Arc<dyn RegistryStore>> = Vec::new();
+    for _ in 0..3 {
+        handles.push(Arc::new(open(&directory).await));
+    }
+    conformance::concurrent_writers(handles).await;
+}
+
+#[tokio::test]
+async fn other_connections_are_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory).await;
+    change(&store, "p", vec![Change::Put(entity("e", ""))]).await;
+    let before = store.revision().await.unwrap();
+    let mut other = connection(&directory).await;
+    sqlx::query("SELECT count(*) FROM entities")
+        .fetch_one(&mut other)
+        .await
+        .unwrap();
+    assert_eq!(store.revision().await.unwrap(), before, "reading is no change");
+    sqlx::query("DELETE FROM entities")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    assert_ne!(store.revision().await.unwrap(), before);
+    assert!(
+        store
+            .load("p")
+            .await
+            .unwrap()
+            .object(ObjectKind::Entity, "e")
+            .is_none()
+    );
+}
+
+#[tokio::test]
+async fn rows_are_what_feast_writes() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory).await;
+    let changes = vec![
+        Change::Put(conformance::view("v")),
+        Change::PutInfra(bytes::Bytes::from_static(b"\x0a\x00")),
+    ];
+    change(&store, "p", changes).await;
+    let mut db = connection(&directory).await;
+    let row = sqlx::query("SELECT * FROM feature_views")
+        .fetch_one(&mut db)
+        .await
+        .unwrap();
+    assert_eq!(row.get::<String, _>("feature_view_name"), "v");
+    assert_eq!(row.get::<String, _>("project_id"), "p");
+    assert!(row.get::<Option<Vec<u8>>, _>("materialized_intervals").is_none());
+    let seconds: i64 = row.get("last_updated_timestamp");
+    assert!((chrono::Utc::now().timestamp() - seconds).abs() < 60);
+    let row = sqlx::query("SELECT * FROM projects")
+        .fetch_one(&mut db)
+        .await
+        .unwrap();
+    assert_eq!(
+        (
+            row.get::<String, _>("project_id"),
+            row.get::<String, _>("project_name")
+        ),
+        ("p".into(), "p".into())
+    );
+    let keys: Vec<String> = sqlx::query_scalar("SELECT metadata_key FROM feast_metadata ORDER BY 1")
+        .fetch_all(&mut db)
+        .await
+        .unwrap();
+    assert_eq!(keys, ["last_updated_timestamp", "project_uuid"]);
+    let name: String = sqlx::query_scalar("SELECT infra_name FROM managed_infra")
+        .fetch_one(&mut db)
+        .await
+        .unwrap();
+    assert_eq!(name, "infra_obj");
+}
+
+#[tokio::test]
+async fn user_metadata_of_a_view_survives_an_apply() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory).await;
+    change(&store, "p", vec![Change::Put(conformance::view("v"))]).await;
+    let mut db = connection(&directory).await;
+    sqlx::query("UPDATE feature_views SET user_metadata = x'01'")
+        .execute(&mut db)
+        .await
+        .unwrap();
+    change(&store, "p", vec![Change::Put(conformance::view("v"))]).await;
+    let kept: Vec<u8> = sqlx::query_scalar("SELECT user_metadata FROM feature_views")
+        .fetch_one(&mut db)
+        .await
+        .unwrap();
+    assert_eq!(kept, [1]);
+}
+
+#[tokio::test]
+async fn names_are_data_not_sql() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory).await;
+    let nasty = "x'; DROP TABLE entities; --";
+    change(&store, nasty, vec![Change::Put(entity(nasty, ""))]).await;
+    assert!(
+        store
+            .load(nasty)
+            .await
+            .unwrap()
+            .object(ObjectKind::Entity, nasty)
+            .is_some()
+    );
+    assert_eq!(store.projects().await.unwrap(), [nasty]);
+}
+
+#[tokio::test]
+async fn files_that_are_no_registry_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(
+        directory.path().join("text.db"),
+        "this is some text, and no database at all, ".repeat(40),
+    )
+    .unwrap();
+    let error = SqlStore::open("sqlite:///text.db", directory.path())
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(error.kind(), Kind::Config, "{error}");
+    let other = directory.path().join("other.db");
+    let mut db = SqliteConnection::connect(&format!("sqlite://{}?mode=rwc", other.display()))
+        .await
+        .unwrap();
+    sqlx::query("CREATE TABLE entities (project_id TEXT, mine TEXT)")
+        .execute(&mut db)
+        .await
+        .unwrap();
+    let error = SqlStore::open("sqlite:///other.db", directory.path())
+        .await
+        .err()
+        .unwrap();
+    assert!(error.message().contains("is not a Feast registry"), "{error}");
+    let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_master WHERE type = 'table'")
+        .fetch_one(&mut db)
+        .await
+        .unwrap();
+    assert_eq!(tables, 1, "nothing was made in it");
+}
+
+#[test]
+fn urls() {
+    let base = Path::new("/repo");
+    let path = |url: &str| sqlite_path(url, base);
+    assert_eq!(path("sqlite:///data/r.db").unwrap(), Path::new("/repo/data/r.db"));
+    assert_eq!(path("sqlite:////abs/r.db").unwrap(), Path::new("/abs/r.db"));
+    assert_eq!(
+        path("sqlite+pysqlite:////abs/r.db?timeout=5").unwrap(),
+        Path::new("/abs/r.db")
+    );
+    for url in ["sqlite://", "sqlite:///", "sqlite:///:memory:", "registry.db"] {
+        assert_eq!(path(url).unwrap_err().kind(), Kind::Config, "{url}");
+    }
+    let error = path("postgresql+psycopg://user:secret@host/db").unwrap_err();
+    assert_eq!(error.kind(), Kind::Unsupported);
+    assert!(
+        error.message().contains("`postgresql`") && !error.one_line().contains("secret"),
+        "{error}"
+    );
+}
