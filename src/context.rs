@@ -8,7 +8,7 @@ use crate::{
     config::{Config, OfflineStoreConfig, OnlineStoreConfig, RegistryBackend},
     error::{Error, Result},
     metrics::Metrics,
-    offline::store::OfflineStore,
+    offline::{files, store::OfflineStore},
     online::store::{OnlineStore, disabled::DisabledStore, sqlite::SqliteStore},
     registry::{
         Registry,
@@ -51,7 +51,10 @@ impl Context {
             OnlineStoreConfig::Disabled => Arc::new(DisabledStore),
         };
         let offline: Arc<dyn OfflineStore> = match config.offline_store {
-            OfflineStoreConfig::Files => Arc::new(Pending),
+            OfflineStoreConfig::Files => Arc::new(files::FileStore::new(files::FileStoreConfig {
+                repo_path: config.repo_path.clone(),
+                memory_limit: usize::try_from(config.thali.memory_limit).unwrap_or(usize::MAX),
+            })?),
         };
         let ledger = Ledger::open(&ledger_path(&config)?).await?;
         let metrics: Arc<Metrics> = Arc::default();
@@ -139,43 +142,5 @@ impl Background {
     /// The runtime's handle, for servers that live there.
     pub fn handle(&self) -> &Handle {
         &self.handle
-    }
-}
-
-struct Pending;
-#[async_trait::async_trait]
-impl OfflineStore for Pending {
-    async fn historical(
-        &self,
-        _: crate::offline::store::HistoricalQuery,
-    ) -> Result<datafusion::execution::SendableRecordBatchStream> {
-        Err(Error::unsupported("pending"))
-    }
-    async fn pull(
-        &self,
-        _: crate::offline::store::Pull,
-    ) -> Result<datafusion::execution::SendableRecordBatchStream> {
-        Err(Error::unsupported("pending"))
-    }
-    async fn append(
-        &self,
-        _: &crate::proto::feast::core::DataSource,
-        _: Vec<arrow::array::RecordBatch>,
-    ) -> Result<u64> {
-        Err(Error::unsupported("pending"))
-    }
-    async fn save(
-        &self,
-        _: &crate::proto::feast::core::DataSource,
-        _: datafusion::execution::SendableRecordBatchStream,
-        _: bool,
-    ) -> Result<u64> {
-        Err(Error::unsupported("pending"))
-    }
-    async fn schema(&self, _: &crate::proto::feast::core::DataSource) -> Result<arrow::datatypes::SchemaRef> {
-        Err(Error::unsupported("pending"))
-    }
-    async fn check(&self) -> Result<()> {
-        Ok(())
     }
 }

@@ -27,7 +27,10 @@ use crate::{
     metrics::{ViewLabel, ViewStatus},
     model::{FeatureView, Interval, ObjectKind, entity_key},
     offline::store::Pull,
-    online::store::{OlderRow, WriteBatch},
+    online::{
+        ingest,
+        store::{OlderRow, WriteBatch},
+    },
     registry::Catalog,
     schedule::ledger::{LEASE, Lease, NewRun, RunState, Trigger},
 };
@@ -392,10 +395,7 @@ impl Run {
         }
         context
             .registry
-            .update(&request.project, &mut |_| {
-                let _ = Interval { start, end };
-                Ok(Vec::new())
-            })
+            .record_materialization(&request.project, &view.name, Interval { start, end })
             .await?;
         Ok(done(rows))
     }
@@ -447,7 +447,7 @@ async fn read(
             let length = size.min(batch.num_rows() - offset);
             let slice = batch.slice(offset, length);
             offset += length;
-            let encoded = write_batch(
+            let encoded = ingest::write_batch(
                 view,
                 context.config.entity_key_version,
                 &slice,
@@ -553,14 +553,4 @@ mod tests {
         let second = newest.retain(batch(&[("a", 1, 0, "late"), ("b", 5, 1, "fixed")]));
         assert_eq!(second.values, ["fixed"]);
     }
-}
-
-fn write_batch(
-    _: &FeatureView,
-    _: entity_key::Version,
-    _: &arrow::array::RecordBatch,
-    _: &str,
-    _: Option<&str>,
-) -> Result<WriteBatch> {
-    Err(Error::unsupported("pending"))
 }
