@@ -1,21 +1,19 @@
-"""A browser and the address of a running server for the tests of the web page."""
+"""A browser, and a running server, for the tests of the web page.
+
+The server is the one named by `THALI_UI_URL`; without it, the flights project is served from a folder of its own.
+"""
 
 import json
 import os
 import urllib.request
+from collections.abc import Iterator
 
+import harness
 import pytest
+from harness import Thali
 from playwright.sync_api import sync_playwright
 
 CHROMIUM = os.environ.get("THALI_CHROMIUM", "/usr/bin/chromium")
-
-
-def base_url() -> str:
-    """Where the server under test shows the page."""
-    url = os.environ.get("THALI_UI_URL", "").rstrip("/")
-    if not url:
-        pytest.fail("THALI_UI_URL is not set: start `thali demo` and give the address of its page", pytrace=False)
-    return url
 
 
 class Server:
@@ -42,8 +40,21 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def server() -> Server:
-    return Server(base_url())
+def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the server under test shows the page."""
+    if url := os.environ.get("THALI_UI_URL", "").rstrip("/"):
+        yield url
+        return
+    repo = harness.copy_flights(tmp_path_factory.mktemp("flights-ui"), schedule=True)
+    harness.succeed(repo, "apply")
+    harness.succeed(repo, "materialize", "2013-12-30T00:00:00", "2014-01-01T00:00:00", "-v", "weather")
+    with Thali.serve(repo) as thali:
+        yield thali.url("ui")
+
+
+@pytest.fixture(scope="session")
+def server(base_url: str) -> Server:
+    return Server(base_url)
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,8 @@ def test_every_page_shows_its_objects(server, open_page, width, scheme):
         for name in found:
             expect(main.get_by_role("link", name=name, exact=True).first).to_be_visible()
         assert_sound(watched, kind)
-        for name in found:
+        # Every object once; of each kind one is enough to see the other sizes and colours.
+        for name in found if (width, scheme) == (1280, "light") else found[:1]:
             watched.open(server.page(kind, quote(name, safe="")))
             expect(main.get_by_role("heading", level=1)).to_have_text(name)
             assert_sound(watched, f"{kind} {name}")

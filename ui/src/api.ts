@@ -76,7 +76,10 @@ export interface FeatureView {
     batchSource?: DataSource;
     streamSource?: DataSource;
     source?: DataSource;
-    sources?: Record<string, { featureViewProjection?: Projection; requestDataSource?: DataSource; featureView?: FeatureView }>;
+    sources?: Record<
+      string,
+      { featureViewProjection?: Projection; requestDataSource?: DataSource; featureView?: FeatureView }
+    >;
     featureTransformation?: { userDefinedFunction?: UserFunction; substraitTransformation?: { ibisFunction?: string } };
     userDefinedFunction?: UserFunction;
     aggregations?: Aggregation[];
@@ -145,7 +148,8 @@ export interface ProjectObject {
   spec: Described & { name: string };
   meta?: Meta;
 }
-export type NodeType = "dataSource" | "entity" | "feature" | "featureView" | "labelView" | "featureService" | "savedDataset";
+export type NodeType =
+  "dataSource" | "entity" | "feature" | "featureView" | "labelView" | "featureService" | "savedDataset";
 export interface NodeRef {
   type: NodeType;
   name: string;
@@ -175,8 +179,8 @@ export interface Job {
   kind: string;
   trigger: string;
   state: JobState;
-  windowStart: string;
-  windowEnd: string;
+  windowStart: string | null;
+  windowEnd: string | null;
   startedAt: string;
   endedAt: string | null;
   rowsRead: number;
@@ -188,6 +192,8 @@ export interface Schedule {
   schedule: string;
   nextRun: string | null;
   lastRun: Job | null;
+  /** Why the schedule cannot be followed. */
+  problem?: string | null;
 }
 /** A value as Feast's feature server writes it. */
 export type Value = null | boolean | number | string | Value[] | { [key: string]: Value };
@@ -247,7 +253,8 @@ async function request<T>(path: string, init?: RequestInit): Promise<T> {
 
 function url(path: string, params: Record<string, string | number | undefined> = {}): string {
   const query = new URLSearchParams();
-  for (const [key, value] of Object.entries(params)) if (value !== undefined && value !== "") query.set(key, String(value));
+  for (const [key, value] of Object.entries(params))
+    if (value !== undefined && value !== "") query.set(key, String(value));
   const text = query.toString();
   return text ? `${path}?${text}` : path;
 }
@@ -258,7 +265,11 @@ const FEAST = "/api/v1";
 
 function useGet<T, R = T>(path: string, params: Record<string, string | number | undefined>, select?: (body: T) => R) {
   const address = url(path, params);
-  return useQuery<T, ApiError, R>({ queryKey: [address], queryFn: () => request<T>(address), ...(select ? { select } : {}) });
+  return useQuery<T, ApiError, R>({
+    queryKey: [address],
+    queryFn: () => request<T>(address),
+    ...(select ? { select } : {}),
+  });
 }
 
 export type Result<T> = UseQueryResult<T, ApiError>;
@@ -267,11 +278,12 @@ export const useBootstrap = () => useGet<Bootstrap>(`${THALI}/bootstrap`, {});
 export const useProject = (project: string) => useGet<ProjectObject>(`${FEAST}/projects/${part(project)}`, {});
 
 /** The placeholder entity of views without one; Feast hides it too. */
-const realEntities = (body: { entities?: Entity[] }) => (body.entities ?? []).filter((entity) => entity.spec.name !== "__dummy");
+const realEntities = (body: { entities?: Entity[] }) =>
+  (body.entities ?? []).filter((entity) => entity.spec.name !== "__dummy");
 const dataSources = (body: { dataSources?: DataSource[] }) => body.dataSources ?? [];
 const featureViews = (body: { featureViews?: FeatureView[] }) => body.featureViews ?? [];
-const labelViews = (body: { featureViews?: FeatureView[] }) =>
-  (body.featureViews ?? []).map((view) => ({ ...view, type: "labelView" as const }));
+const labelViews = (body: { featureViews?: FeatureView[] }) => (body.featureViews ?? []).map(asLabelView);
+const asLabelView = (view: FeatureView): FeatureView => ({ ...view, type: "labelView" });
 const features = (body: { features?: Feature[] }) => body.features ?? [];
 const featureServices = (body: { featureServices?: FeatureService[] }) => body.featureServices ?? [];
 const savedDatasets = (body: { savedDatasets?: SavedDataset[] }) => body.savedDatasets ?? [];
@@ -279,7 +291,8 @@ const permissions = (body: { permissions?: Permission[] }) => body.permissions ?
 const relationships = (body: { relationships?: Edge[] }) => body.relationships ?? [];
 
 export const useEntities = (project: string) => useGet(`${FEAST}/entities`, { project }, realEntities);
-export const useEntity = (project: string, name: string) => useGet<Entity>(`${FEAST}/entities/${part(name)}`, { project });
+export const useEntity = (project: string, name: string) =>
+  useGet<Entity>(`${FEAST}/entities/${part(name)}`, { project });
 export const useDataSources = (project: string) => useGet(`${FEAST}/data_sources`, { project }, dataSources);
 export const useDataSource = (project: string, name: string) =>
   useGet<DataSource>(`${FEAST}/data_sources/${part(name)}`, { project });
@@ -289,11 +302,11 @@ export const useFeatureView = (project: string, name: string) =>
   useGet<FeatureView>(`${FEAST}/feature_views/${part(name)}`, { project });
 export const useLabelView = (project: string, name: string) =>
   useGet<FeatureView, FeatureView>(`${FEAST}/label_views/${part(name)}`, { project }, asLabelView);
-const asLabelView = (view: FeatureView): FeatureView => ({ ...view, type: "labelView" });
 export const useFeatures = (project: string) => useGet(`${FEAST}/features`, { project }, features);
 export const useFeature = (project: string, view: string, name: string) =>
   useGet<Feature>(`${FEAST}/features/${part(view)}/${part(name)}`, { project });
-export const useFeatureServices = (project: string) => useGet(`${FEAST}/feature_services`, { project }, featureServices);
+export const useFeatureServices = (project: string) =>
+  useGet(`${FEAST}/feature_services`, { project }, featureServices);
 export const useFeatureService = (project: string, name: string) =>
   useGet<FeatureService>(`${FEAST}/feature_services/${part(name)}`, { project });
 export const useSavedDatasets = (project: string) => useGet(`${FEAST}/saved_datasets`, { project }, savedDatasets);
@@ -313,7 +326,8 @@ export function useJobs(project: string, featureView?: string, limit = 200) {
     queryKey: [address],
     queryFn: () => request(address),
     select: jobsOf,
-    refetchInterval: (query) => (query.state.data?.jobs?.some((job) => job.state === "running") ? WHILE_RUNNING : OTHERWISE),
+    refetchInterval: (query) =>
+      query.state.data?.jobs?.some((job) => job.state === "running") ? WHILE_RUNNING : OTHERWISE,
   });
 }
 const jobsOf = (body: { jobs?: Job[] }) => body.jobs ?? [];

@@ -43,7 +43,13 @@ export function App() {
           <Link href="/" className="logo">
             <Mark /> thali
           </Link>
-          <button type="button" className="menu" aria-expanded={open} aria-controls="nav" onClick={() => setOpen(!open)}>
+          <button
+            type="button"
+            className="menu"
+            aria-expanded={open}
+            aria-controls="nav"
+            onClick={() => setOpen(!open)}
+          >
             {open ? "Close" : "Menu"}
           </button>
         </div>
@@ -141,7 +147,8 @@ function Navigation({ project, location }: { project: string; location: string }
           {group && <p className="nav-title">{group}</p>}
           {ROUTES.filter((route) => route.nav?.group === group).map(({ path, nav }) => {
             const target = path.replace(":project", encodeURIComponent(project));
-            const here = path === "/p/:project" ? location === target : location === target || location.startsWith(`${target}/`);
+            const here =
+              path === "/p/:project" ? location === target : location === target || location.startsWith(`${target}/`);
             return (
               <Link key={path} href={target} aria-current={here ? "page" : undefined}>
                 <span>{nav?.label}</span>
@@ -194,7 +201,10 @@ function Crumbs({ project, location }: { project: string; location: string }) {
       {section && (
         <>
           <span aria-hidden="true">/</span>
-          <Link href={section.path.replace(":project", encodeURIComponent(project))} aria-current={rest.length === 0 ? "page" : undefined}>
+          <Link
+            href={section.path.replace(":project", encodeURIComponent(project))}
+            aria-current={rest.length === 0 ? "page" : undefined}
+          >
             {section.nav?.label}
           </Link>
         </>

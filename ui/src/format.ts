@@ -129,8 +129,13 @@ export function valueText(value: Value): string {
 
 /** When the newest materialized interval ends. */
 export function materializedUntil(view: FeatureView): string | undefined {
-  const ends = (view.meta?.materializationIntervals ?? []).flatMap((interval) => (interval.endTime ? [interval.endTime] : []));
-  return ends.reduce<string | undefined>((best, end) => (best && Date.parse(best) >= Date.parse(end) ? best : end), undefined);
+  const ends = (view.meta?.materializationIntervals ?? []).flatMap((interval) =>
+    interval.endTime ? [interval.endTime] : [],
+  );
+  return ends.reduce<string | undefined>(
+    (best, end) => (best && Date.parse(best) >= Date.parse(end) ? best : end),
+    undefined,
+  );
 }
 
 export type Freshness = "fresh" | "stale" | "empty" | "not materialized";

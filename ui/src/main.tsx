@@ -3,7 +3,7 @@ import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 import { ApiError } from "./api";
 import { App } from "./app";
-import "./styles.css";
+import "./styles/index.css";
 import { applyStoredTheme } from "./theme";
 
 applyStoredTheme();

@@ -50,7 +50,11 @@ export const ROUTES: Route[] = [
   },
   { path: "/p/:project/feature-view/:view/feature/:name", page: FeaturePage },
   { path: "/p/:project/feature-view/:name", page: FeatureViewPage },
-  { path: "/p/:project/features", page: FeaturesPage, nav: { group: "Registry", label: "Features", count: "features" } },
+  {
+    path: "/p/:project/features",
+    page: FeaturesPage,
+    nav: { group: "Registry", label: "Features", count: "features" },
+  },
   {
     path: "/p/:project/feature-service",
     page: FeatureServicesPage,
@@ -95,7 +99,9 @@ export type Kind =
   | "lineage";
 
 export function href(project: string, kind?: Kind, name?: string, query?: Record<string, string>): string {
-  const path = ["", "p", project, ...(kind ? [kind] : []), ...(name !== undefined ? [name] : [])].map(encodeURIComponent).join("/");
+  const path = ["", "p", project, ...(kind ? [kind] : []), ...(name !== undefined ? [name] : [])]
+    .map(encodeURIComponent)
+    .join("/");
   return query ? `${path}?${new URLSearchParams(query)}` : path;
 }
 

@@ -28,7 +28,8 @@ export function completeEdges(edges: Edge[], views: FeatureView[], datasets: Sav
     if (stream) {
       all.push({ source: { type: "dataSource", name: stream.name }, target });
       const batch = stream.batchSource?.name;
-      if (batch) all.push({ source: { type: "dataSource", name: batch }, target: { type: "dataSource", name: stream.name } });
+      if (batch)
+        all.push({ source: { type: "dataSource", name: batch }, target: { type: "dataSource", name: stream.name } });
     }
   }
   for (const { spec } of datasets) {
@@ -37,7 +38,9 @@ export function completeEdges(edges: Edge[], views: FeatureView[], datasets: Sav
       all.push({ source: { type: "featureService", name: spec.featureServiceName }, target });
       continue;
     }
-    for (const view of new Set((spec.features ?? []).map((reference) => reference.split(":")[0]?.split("@")[0] ?? ""))) {
+    for (const view of new Set(
+      (spec.features ?? []).map((reference) => reference.split(":")[0]?.split("@")[0] ?? ""),
+    )) {
       if (known.has(view)) all.push({ source: { type: "featureView", name: view }, target });
     }
   }
@@ -51,9 +54,9 @@ export function around(edges: Edge[], start: NodeRef): Edge[] {
     const reached = new Set([idOf(start)]);
     const queue = [idOf(start)];
     const kept: Edge[] = [];
+    const byEnd = Map.groupBy(edges, (edge) => idOf(edge[from]));
     for (const id of queue) {
-      for (const edge of edges) {
-        if (idOf(edge[from]) !== id) continue;
+      for (const edge of byEnd.get(id) ?? []) {
         kept.push(edge);
         const next = idOf(edge[to]);
         if (!reached.has(next)) {
@@ -91,7 +94,10 @@ export function Graph({ project, edges, focus }: { project: string; edges: Edge[
     const node = drawn.nodes.find((one) => one.id === active);
     if (!node) return undefined;
     const near = around(edges, node.ref);
-    return { edges: new Set(near.map((edge) => `${idOf(edge.source)}>${idOf(edge.target)}`)), nodes: new Set(near.flatMap((edge) => [idOf(edge.source), idOf(edge.target)])).add(node.id) };
+    return {
+      edges: new Set(near.map((edge) => `${idOf(edge.source)}>${idOf(edge.target)}`)),
+      nodes: new Set(near.flatMap((edge) => [idOf(edge.source), idOf(edge.target)])).add(node.id),
+    };
   }, [active, drawn, edges]);
 
   const frame = useRef<HTMLDivElement>(null);
@@ -122,7 +128,9 @@ export function Graph({ project, edges, focus }: { project: string; edges: Edge[
         <g className="edges">
           {drawn.routes.map((route) => {
             const id = `${route.from}>${route.to}`;
-            return <path key={id} d={curve(route.points)} className={lit ? (lit.edges.has(id) ? "on" : "off") : undefined} />;
+            return (
+              <path key={id} d={curve(route.points)} className={lit ? (lit.edges.has(id) ? "on" : "off") : undefined} />
+            );
           })}
         </g>
         {drawn.nodes.map((node) => (

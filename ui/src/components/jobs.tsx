@@ -30,7 +30,9 @@ function Rate({ job }: { job: Job }) {
 }
 
 export function jobColumns(project: string, withView = true): Column<Job>[] {
-  const columns: Column<Job>[] = [{ label: "State", order: (job) => job.state, cell: (job) => <StateBadge state={job.state} /> }];
+  const columns: Column<Job>[] = [
+    { label: "State", order: (job) => job.state, cell: (job) => <StateBadge state={job.state} /> },
+  ];
   if (withView) {
     columns.push({
       label: "Feature view",
@@ -46,10 +48,11 @@ export function jobColumns(project: string, withView = true): Column<Job>[] {
   columns.push(
     {
       label: "Window (UTC)",
-      order: (job) => Date.parse(job.windowEnd),
+      order: (job) => job.windowEnd ?? "",
       cell: (job) => (
         <span className="mono window">
-          <span className="nowrap">{time(job.windowStart)}</span> <span aria-label="to">→</span> <span className="nowrap">{untilOf(job)}</span>
+          <span className="nowrap">{time(job.windowStart)}</span> <span aria-label="to">→</span>{" "}
+          <span className="nowrap">{untilOf(job)}</span>
         </span>
       ),
     },
@@ -81,9 +84,17 @@ export function RunStrip({ jobs }: { jobs: Job[] }) {
   if (newest.length === 0) return <span className="faint">no runs</span>;
   const failed = newest.filter((job) => job.state === "failed").length;
   return (
-    <span className="strip" role="img" aria-label={`last ${newest.length} runs, ${failed} failed, newest ${newest.at(-1)?.state}`}>
+    <span
+      className="strip"
+      role="img"
+      aria-label={`last ${newest.length} runs, ${failed} failed, newest ${newest.at(-1)?.state}`}
+    >
       {newest.map((job) => (
-        <span key={job.id} className={`cell ${TONES[job.state] ?? "plain"}`} title={`${job.state}, started ${time(job.startedAt)} UTC`} />
+        <span
+          key={job.id}
+          className={`cell ${TONES[job.state] ?? "plain"}`}
+          title={`${job.state}, started ${time(job.startedAt)} UTC`}
+        />
       ))}
     </span>
   );

@@ -1,7 +1,14 @@
 // "Jump to…": every object of the project by name, with the keyboard alone.
 import { type KeyboardEvent, useEffect, useRef, useState } from "react";
 import { useLocation } from "wouter";
-import { useDataSources, useEntities, useFeatures, useFeatureServices, useFeatureViews, useSavedDatasets } from "../api";
+import {
+  useDataSources,
+  useEntities,
+  useFeatures,
+  useFeatureServices,
+  useFeatureViews,
+  useSavedDatasets,
+} from "../api";
 import { featureHref, href, ROUTES } from "../routes";
 
 interface Hit {
@@ -63,7 +70,14 @@ export function Jump({ project, close }: { project: string; close: () => void })
       <ul id="jump-hits" role="listbox" aria-label="Matches">
         {hits.map((hit, index) => (
           // biome-ignore lint/a11y/useKeyWithClickEvents: the combobox above handles the keys
-          <li key={hit.href} id={`jump-${index}`} role="option" aria-selected={index === at} onMouseMove={() => setAt(index)} onClick={() => go(hit)}>
+          <li
+            key={hit.href}
+            id={`jump-${index}`}
+            role="option"
+            aria-selected={index === at}
+            onMouseMove={() => setAt(index)}
+            onClick={() => go(hit)}
+          >
             <span className="jump-kind">{hit.kind}</span>
             <span className="mono">{hit.name}</span>
             {hit.more && <span className="faint">{hit.more}</span>}
@@ -83,17 +97,36 @@ function useHits(project: string, query: string): Hit[] {
   const datasets = useSavedDatasets(project).data ?? [];
   const features = useFeatures(project).data ?? [];
   const all: Hit[] = [
-    ...ROUTES.flatMap(({ path, nav }) => (nav ? [{ kind: "page", name: nav.label, href: path.replace(":project", encodeURIComponent(project)) }] : [])),
+    ...ROUTES.flatMap(({ path, nav }) =>
+      nav ? [{ kind: "page", name: nav.label, href: path.replace(":project", encodeURIComponent(project)) }] : [],
+    ),
     ...views.map(({ spec }) => ({ kind: "view", name: spec.name, href: href(project, "feature-view", spec.name) })),
-    ...services.map(({ spec }) => ({ kind: "service", name: spec.name, href: href(project, "feature-service", spec.name) })),
+    ...services.map(({ spec }) => ({
+      kind: "service",
+      name: spec.name,
+      href: href(project, "feature-service", spec.name),
+    })),
     ...entities.map(({ spec }) => ({ kind: "entity", name: spec.name, href: href(project, "entity", spec.name) })),
     ...sources.map(({ name }) => ({ kind: "source", name, href: href(project, "data-source", name) })),
     ...datasets.map(({ spec }) => ({ kind: "dataset", name: spec.name, href: href(project, "data-set", spec.name) })),
-    ...features.map(({ name, featureView }) => ({ kind: "feature", name, more: featureView, href: featureHref(project, featureView, name) })),
+    ...features.map(({ name, featureView }) => ({
+      kind: "feature",
+      name,
+      more: featureView,
+      href: featureHref(project, featureView, name),
+    })),
   ];
   const rank = (hit: Hit) => {
     const name = hit.name.toLowerCase();
-    return name === query ? 0 : name.startsWith(query) ? 1 : name.includes(query) ? 2 : `${hit.more ?? ""} ${hit.kind}`.includes(query) ? 3 : 9;
+    return name === query
+      ? 0
+      : name.startsWith(query)
+        ? 1
+        : name.includes(query)
+          ? 2
+          : `${hit.more ?? ""} ${hit.kind}`.includes(query)
+            ? 3
+            : 9;
   };
   return all
     .map((hit) => ({ hit, rank: rank(hit) }))

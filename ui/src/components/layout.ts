@@ -44,8 +44,9 @@ export function layout<N extends GraphNode>(nodes: N[], edges: [string, string][
   const columns = order(slots, links);
   place(columns, links);
 
+  const labels = new Map(nodes.map((node) => [node.id, node.label]));
   const widths = columns.map((column) => {
-    const longest = Math.max(0, ...column.filter((slot) => !slot.bend).map((slot) => nodes.find((n) => n.id === slot.id)?.label.length ?? 0));
+    const longest = Math.max(0, ...column.map((slot) => labels.get(slot.id)?.length ?? 0));
     return Math.min(280, Math.max(112, longest * CHARACTER + 26));
   });
   const lefts: number[] = [];
@@ -80,12 +81,12 @@ function assignLayers(nodes: GraphNode[], edges: [string, string][]): Map<string
   const waiting = new Map(nodes.map((node) => [node.id, 0]));
   for (const [, to] of edges) waiting.set(to, (waiting.get(to) ?? 0) + 1);
   const inputs = new Map(waiting);
+  const readers = neighbours(edges, 0);
   const layers = new Map<string, number>();
   const ready = nodes.filter((node) => waiting.get(node.id) === 0).map((node) => node.id);
   for (const id of ready) {
     layers.set(id, layers.get(id) ?? 0);
-    for (const [from, to] of edges) {
-      if (from !== id) continue;
+    for (const to of readers.get(id) ?? []) {
       layers.set(to, Math.max(layers.get(to) ?? 0, (layers.get(id) ?? 0) + 1));
       const left = (waiting.get(to) ?? 0) - 1;
       waiting.set(to, left);
@@ -94,8 +95,8 @@ function assignLayers(nodes: GraphNode[], edges: [string, string][]): Map<string
   }
   for (const node of nodes) {
     if (inputs.get(node.id) !== 0) continue;
-    const readers = edges.filter(([from]) => from === node.id).map(([, to]) => layers.get(to) ?? 0);
-    if (readers.length > 0) layers.set(node.id, Math.max(0, Math.min(...readers) - 1));
+    const after = (readers.get(node.id) ?? []).map((to) => layers.get(to) ?? 0);
+    if (after.length > 0) layers.set(node.id, Math.max(0, Math.min(...after) - 1));
   }
   return layers;
 }
@@ -151,8 +152,9 @@ function order(slots: Map<string, Slot>, links: [string, string][]): Slot[][] {
 function neighbours(links: [string, string][], end: 0 | 1): Map<string, string[]> {
   const found = new Map<string, string[]>();
   for (const link of links) {
-    const key = link[end];
-    found.set(key, [...(found.get(key) ?? []), link[end === 0 ? 1 : 0]]);
+    const near = found.get(link[end]);
+    if (near) near.push(link[1 - end] ?? "");
+    else found.set(link[end], [link[1 - end] ?? ""]);
   }
   return found;
 }
@@ -191,6 +193,7 @@ function separate(column: Slot[], room: (slot: Slot) => number) {
     slot.y = Math.max(slot.y, floor + room(slot) / 2);
     floor = slot.y + room(slot) / 2;
   }
-  const drift = column.reduce((sum, slot, index) => sum + slot.y - (wished[index] ?? 0), 0) / Math.max(1, column.length);
+  const drift =
+    column.reduce((sum, slot, index) => sum + slot.y - (wished[index] ?? 0), 0) / Math.max(1, column.length);
   for (const slot of column) slot.y -= drift;
 }

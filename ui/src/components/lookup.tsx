@@ -2,7 +2,16 @@
 import { useQuery } from "@tanstack/react-query";
 import { type FormEvent, useState } from "react";
 import { Link, useLocation, useSearch } from "wouter";
-import { type ApiError, type Entity, type FeatureView, type Field, type LookupResult, type LookupValue, type Projection, lookup } from "../api";
+import {
+  type ApiError,
+  type Entity,
+  type FeatureView,
+  type Field,
+  type LookupResult,
+  type LookupValue,
+  type Projection,
+  lookup,
+} from "../api";
 import { duration, protoSeconds, typeName, valueText } from "../format";
 import { useNow } from "../hooks";
 import { featureHref } from "../routes";
@@ -47,7 +56,12 @@ export const wantedOfService = (projections: Projection[], views: FeatureView[])
   });
 
 /** The keys `view` needs; `renamed` is the join key map of the projection it is read through. */
-export function keysOf(view: FeatureView, views: FeatureView[], entities: Entity[], renamed: Record<string, string> = {}): Key[] {
+export function keysOf(
+  view: FeatureView,
+  views: FeatureView[],
+  entities: Entity[],
+  renamed: Record<string, string> = {},
+): Key[] {
   if (view.type === "onDemandFeatureView") {
     return Object.values(view.spec.sources ?? {}).flatMap((source): Key[] => {
       if (source.requestDataSource) {
@@ -82,10 +96,13 @@ export function uniqueKeys(keys: Key[]): Key[] {
 function jsonOf(key: Key, text: string): { json: string } | { problem: string } {
   const type = typeName(key.valueType);
   const whole = /^-?\d+$/.test(text);
-  if (/^Int/.test(type)) return whole ? { json: text } : { problem: `${key.name} is ${type}: a whole number is needed` };
+  if (/^Int/.test(type))
+    return whole ? { json: text } : { problem: `${key.name} is ${type}: a whole number is needed` };
   if (/^Float/.test(type)) {
     const number = Number(text);
-    return Number.isFinite(number) ? { json: String(number) } : { problem: `${key.name} is ${type}: a number is needed` };
+    return Number.isFinite(number)
+      ? { json: String(number) }
+      : { problem: `${key.name} is ${type}: a number is needed` };
   }
   if (type === "Bool") {
     return /^(true|false)$/.test(text) ? { json: text } : { problem: `${key.name} is Bool: true or false is needed` };
@@ -181,11 +198,17 @@ export function Lookup({
           Look up
         </button>
         <p className="note" role="status">
-          {problem ?? (answer.isFetching ? "Reading…" : result ? `Read in ${duration(result.milliseconds / 1000)}` : "")}
+          {problem ??
+            (answer.isFetching ? "Reading…" : result ? `Read in ${duration(result.milliseconds / 1000)}` : "")}
         </p>
       </form>
       {ready && answer.error && <ErrorBox error={answer.error} />}
-      <Table rows={rows} columns={columnsFor(project, now, showView, result !== undefined)} rowKey={(row) => `${row.prefix}:${row.field.name}`} label="Features" />
+      <Table
+        rows={rows}
+        columns={columnsFor(project, now, showView, result !== undefined)}
+        rowKey={(row) => `${row.prefix}:${row.field.name}`}
+        label="Features"
+      />
     </>
   );
 }
@@ -209,15 +232,31 @@ function columnsFor(project: string, now: number, showView: boolean, answered: b
       cell: (row) => (row.prefix === row.view ? row.view : `${row.prefix} (${row.view})`),
     });
   }
-  columns.push({ label: "Type", order: (row) => typeName(row.field.valueType), cell: (row) => <span className="type">{typeName(row.field.valueType, row.field.tags)}</span> });
+  columns.push({
+    label: "Type",
+    order: (row) => typeName(row.field.valueType),
+    cell: (row) => <span className="type">{typeName(row.field.valueType, row.field.tags)}</span>,
+  });
   if (!answered) {
-    columns.push({ label: "Description", grow: true, cell: (row) => row.field.description || <span className="faint">–</span> });
+    columns.push({
+      label: "Description",
+      grow: true,
+      cell: (row) => row.field.description || <span className="faint">–</span>,
+    });
     return columns;
   }
   columns.push(
     { label: "Value", grow: true, cell: (row) => <ValueCell found={row.found} /> },
-    { label: "Status", order: (row) => row.found?.status ?? "", cell: (row) => <StatusBadge status={row.found?.status} /> },
-    { label: "Event time (UTC)", order: (row) => row.found?.eventTime ?? "", cell: (row) => (row.computed ? <span className="faint">computed</span> : <Moment at={row.found?.eventTime} />) },
+    {
+      label: "Status",
+      order: (row) => row.found?.status ?? "",
+      cell: (row) => <StatusBadge status={row.found?.status} />,
+    },
+    {
+      label: "Event time (UTC)",
+      order: (row) => row.found?.eventTime ?? "",
+      cell: (row) => (row.computed ? <span className="faint">computed</span> : <Moment at={row.found?.eventTime} />),
+    },
     { label: "Age", cell: (row) => <Age row={row} now={now} /> },
   );
   return columns;
@@ -229,10 +268,19 @@ function ValueCell({ found }: { found?: LookupValue }) {
   return <span className="mono value">{valueText(found.value)}</span>;
 }
 
-const STATUS: Record<string, Tone> = { PRESENT: "ok", NOT_FOUND: "quiet", NULL_VALUE: "quiet", OUTSIDE_MAX_AGE: "warn" };
+const STATUS: Record<string, Tone> = {
+  PRESENT: "ok",
+  NOT_FOUND: "quiet",
+  NULL_VALUE: "quiet",
+  OUTSIDE_MAX_AGE: "warn",
+};
 
 function StatusBadge({ status }: { status?: string }) {
-  return status ? <Badge tone={STATUS[status] ?? "plain"}>{status.toLowerCase().replaceAll("_", " ")}</Badge> : <span className="faint">–</span>;
+  return status ? (
+    <Badge tone={STATUS[status] ?? "plain"}>{status.toLowerCase().replaceAll("_", " ")}</Badge>
+  ) : (
+    <span className="faint">–</span>
+  );
 }
 
 function Age({ row, now }: { row: Row; now: number }) {

@@ -10,7 +10,8 @@ export function useCompleteLineage(project: string) {
   const views = useFeatureViews(project);
   const labels = useLabelViews(project);
   const datasets = useSavedDatasets(project);
-  const complete = (edges: Edge[]) => completeEdges(edges, [...(views.data ?? []), ...(labels.data ?? [])], datasets.data ?? []);
+  const complete = (edges: Edge[]) =>
+    completeEdges(edges, [...(views.data ?? []), ...(labels.data ?? [])], datasets.data ?? []);
   return { lineage, complete };
 }
 
@@ -23,7 +24,13 @@ export function ObjectLineage({ project, focus, extra = [] }: { project: string;
       actions={<Link href={href(project, "lineage", undefined, { focus: `${focus.type}:${focus.name}` })}>Open</Link>}
     >
       <Loaded of={lineage}>
-        {(edges) => <Graph project={project} edges={[...withFeaturesOf(around(complete(edges), focus)), ...extra]} focus={focus} />}
+        {(edges) => (
+          <Graph
+            project={project}
+            edges={[...withFeaturesOf(around(complete(edges), focus)), ...extra]}
+            focus={focus}
+          />
+        )}
       </Loaded>
     </Panel>
   );

@@ -51,7 +51,17 @@ export function Loaded<T>({ of, children }: { of: Result<T>; children: (data: T)
   return <Spinner />;
 }
 
-export function Heading({ kind, title, badges, children }: { kind?: string; title: string; badges?: ReactNode; children?: ReactNode }) {
+export function Heading({
+  kind,
+  title,
+  badges,
+  children,
+}: {
+  kind?: string;
+  title: string;
+  badges?: ReactNode;
+  children?: ReactNode;
+}) {
   return (
     <header className="heading">
       {kind && <p className="eyebrow">{kind}</p>}
@@ -169,16 +179,29 @@ export function Code({ text, label }: { text: string; label: string }) {
 }
 
 /** The definition as Python, the functions it carries, and the object as the registry holds it. */
-export function Definition({ python, functions = [], object }: { python?: string; functions?: UserFunction[]; object: unknown }) {
+export function Definition({
+  python,
+  functions = [],
+  object,
+}: {
+  python?: string;
+  functions?: UserFunction[];
+  object: unknown;
+}) {
   return (
     <div className="stack">
       {functions.map((udf, index) =>
-        udf.bodyText ? <Code key={udf.name ?? index} label={`Transformation ${udf.name ?? ""}`} text={udf.bodyText} /> : null,
+        udf.bodyText ? (
+          <Code key={udf.name ?? index} label={`Transformation ${udf.name ?? ""}`} text={udf.bodyText} />
+        ) : null,
       )}
       {python && <Code label="Python definition" text={python} />}
       <details className="fold">
         <summary>Registry object as JSON</summary>
-        <Code label="JSON" text={JSON.stringify(object, (key, value) => (key === "featureDefinition" ? undefined : value), 2)} />
+        <Code
+          label="JSON"
+          text={JSON.stringify(object, (key, value) => (key === "featureDefinition" ? undefined : value), 2)}
+        />
       </details>
     </div>
   );
@@ -189,7 +212,11 @@ export function Tabs({ tabs, chosen, base }: { tabs: [string, string][]; chosen:
   return (
     <nav className="tabs" aria-label="Sections">
       {tabs.map(([key, label]) => (
-        <Link key={key} href={key === tabs[0]?.[0] ? base : `${base}?tab=${key}`} aria-current={key === chosen ? "page" : undefined}>
+        <Link
+          key={key}
+          href={key === tabs[0]?.[0] ? base : `${base}?tab=${key}`}
+          aria-current={key === chosen ? "page" : undefined}
+        >
           {label}
         </Link>
       ))}

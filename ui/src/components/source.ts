@@ -5,12 +5,15 @@ const PLACES = ["uri", "table", "tableRef", "query", "topic", "streamName", "pat
 
 /** The `…Options` message of a source: only one is ever set. */
 export function options(source: Record<string, unknown>): [string, unknown][] {
-  const found = Object.entries(source).find(([key, value]) => /(Options|Storage)$/.test(key) && typeof value === "object" && value !== null);
+  const found = Object.entries(source).find(
+    ([key, value]) => /(Options|Storage)$/.test(key) && typeof value === "object" && value !== null,
+  );
   return found ? Object.entries(found[1] as Record<string, unknown>) : [];
 }
 
 export function location(source: DataSource): string {
-  if (source.type === "REQUEST_SOURCE") return (source.requestDataOptions?.schema ?? []).map((field) => field.name).join(", ");
+  if (source.type === "REQUEST_SOURCE")
+    return (source.requestDataOptions?.schema ?? []).map((field) => field.name).join(", ");
   if (source.batchSource && source.type === "PUSH_SOURCE") return `→ ${source.batchSource.name}`;
   return place(options(source));
 }

@@ -45,13 +45,19 @@ export function Table<T>({
         <thead>
           <tr>
             {columns.map((column) => {
-              const direction = sort === column.label ? "ascending" : sort === `-${column.label}` ? "descending" : undefined;
+              const direction =
+                sort === column.label ? "ascending" : sort === `-${column.label}` ? "descending" : undefined;
               return (
                 <th key={column.label} scope="col" className={classOf(column)} aria-sort={direction}>
                   {column.order ? (
-                    <button type="button" onClick={() => setSort(direction === "ascending" ? `-${column.label}` : column.label)}>
+                    <button
+                      type="button"
+                      onClick={() => setSort(direction === "ascending" ? `-${column.label}` : column.label)}
+                    >
                       {column.label}
-                      <span aria-hidden="true">{direction === "ascending" ? " ↑" : direction === "descending" ? " ↓" : ""}</span>
+                      <span aria-hidden="true">
+                        {direction === "ascending" ? " ↑" : direction === "descending" ? " ↓" : ""}
+                      </span>
                     </button>
                   ) : (
                     column.label
@@ -97,7 +103,9 @@ function classOf(column: Column<never>): string | undefined {
 }
 
 function compare(a: string | number, b: string | number): number {
-  return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
+  return typeof a === "number" && typeof b === "number"
+    ? a - b
+    : String(a).localeCompare(String(b), "en", { numeric: true });
 }
 
 export interface Facet<T> {
@@ -159,7 +167,12 @@ export function FilteredTable<T>({
           const options = [...new Set(rows.flatMap((row) => facet.of(row)))].filter(Boolean).sort();
           if (options.length < 2 && !value) return null;
           return (
-            <select key={facet.param} aria-label={facet.label} value={value} onChange={(event) => set(event.target.value)}>
+            <select
+              key={facet.param}
+              aria-label={facet.label}
+              value={value}
+              onChange={(event) => set(event.target.value)}
+            >
               <option value="">{facet.label}: all</option>
               {options.map((option) => (
                 <option key={option}>{option}</option>

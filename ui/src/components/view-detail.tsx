@@ -1,7 +1,17 @@
 // The page of one view of any kind: facts, values, lineage, runs, definition.
 import type { ReactNode } from "react";
 import { Link } from "wouter";
-import { type Edge, type FeatureView, type NodeRef, type UserFunction, useEntities, useFeatureServices, useFeatureViews, useJobs, useSchedules } from "../api";
+import {
+  type Edge,
+  type FeatureView,
+  type NodeRef,
+  type UserFunction,
+  useEntities,
+  useFeatureServices,
+  useFeatureViews,
+  useJobs,
+  useSchedules,
+} from "../api";
 import { duration, freshness, materializedUntil, protoSeconds, typeName, VIEW_KINDS } from "../format";
 import { useNow, useParam } from "../hooks";
 import { href } from "../routes";
@@ -26,14 +36,20 @@ export function ViewDetail({ project, view }: { project: string; view: FeatureVi
   const tab = tabs.some(([key]) => key === chosen) ? chosen : "overview";
   return (
     <>
-      <Heading kind={`${VIEW_KINDS[type]} feature view`.replace("Label feature view", "Label view")} title={spec.name} badges={<Badges view={view} />}>
+      <Heading
+        kind={`${VIEW_KINDS[type]} feature view`.replace("Label feature view", "Label view")}
+        title={spec.name}
+        badges={<Badges view={view} />}
+      >
         {spec.description && <p>{spec.description}</p>}
       </Heading>
       <Tabs tabs={tabs} chosen={tab} base={base} />
       {tab === "overview" && <Overview project={project} view={view} />}
       {tab === "lineage" && <ViewLineage project={project} view={view} />}
       {tab === "jobs" && <ViewJobs project={project} view={view} />}
-      {tab === "definition" && <Definition python={view.featureDefinition} functions={functionsOf(view)} object={view} />}
+      {tab === "definition" && (
+        <Definition python={view.featureDefinition} functions={functionsOf(view)} object={view} />
+      )}
     </>
   );
 }
@@ -50,7 +66,9 @@ function Badges({ view }: { view: FeatureView }) {
       {spec.disabled && <Badge tone="warn">disabled</Badge>}
       {spec.online && <Badge>online</Badge>}
       {spec.offline && <Badge>offline writes</Badge>}
-      {state !== "not materialized" && <Badge tone={state === "fresh" ? "ok" : state === "stale" ? "warn" : "quiet"}>{state}</Badge>}
+      {state !== "not materialized" && (
+        <Badge tone={state === "fresh" ? "ok" : state === "stale" ? "warn" : "quiet"}>{state}</Badge>
+      )}
       {meta?.state && !PLAIN_STATES.has(meta.state) && <Badge>{meta.state.toLowerCase().replaceAll("_", " ")}</Badge>}
     </>
   );
@@ -101,7 +119,10 @@ function Overview({ project, view }: { project: string; view: FeatureView }) {
               columns={[
                 { label: "Function", cell: (one) => <code>{`${one.function}(${one.column})`}</code> },
                 { label: "Window", cell: (one) => (one.timeWindow ? duration(protoSeconds(one.timeWindow)) : "–") },
-                { label: "Slides by", cell: (one) => (one.slideInterval ? duration(protoSeconds(one.slideInterval)) : "–") },
+                {
+                  label: "Slides by",
+                  cell: (one) => (one.slideInterval ? duration(protoSeconds(one.slideInterval)) : "–"),
+                },
               ]}
             />
           </Panel>
@@ -126,7 +147,13 @@ function ViewFacts({ project, view }: { project: string; view: FeatureView }) {
     const from = one.featureViewProjection?.featureViewName;
     return (
       <span key={key} className="line">
-        {from ? <Link href={href(project, "feature-view", from)}>{from}</Link> : <Link href={href(project, "data-source", one.requestDataSource?.name ?? key)}>{one.requestDataSource?.name ?? key}</Link>}
+        {from ? (
+          <Link href={href(project, "feature-view", from)}>{from}</Link>
+        ) : (
+          <Link href={href(project, "data-source", one.requestDataSource?.name ?? key)}>
+            {one.requestDataSource?.name ?? key}
+          </Link>
+        )}
       </span>
     );
   });
@@ -135,16 +162,47 @@ function ViewFacts({ project, view }: { project: string; view: FeatureView }) {
   return (
     <Facts
       items={[
-        ["Entities", entities.length > 0 && entities.map((name) => <Link key={name} className="line" href={href(project, "entity", name)}>{name}</Link>)],
-        ["Join keys", keys.length > 0 && keys.map((key) => <span key={key.name} className="line mono">{key.name} <span className="type">{typeName(key.valueType)}</span></span>)],
+        [
+          "Entities",
+          entities.length > 0 &&
+            entities.map((name) => (
+              <Link key={name} className="line" href={href(project, "entity", name)}>
+                {name}
+              </Link>
+            )),
+        ],
+        [
+          "Join keys",
+          keys.length > 0 &&
+            keys.map((key) => (
+              <span key={key.name} className="line mono">
+                {key.name} <span className="type">{typeName(key.valueType)}</span>
+              </span>
+            )),
+        ],
         ["TTL", type === "onDemandFeatureView" ? undefined : ttl > 0 ? duration(ttl) : "never expires"],
         ["Batch source", source(spec.batchSource?.name)],
         [stream?.type === "PUSH_SOURCE" ? "Push source" : "Stream source", source(stream?.name)],
         ["Inputs", inputs.length > 0 && inputs],
-        ["Materialized until", materializedUntil(view) && <><Moment at={materializedUntil(view)} /> <span className="faint">UTC, <When at={materializedUntil(view)} /></span></>],
+        [
+          "Materialized until",
+          materializedUntil(view) && (
+            <>
+              <Moment at={materializedUntil(view)} />{" "}
+              <span className="faint">
+                UTC, <When at={materializedUntil(view)} />
+              </span>
+            </>
+          ),
+        ],
         ["Schedule", spec.tags?.["thali.schedule"] && <code>{spec.tags["thali.schedule"]}</code>],
         ["Labeler field", spec.labelerField],
-        ["Reference view", spec.referenceFeatureView && <Link href={href(project, "feature-view", spec.referenceFeatureView)}>{spec.referenceFeatureView}</Link>],
+        [
+          "Reference view",
+          spec.referenceFeatureView && (
+            <Link href={href(project, "feature-view", spec.referenceFeatureView)}>{spec.referenceFeatureView}</Link>
+          ),
+        ],
         ["Mode", spec.mode],
         ["Owner", spec.owner],
         ["Version", meta?.currentVersionNumber !== undefined ? `v${meta.currentVersionNumber}` : spec.version],
@@ -160,8 +218,12 @@ function UsedBy({ project, view }: { project: string; view: FeatureView }) {
   const services = useFeatureServices(project);
   const views = useFeatureViews(project);
   const name = view.spec.name;
-  const inServices = (services.data ?? []).filter(({ spec }) => (spec.features ?? []).some((one) => one.featureViewName === name));
-  const inViews = (views.data ?? []).filter(({ spec }) => Object.values(spec.sources ?? {}).some((one) => one.featureViewProjection?.featureViewName === name));
+  const inServices = (services.data ?? []).filter(({ spec }) =>
+    (spec.features ?? []).some((one) => one.featureViewName === name),
+  );
+  const inViews = (views.data ?? []).filter(({ spec }) =>
+    Object.values(spec.sources ?? {}).some((one) => one.featureViewProjection?.featureViewName === name),
+  );
   return (
     <Panel title="Used by">
       {inServices.length + inViews.length === 0 ? (
@@ -170,12 +232,14 @@ function UsedBy({ project, view }: { project: string; view: FeatureView }) {
         <ul className="plain">
           {inServices.map(({ spec }) => (
             <li key={spec.name}>
-              <Link href={href(project, "feature-service", spec.name)}>{spec.name}</Link> <span className="faint">feature service</span>
+              <Link href={href(project, "feature-service", spec.name)}>{spec.name}</Link>{" "}
+              <span className="faint">feature service</span>
             </li>
           ))}
           {inViews.map(({ spec }) => (
             <li key={spec.name}>
-              <Link href={href(project, "feature-view", spec.name)}>{spec.name}</Link> <span className="faint">on-demand view</span>
+              <Link href={href(project, "feature-view", spec.name)}>{spec.name}</Link>{" "}
+              <span className="faint">on-demand view</span>
             </li>
           ))}
         </ul>
@@ -203,10 +267,17 @@ function ViewJobs({ project, view }: { project: string; view: FeatureView }) {
     <div className="stack">
       <Panel title="Schedule">
         {schedule ? (
-          <Facts items={[["When", <code key="when">{schedule.schedule}</code>], ["Next run", <When key="next" at={schedule.nextRun} />], ["Last runs", <RunStrip key="runs" jobs={jobs.data ?? []} />]]} />
+          <Facts
+            items={[
+              ["When", <code key="when">{schedule.schedule}</code>],
+              ["Next run", <When key="next" at={schedule.nextRun} />],
+              ["Last runs", <RunStrip key="runs" jobs={jobs.data ?? []} />],
+            ]}
+          />
         ) : (
           <p className="faint">
-            Nothing runs by itself. Add <code>schedule: "every 10m"</code> to the view, or tag it <code>thali.schedule</code>.
+            Nothing runs by itself. Add <code>schedule: "every 10m"</code> to the view, or tag it{" "}
+            <code>thali.schedule</code>.
           </p>
         )}
       </Panel>
@@ -220,7 +291,13 @@ function ViewJobs({ project, view }: { project: string; view: FeatureView }) {
                 </p>
               </Empty>
             ) : (
-              <Table rows={rows} columns={jobColumns(project, false)} rowKey={(job) => job.id} label="Jobs" detail={jobError} />
+              <Table
+                rows={rows}
+                columns={jobColumns(project, false)}
+                rowKey={(job) => job.id}
+                label="Jobs"
+                detail={jobError}
+              />
             )
           }
         </Loaded>
@@ -234,7 +311,11 @@ function ViewJobs({ project, view }: { project: string; view: FeatureView }) {
             columns={[
               { label: "From (UTC)", cell: (one) => <Moment at={one.startTime} /> },
               { label: "To (UTC)", cell: (one) => <Moment at={one.endTime} /> },
-              { label: "Length", grow: true, cell: (one) => duration((Date.parse(one.endTime ?? "") - Date.parse(one.startTime ?? "")) / 1000) },
+              {
+                label: "Length",
+                grow: true,
+                cell: (one) => duration((Date.parse(one.endTime ?? "") - Date.parse(one.startTime ?? "")) / 1000),
+              },
             ]}
           />
         </Panel>

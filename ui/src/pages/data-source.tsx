@@ -31,9 +31,19 @@ export function DataSourcePage({ project, name }: PageProps) {
                 <Facts
                   items={[
                     ["Event time", found.timestampField && <span className="mono">{found.timestampField}</span>],
-                    ["Created column", found.createdTimestampColumn && <span className="mono">{found.createdTimestampColumn}</span>],
+                    [
+                      "Created column",
+                      found.createdTimestampColumn && <span className="mono">{found.createdTimestampColumn}</span>,
+                    ],
                     ["Date partition", found.datePartitionColumn],
-                    ["Batch source", found.batchSource && <Link href={href(project, "data-source", found.batchSource.name)}>{found.batchSource.name}</Link>],
+                    [
+                      "Batch source",
+                      found.batchSource && (
+                        <Link href={href(project, "data-source", found.batchSource.name)}>
+                          {found.batchSource.name}
+                        </Link>
+                      ),
+                    ],
                     ["Owner", found.owner],
                     ["Tags", tagsOrNothing(found.tags, (tag) => href(project, "data-source", undefined, { tag }))],
                     ["Created", found.meta?.createdTimestamp && <When at={found.meta.createdTimestamp} />],
@@ -55,7 +65,14 @@ function Settings({ source }: { source: DataSource }) {
   if (settings.length === 0) return null;
   return (
     <Panel title="Where it is">
-      <Facts items={settings.map(([key, value]) => [words(key), <span key={key} className="mono break">{plainText(value)}</span>])} />
+      <Facts
+        items={settings.map(([key, value]) => [
+          words(key),
+          <span key={key} className="mono break">
+            {plainText(value)}
+          </span>,
+        ])}
+      />
     </Panel>
   );
 }
@@ -71,7 +88,11 @@ function Schema({ source }: { source: DataSource }) {
         rowKey={(field) => field.name}
         columns={[
           { label: "Field", cell: (field) => <span className="mono">{field.name}</span> },
-          { label: "Type", grow: true, cell: (field) => <span className="type">{typeName(field.valueType, field.tags)}</span> },
+          {
+            label: "Type",
+            grow: true,
+            cell: (field) => <span className="type">{typeName(field.valueType, field.tags)}</span>,
+          },
         ]}
       />
     </Panel>
@@ -97,7 +118,13 @@ function Mapping({ source }: { source: DataSource }) {
 }
 
 function reads({ spec }: FeatureView, name: string): boolean {
-  const direct = [spec.batchSource, spec.streamSource, spec.source, spec.streamSource?.batchSource, spec.source?.batchSource];
+  const direct = [
+    spec.batchSource,
+    spec.streamSource,
+    spec.source,
+    spec.streamSource?.batchSource,
+    spec.source?.batchSource,
+  ];
   const requests = Object.values(spec.sources ?? {}).map((one) => one.requestDataSource);
   return [...direct, ...requests].some((source) => source?.name === name);
 }
@@ -114,7 +141,9 @@ function Readers({ project, name }: { project: string; name: string }) {
         <ul className="plain">
           {readers.map((view) => (
             <li key={view.spec.name}>
-              <Link href={href(project, view.type === "labelView" ? "label-view" : "feature-view", view.spec.name)}>{view.spec.name}</Link>
+              <Link href={href(project, view.type === "labelView" ? "label-view" : "feature-view", view.spec.name)}>
+                {view.spec.name}
+              </Link>
             </li>
           ))}
         </ul>

@@ -20,12 +20,22 @@ export function DataSourcesPage({ project }: PageProps) {
             noun="data sources"
             rows={rows}
             rowKey={(source) => source.name}
-            text={(source) => [source.name, source.description, source.owner, sourceKind(source), location(source), ...tagWords(source.tags)].join(" ")}
+            text={(source) =>
+              [
+                source.name,
+                source.description,
+                source.owner,
+                sourceKind(source),
+                location(source),
+                ...tagWords(source.tags),
+              ].join(" ")
+            }
             facets={[{ param: "kind", label: "Kind", of: sourceKind }]}
             empty={
               <Empty title="No data source yet">
                 <p>
-                  Point a <code>data_sources</code> entry at a Parquet or CSV file in a YAML file of the project and run <code>thali -c DIR apply</code>.
+                  Point a <code>data_sources</code> entry at a Parquet or CSV file in a YAML file of the project and run{" "}
+                  <code>thali -c DIR apply</code>.
                 </p>
               </Empty>
             }
@@ -43,9 +53,27 @@ export function DataSourcesPage({ project }: PageProps) {
                 ),
               },
               { label: "Kind", order: sourceKind, cell: sourceKind },
-              { label: "Reads", grow: true, order: location, cell: (source) => <span className="mono break">{location(source) || "–"}</span> },
-              { label: "Event time", cell: (source) => (source.timestampField ? <span className="mono">{source.timestampField}</span> : <span className="faint">–</span>) },
-              { label: "Tags", cell: (source) => <Tags tags={source.tags} link={(tag) => href(project, "data-source", undefined, { tag })} /> },
+              {
+                label: "Reads",
+                grow: true,
+                order: location,
+                cell: (source) => <span className="mono break">{location(source) || "–"}</span>,
+              },
+              {
+                label: "Event time",
+                cell: (source) =>
+                  source.timestampField ? (
+                    <span className="mono">{source.timestampField}</span>
+                  ) : (
+                    <span className="faint">–</span>
+                  ),
+              },
+              {
+                label: "Tags",
+                cell: (source) => (
+                  <Tags tags={source.tags} link={(tag) => href(project, "data-source", undefined, { tag })} />
+                ),
+              },
             ]}
           />
         )}

@@ -19,12 +19,14 @@ export function EntitiesPage({ project }: PageProps) {
             noun="entities"
             rows={rows}
             rowKey={(entity) => entity.spec.name}
-            text={({ spec }) => [spec.name, spec.joinKey, spec.description, spec.owner, ...tagWords(spec.tags)].join(" ")}
+            text={({ spec }) =>
+              [spec.name, spec.joinKey, spec.description, spec.owner, ...tagWords(spec.tags)].join(" ")
+            }
             empty={
               <Empty title="No entity yet">
                 <p>
-                  An entity is what features are about, such as an airport. Add an <code>entities</code> entry to a YAML file of the project and run{" "}
-                  <code>thali -c DIR apply</code>.
+                  An entity is what features are about, such as an airport. Add an <code>entities</code> entry to a YAML
+                  file of the project and run <code>thali -c DIR apply</code>.
                 </p>
               </Empty>
             }
@@ -42,11 +44,28 @@ export function EntitiesPage({ project }: PageProps) {
                   </>
                 ),
               },
-              { label: "Join key", order: (entity) => entity.spec.joinKey ?? "", cell: (entity) => <span className="mono">{entity.spec.joinKey}</span> },
-              { label: "Type", order: (entity) => typeName(entity.spec.valueType), cell: (entity) => <span className="type">{typeName(entity.spec.valueType)}</span> },
+              {
+                label: "Join key",
+                order: (entity) => entity.spec.joinKey ?? "",
+                cell: (entity) => <span className="mono">{entity.spec.joinKey}</span>,
+              },
+              {
+                label: "Type",
+                order: (entity) => typeName(entity.spec.valueType),
+                cell: (entity) => <span className="type">{typeName(entity.spec.valueType)}</span>,
+              },
               { label: "Owner", cell: (entity) => entity.spec.owner || <span className="faint">–</span> },
-              { label: "Updated", order: (entity) => entity.meta?.lastUpdatedTimestamp ?? "", cell: (entity) => <When at={entity.meta?.lastUpdatedTimestamp} /> },
-              { label: "Tags", cell: (entity) => <Tags tags={entity.spec.tags} link={(tag) => href(project, "entity", undefined, { tag })} /> },
+              {
+                label: "Updated",
+                order: (entity) => entity.meta?.lastUpdatedTimestamp ?? "",
+                cell: (entity) => <When at={entity.meta?.lastUpdatedTimestamp} />,
+              },
+              {
+                label: "Tags",
+                cell: (entity) => (
+                  <Tags tags={entity.spec.tags} link={(tag) => href(project, "entity", undefined, { tag })} />
+                ),
+              },
             ]}
           />
         )}

@@ -29,8 +29,18 @@ export function EntityPage({ project, name }: PageProps) {
                 <Panel title="Facts">
                   <Facts
                     items={[
-                      ["Join key", <span key="key" className="mono">{spec.joinKey}</span>],
-                      ["Type", <span key="type" className="type">{typeName(spec.valueType)}</span>],
+                      [
+                        "Join key",
+                        <span key="key" className="mono">
+                          {spec.joinKey}
+                        </span>,
+                      ],
+                      [
+                        "Type",
+                        <span key="type" className="type">
+                          {typeName(spec.valueType)}
+                        </span>,
+                      ],
                       [
                         "Data sources",
                         (found.dataSources?.length ?? 0) > 0 &&
@@ -83,13 +93,20 @@ function Views({ project, entity }: { project: string; entity: string }) {
                   label: "Feature view",
                   order: (view) => view.spec.name,
                   cell: (view) => (
-                    <Link className="mono name" href={href(project, view.type === "labelView" ? "label-view" : "feature-view", view.spec.name)}>
+                    <Link
+                      className="mono name"
+                      href={href(project, view.type === "labelView" ? "label-view" : "feature-view", view.spec.name)}
+                    >
                       {view.spec.name}
                     </Link>
                   ),
                 },
                 { label: "Kind", cell: (view) => VIEW_KINDS[view.type] },
-                { label: "Features", grow: true, cell: (view) => (view.spec.features ?? []).map((field) => field.name).join(", ") },
+                {
+                  label: "Features",
+                  grow: true,
+                  cell: (view) => (view.spec.features ?? []).map((field) => field.name).join(", "),
+                },
               ]}
             />
           );

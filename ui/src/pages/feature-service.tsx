@@ -29,7 +29,9 @@ export function FeatureServicePage({ project, name }: PageProps) {
                 ["definition", "Definition"],
               ]}
             />
-            {tab === "lineage" && <ObjectLineage project={project} focus={{ type: "featureService", name: spec.name }} />}
+            {tab === "lineage" && (
+              <ObjectLineage project={project} focus={{ type: "featureService", name: spec.name }} />
+            )}
             {tab === "definition" && <Definition python={found.featureDefinition} object={found} />}
             {tab !== "lineage" && tab !== "definition" && (
               <div className="split">
@@ -42,7 +44,10 @@ export function FeatureServicePage({ project, name }: PageProps) {
                       items={[
                         ["Owner", spec.owner],
                         ["Logging", spec.loggingConfig && `sample rate ${spec.loggingConfig.sampleRate ?? 0}`],
-                        ["Tags", tagsOrNothing(spec.tags, (tag) => href(project, "feature-service", undefined, { tag }))],
+                        [
+                          "Tags",
+                          tagsOrNothing(spec.tags, (tag) => href(project, "feature-service", undefined, { tag })),
+                        ],
                         ["Created", meta?.createdTimestamp && <When at={meta.createdTimestamp} />],
                         ["Updated", meta?.lastUpdatedTimestamp && <When at={meta.lastUpdatedTimestamp} />],
                       ]}
@@ -52,7 +57,15 @@ export function FeatureServicePage({ project, name }: PageProps) {
                     <ul className="plain">
                       {projections.map((one) => (
                         <li key={one.featureViewNameAlias || one.featureViewName}>
-                          <Link href={href(project, one.viewType === "labelView" ? "label-view" : "feature-view", one.featureViewName)}>{one.featureViewName}</Link>{" "}
+                          <Link
+                            href={href(
+                              project,
+                              one.viewType === "labelView" ? "label-view" : "feature-view",
+                              one.featureViewName,
+                            )}
+                          >
+                            {one.featureViewName}
+                          </Link>{" "}
                           <span className="faint">
                             {one.featureColumns?.length ?? 0} features
                             {one.featureViewNameAlias && `, as ${one.featureViewNameAlias}`}
@@ -73,7 +86,15 @@ export function FeatureServicePage({ project, name }: PageProps) {
 }
 
 /** The lookup of a service, once the views it reads are known; the lookup page shows it too. */
-export function ServiceLookup({ project, name, projections }: { project: string; name: string; projections: Parameters<typeof wantedOfService>[0] }) {
+export function ServiceLookup({
+  project,
+  name,
+  projections,
+}: {
+  project: string;
+  name: string;
+  projections: Parameters<typeof wantedOfService>[0];
+}) {
   const views = useFeatureViews(project);
   const labels = useLabelViews(project);
   const entities = useEntities(project);

@@ -18,13 +18,27 @@ export function FeatureServicesPage({ project }: PageProps) {
             noun="feature services"
             rows={rows}
             rowKey={(service) => service.spec.name}
-            text={({ spec }) => [spec.name, spec.description, spec.owner, ...(spec.features ?? []).map((one) => one.featureViewName), ...tagWords(spec.tags)].join(" ")}
-            facets={[{ param: "view", label: "Feature view", of: (service) => (service.spec.features ?? []).map((one) => one.featureViewName) }]}
+            text={({ spec }) =>
+              [
+                spec.name,
+                spec.description,
+                spec.owner,
+                ...(spec.features ?? []).map((one) => one.featureViewName),
+                ...tagWords(spec.tags),
+              ].join(" ")
+            }
+            facets={[
+              {
+                param: "view",
+                label: "Feature view",
+                of: (service) => (service.spec.features ?? []).map((one) => one.featureViewName),
+              },
+            ]}
             empty={
               <Empty title="No feature service yet">
                 <p>
-                  A feature service names the features one model reads. Add a <code>feature_services</code> entry to a YAML file of the project and
-                  run <code>thali -c DIR apply</code>.
+                  A feature service names the features one model reads. Add a <code>feature_services</code> entry to a
+                  YAML file of the project and run <code>thali -c DIR apply</code>.
                 </p>
               </Empty>
             }
@@ -42,11 +56,27 @@ export function FeatureServicesPage({ project }: PageProps) {
                   </>
                 ),
               },
-              { label: "Views", cell: (service) => (service.spec.features ?? []).map((one) => one.featureViewName).join(", ") },
+              {
+                label: "Views",
+                cell: (service) => (service.spec.features ?? []).map((one) => one.featureViewName).join(", "),
+              },
               { label: "Features", numeric: true, order: featureCount, cell: featureCount },
-              { label: "Owner", order: (service) => service.spec.owner ?? "", cell: (service) => service.spec.owner || <span className="faint">–</span> },
-              { label: "Updated", order: (service) => service.meta?.lastUpdatedTimestamp ?? "", cell: (service) => <When at={service.meta?.lastUpdatedTimestamp} /> },
-              { label: "Tags", cell: (service) => <Tags tags={service.spec.tags} link={(tag) => href(project, "feature-service", undefined, { tag })} /> },
+              {
+                label: "Owner",
+                order: (service) => service.spec.owner ?? "",
+                cell: (service) => service.spec.owner || <span className="faint">–</span>,
+              },
+              {
+                label: "Updated",
+                order: (service) => service.meta?.lastUpdatedTimestamp ?? "",
+                cell: (service) => <When at={service.meta?.lastUpdatedTimestamp} />,
+              },
+              {
+                label: "Tags",
+                cell: (service) => (
+                  <Tags tags={service.spec.tags} link={(tag) => href(project, "feature-service", undefined, { tag })} />
+                ),
+              },
             ]}
           />
         )}

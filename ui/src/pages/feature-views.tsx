@@ -26,7 +26,15 @@ function FeatureViewTable({ project, rows }: { project: string; rows: FeatureVie
       rows={rows}
       rowKey={(view) => view.spec.name}
       text={({ spec, type }) =>
-        [spec.name, spec.description, spec.owner, VIEW_KINDS[type], ...(spec.entities ?? []), ...(spec.features ?? []).map((f) => f.name), ...tagWords(spec.tags)].join(" ")
+        [
+          spec.name,
+          spec.description,
+          spec.owner,
+          VIEW_KINDS[type],
+          ...(spec.entities ?? []),
+          ...(spec.features ?? []).map((f) => f.name),
+          ...tagWords(spec.tags),
+        ].join(" ")
       }
       facets={[
         { param: "kind", label: "Kind", of: (view) => VIEW_KINDS[view.type] },
@@ -36,8 +44,8 @@ function FeatureViewTable({ project, rows }: { project: string; rows: FeatureVie
       empty={
         <Empty title="No feature view yet">
           <p>
-            Add a <code>feature_views</code> entry to a YAML file of the project and run <code>thali -c DIR apply</code>; views of a Python
-            repository appear after <code>feast apply</code>.
+            Add a <code>feature_views</code> entry to a YAML file of the project and run <code>thali -c DIR apply</code>
+            ; views of a Python repository appear after <code>feast apply</code>.
           </p>
         </Empty>
       }
@@ -57,7 +65,12 @@ function FeatureViewTable({ project, rows }: { project: string; rows: FeatureVie
           ),
         },
         { label: "Kind", order: (view) => VIEW_KINDS[view.type], cell: (view) => VIEW_KINDS[view.type] },
-        { label: "Features", numeric: true, order: (view) => view.spec.features?.length ?? 0, cell: (view) => view.spec.features?.length ?? 0 },
+        {
+          label: "Features",
+          numeric: true,
+          order: (view) => view.spec.features?.length ?? 0,
+          cell: (view) => view.spec.features?.length ?? 0,
+        },
         {
           label: "Entities",
           order: (view) => realEntities(view).join(),
@@ -66,14 +79,20 @@ function FeatureViewTable({ project, rows }: { project: string; rows: FeatureVie
         {
           label: "TTL",
           order: (view) => protoSeconds(view.spec.ttl),
-          cell: (view) => (protoSeconds(view.spec.ttl) > 0 ? <span className="nowrap">{duration(protoSeconds(view.spec.ttl))}</span> : <span className="faint">–</span>),
+          cell: (view) =>
+            protoSeconds(view.spec.ttl) > 0 ? (
+              <span className="nowrap">{duration(protoSeconds(view.spec.ttl))}</span>
+            ) : (
+              <span className="faint">–</span>
+            ),
         },
         {
           label: "Online data",
           order: (view) => materializedUntil(view) ?? "",
           cell: (view) => {
             const state = freshness(view, now);
-            if (state === "not materialized") return <span className="faint">{view.type === "onDemandFeatureView" ? "computed" : "offline only"}</span>;
+            if (state === "not materialized")
+              return <span className="faint">{view.type === "onDemandFeatureView" ? "computed" : "offline only"}</span>;
             return (
               <span className="nowrap">
                 <FreshnessBadge state={state} /> {state !== "empty" && <When at={materializedUntil(view)} />}
@@ -81,7 +100,12 @@ function FeatureViewTable({ project, rows }: { project: string; rows: FeatureVie
             );
           },
         },
-        { label: "Tags", cell: (view) => <Tags tags={view.spec.tags} link={(tag) => href(project, "feature-view", undefined, { tag })} /> },
+        {
+          label: "Tags",
+          cell: (view) => (
+            <Tags tags={view.spec.tags} link={(tag) => href(project, "feature-view", undefined, { tag })} />
+          ),
+        },
       ]}
     />
   );

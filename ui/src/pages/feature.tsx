@@ -26,8 +26,21 @@ export function FeaturePage({ project, view, name }: PageProps) {
               <Panel title="Facts">
                 <Facts
                   items={[
-                    ["Type", <span key="type" className="type">{found.type}</span>],
-                    ["Feature view", <Link key="view" href={href(project, found.kind === "label" ? "label-view" : "feature-view", view)}>{view}</Link>],
+                    [
+                      "Type",
+                      <span key="type" className="type">
+                        {found.type}
+                      </span>,
+                    ],
+                    [
+                      "Feature view",
+                      <Link
+                        key="view"
+                        href={href(project, found.kind === "label" ? "label-view" : "feature-view", view)}
+                      >
+                        {view}
+                      </Link>,
+                    ],
                     ["Reference", <code key="reference">{`${view}:${name}`}</code>],
                     ["Tags", tagsOrNothing(found.tags)],
                   ]}
@@ -71,7 +84,9 @@ function FeatureLookup({ project, feature, view }: { project: string; feature: F
 function Services({ project, view, name }: { project: string; view: string; name: string }) {
   const services = useFeatureServices(project);
   const using = (services.data ?? []).filter(({ spec }) =>
-    (spec.features ?? []).some((one) => one.featureViewName === view && one.featureColumns?.some((column) => column.name === name)),
+    (spec.features ?? []).some(
+      (one) => one.featureViewName === view && one.featureColumns?.some((column) => column.name === name),
+    ),
   );
   return (
     <Panel title="Feature services">

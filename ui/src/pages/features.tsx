@@ -18,7 +18,11 @@ export function FeaturesPage({ project }: PageProps) {
             noun="features"
             rows={rows}
             rowKey={(feature) => `${feature.featureView}:${feature.name}`}
-            text={(feature) => [feature.name, feature.featureView, feature.type, feature.description, ...tagWords(feature.tags)].join(" ")}
+            text={(feature) =>
+              [feature.name, feature.featureView, feature.type, feature.description, ...tagWords(feature.tags)].join(
+                " ",
+              )
+            }
             facets={[
               { param: "view", label: "Feature view", of: (feature) => feature.featureView },
               { param: "type", label: "Type", of: (feature) => feature.type },
@@ -26,7 +30,8 @@ export function FeaturesPage({ project }: PageProps) {
             empty={
               <Empty title="No feature yet">
                 <p>
-                  Features are the columns of feature views. Define a view in a YAML file of the project and run <code>thali -c DIR apply</code>.
+                  Features are the columns of feature views. Define a view in a YAML file of the project and run{" "}
+                  <code>thali -c DIR apply</code>.
                 </p>
               </Empty>
             }
@@ -44,12 +49,19 @@ export function FeaturesPage({ project }: PageProps) {
                 label: "Feature view",
                 order: (feature) => feature.featureView,
                 cell: (feature) => (
-                  <Link className="mono" href={href(project, feature.kind === "label" ? "label-view" : "feature-view", feature.featureView)}>
+                  <Link
+                    className="mono"
+                    href={href(project, feature.kind === "label" ? "label-view" : "feature-view", feature.featureView)}
+                  >
                     {feature.featureView}
                   </Link>
                 ),
               },
-              { label: "Type", order: (feature) => feature.type, cell: (feature) => <span className="type">{feature.type}</span> },
+              {
+                label: "Type",
+                order: (feature) => feature.type,
+                cell: (feature) => <span className="type">{feature.type}</span>,
+              },
               {
                 label: "Description",
                 grow: true,

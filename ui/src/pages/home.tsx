@@ -1,5 +1,15 @@
 import { Link } from "wouter";
-import { type Counts, type FeatureView, type Job, type Schedule, useBootstrap, useFeatureViews, useJobs, useProject, useSchedules } from "../api";
+import {
+  type Counts,
+  type FeatureView,
+  type Job,
+  type Schedule,
+  useBootstrap,
+  useFeatureViews,
+  useJobs,
+  useProject,
+  useSchedules,
+} from "../api";
 import { RunStrip, StateBadge } from "../components/jobs";
 import { Badge, Empty, ErrorBox, Heading, Loaded, Panel, Tags, When } from "../components/parts";
 import { Table } from "../components/table";
@@ -28,7 +38,8 @@ export function HomePage({ project }: PageProps) {
           <>
             <p>{details.data.spec.description}</p>
             <p className="meta-line">
-              {details.data.spec.owner && <span>Owner {details.data.spec.owner}</span>} <Tags tags={details.data.spec.tags} />
+              {details.data.spec.owner && <span>Owner {details.data.spec.owner}</span>}{" "}
+              <Tags tags={details.data.spec.tags} />
             </p>
           </>
         )}
@@ -91,11 +102,17 @@ function Online({ project }: { project: string }) {
               {rows.length === 0 ? (
                 <Empty title="No view is served online">
                   <p>
-                    Set <code>online: true</code> on a feature view, apply, and run <code>thali materialize-incremental END</code>.
+                    Set <code>online: true</code> on a feature view, apply, and run{" "}
+                    <code>thali materialize-incremental END</code>.
                   </p>
                 </Empty>
               ) : (
-                <Table rows={rows} columns={COLUMNS(project)} rowKey={(row) => row.view.spec.name} label="Materialized views" />
+                <Table
+                  rows={rows}
+                  columns={COLUMNS(project)}
+                  rowKey={(row) => row.view.spec.name}
+                  label="Materialized views"
+                />
               )}
             </Panel>
           </>
@@ -117,15 +134,27 @@ const COLUMNS = (project: string) => [
     ),
   },
   { label: "Online data", order: (row: Row) => row.state, cell: (row: Row) => <FreshnessBadge state={row.state} /> },
-  { label: "Materialized until", order: (row: Row) => materializedUntil(row.view) ?? "", cell: (row: Row) => <When at={materializedUntil(row.view)} /> },
+  {
+    label: "Materialized until",
+    order: (row: Row) => materializedUntil(row.view) ?? "",
+    cell: (row: Row) => <When at={materializedUntil(row.view)} />,
+  },
   {
     label: "TTL",
     order: (row: Row) => protoSeconds(row.view.spec.ttl),
-    cell: (row: Row) => (protoSeconds(row.view.spec.ttl) > 0 ? duration(protoSeconds(row.view.spec.ttl)) : "never expires"),
+    cell: (row: Row) =>
+      protoSeconds(row.view.spec.ttl) > 0 ? duration(protoSeconds(row.view.spec.ttl)) : "never expires",
   },
   { label: "Last runs", cell: (row: Row) => <RunStrip jobs={row.jobs} /> },
-  { label: "Newest run", cell: (row: Row) => (row.jobs[0] ? <StateBadge state={row.jobs[0].state} /> : <span className="faint">–</span>) },
-  { label: "Next run", cell: (row: Row) => (row.schedule ? <When at={row.schedule.nextRun} /> : <span className="faint">no schedule</span>) },
+  {
+    label: "Newest run",
+    cell: (row: Row) => (row.jobs[0] ? <StateBadge state={row.jobs[0].state} /> : <span className="faint">–</span>),
+  },
+  {
+    label: "Next run",
+    cell: (row: Row) =>
+      row.schedule ? <When at={row.schedule.nextRun} /> : <span className="faint">no schedule</span>,
+  },
 ];
 
 export function FreshnessBadge({ state }: { state: Freshness }) {
@@ -148,15 +177,16 @@ function Attention({ project, rows }: { project: string; rows: Row[] }) {
     if (row.state === "stale") {
       return [
         <li key={`${name} stale`}>
-          <Badge tone="warn">stale</Badge> Everything {link} has online is older than its TTL of {duration(protoSeconds(row.view.spec.ttl))}; its newest
-          data ended <When at={materializedUntil(row.view)} />.
+          <Badge tone="warn">stale</Badge> Everything {link} has online is older than its TTL of{" "}
+          {duration(protoSeconds(row.view.spec.ttl))}; its newest data ended <When at={materializedUntil(row.view)} />.
         </li>,
       ];
     }
     if (row.state === "empty" && row.jobs.length === 0) {
       return [
         <li key={`${name} empty`}>
-          <Badge tone="quiet">empty</Badge> {link} was never materialized. Run <code>thali materialize-incremental END -v {name}</code>.
+          <Badge tone="quiet">empty</Badge> {link} was never materialized. Run{" "}
+          <code>thali materialize-incremental END -v {name}</code>.
         </li>,
       ];
     }

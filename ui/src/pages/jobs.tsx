@@ -21,7 +21,9 @@ export function JobsPage({ project }: PageProps) {
             noun="jobs"
             rows={rows}
             rowKey={(job) => job.id}
-            text={(job) => [job.featureView, job.state, job.trigger, job.kind, job.error, time(job.windowEnd)].join(" ")}
+            text={(job) =>
+              [job.featureView, job.state, job.trigger, job.kind, job.error, time(job.windowEnd)].join(" ")
+            }
             facets={[
               { param: "state", label: "State", of: (job) => job.state },
               { param: "view", label: "Feature view", of: (job) => job.featureView },
@@ -30,7 +32,8 @@ export function JobsPage({ project }: PageProps) {
             empty={
               <Empty title="No run is on record">
                 <p>
-                  Materialization shows here whoever started it: a schedule, <code>thali materialize-incremental END</code>, or an HTTP call.
+                  Materialization shows here whoever started it: a schedule,{" "}
+                  <code>thali materialize-incremental END</code>, or an HTTP call.
                 </p>
               </Empty>
             }
@@ -53,7 +56,8 @@ function Schedules({ project }: { project: string }) {
           rows.length === 0 ? (
             <Empty title="Nothing runs by itself">
               <p>
-                Give a feature view <code>schedule: "every 10m"</code> (or a cron expression) and run <code>thali serve</code> with the scheduler role.
+                Give a feature view <code>schedule: "every 10m"</code> (or a cron expression) and run{" "}
+                <code>thali serve</code> with the scheduler role.
               </p>
             </Empty>
           ) : (
@@ -72,10 +76,28 @@ function Schedules({ project }: { project: string }) {
                   ),
                 },
                 { label: "Schedule", cell: (schedule) => <code>{schedule.schedule}</code> },
-                { label: "Next run", cell: (schedule) => <When at={schedule.nextRun} /> },
-                { label: "Last run", cell: (schedule) => (schedule.lastRun ? <StateBadge state={schedule.lastRun.state} /> : <span className="faint">none yet</span>) },
-                { label: "Last runs", cell: (schedule) => <RunStrip jobs={(jobs.data ?? []).filter((job) => job.featureView === schedule.featureView)} /> },
+                {
+                  label: "Next run",
+                  cell: (schedule) =>
+                    schedule.problem ? <Badge tone="bad">cannot run</Badge> : <When at={schedule.nextRun} />,
+                },
+                {
+                  label: "Last run",
+                  cell: (schedule) =>
+                    schedule.lastRun ? (
+                      <StateBadge state={schedule.lastRun.state} />
+                    ) : (
+                      <span className="faint">none yet</span>
+                    ),
+                },
+                {
+                  label: "Last runs",
+                  cell: (schedule) => (
+                    <RunStrip jobs={(jobs.data ?? []).filter((job) => job.featureView === schedule.featureView)} />
+                  ),
+                },
               ]}
+              detail={(schedule) => schedule.problem && <p className="job-error mono">{schedule.problem}</p>}
             />
           )
         }

@@ -18,12 +18,16 @@ export function LabelViewsPage({ project }: PageProps) {
             noun="label views"
             rows={rows}
             rowKey={(view) => view.spec.name}
-            text={({ spec }) => [spec.name, spec.description, ...(spec.features ?? []).map((f) => f.name), ...tagWords(spec.tags)].join(" ")}
+            text={({ spec }) =>
+              [spec.name, spec.description, ...(spec.features ?? []).map((f) => f.name), ...tagWords(spec.tags)].join(
+                " ",
+              )
+            }
             empty={
               <Empty title="No label view yet">
                 <p>
-                  Label views hold what people say about an entity. They come from a Python repository: define a <code>LabelView</code> and run{" "}
-                  <code>feast apply</code> against this registry.
+                  Label views hold what people say about an entity. They come from a Python repository: define a{" "}
+                  <code>LabelView</code> and run <code>feast apply</code> against this registry.
                 </p>
               </Empty>
             }
@@ -43,7 +47,10 @@ export function LabelViewsPage({ project }: PageProps) {
               },
               { label: "Labels", cell: (view) => (view.spec.features ?? []).map((field) => field.name).join(", ") },
               { label: "Entities", cell: (view) => (view.spec.entities ?? []).join(", ") },
-              { label: "Conflicts", cell: (view) => (view.spec.conflictPolicy ?? "LAST_WRITE_WINS").toLowerCase().replaceAll("_", " ") },
+              {
+                label: "Conflicts",
+                cell: (view) => (view.spec.conflictPolicy ?? "LAST_WRITE_WINS").toLowerCase().replaceAll("_", " "),
+              },
               { label: "Tags", cell: (view) => <Tags tags={view.spec.tags} /> },
             ]}
           />

@@ -63,7 +63,9 @@ const WORDS: Record<NodeType, string> = {
 };
 
 function objects(edges: Edge[]): NodeRef[] {
-  const found = new Map(edges.flatMap(({ source, target }) => [source, target]).map((node) => [`${node.type}:${node.name}`, node]));
+  const found = new Map(
+    edges.flatMap(({ source, target }) => [source, target]).map((node) => [`${node.type}:${node.name}`, node]),
+  );
   return [...found.values()].sort((a, b) => a.name.localeCompare(b.name, "en"));
 }
 

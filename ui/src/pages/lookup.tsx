@@ -23,7 +23,10 @@ export function LookupPage({ project }: PageProps) {
               <Loaded of={entities}>
                 {(knownEntities) => {
                   const served = knownViews.filter((view) => view.type === "onDemandFeatureView" || view.spec.online);
-                  const options = [...knownServices.map(({ spec }) => `service:${spec.name}`), ...served.map(({ spec }) => `view:${spec.name}`)];
+                  const options = [
+                    ...knownServices.map(({ spec }) => `service:${spec.name}`),
+                    ...served.map(({ spec }) => `view:${spec.name}`),
+                  ];
                   const target = options.includes(chosen) ? chosen : (options[0] ?? "");
                   if (!target) {
                     return (
@@ -35,11 +38,31 @@ export function LookupPage({ project }: PageProps) {
                     );
                   }
                   const name = target.slice(target.indexOf(":") + 1);
-                  const service = target.startsWith("service:") ? knownServices.find(({ spec }) => spec.name === name) : undefined;
+                  const service = target.startsWith("service:")
+                    ? knownServices.find(({ spec }) => spec.name === name)
+                    : undefined;
                   const view = service ? undefined : served.find(({ spec }) => spec.name === name);
                   return (
-                    <Panel flush title="Features" actions={<Chooser value={target} services={knownServices.map((s) => s.spec.name)} views={served.map((v) => v.spec.name)} choose={setChosen} />}>
-                      {service && <ServiceLookup key={target} project={project} name={name} projections={service.spec.features ?? []} />}
+                    <Panel
+                      flush
+                      title="Features"
+                      actions={
+                        <Chooser
+                          value={target}
+                          services={knownServices.map((s) => s.spec.name)}
+                          views={served.map((v) => v.spec.name)}
+                          choose={setChosen}
+                        />
+                      }
+                    >
+                      {service && (
+                        <ServiceLookup
+                          key={target}
+                          project={project}
+                          name={name}
+                          projections={service.spec.features ?? []}
+                        />
+                      )}
                       {view && (
                         <Lookup
                           key={target}
@@ -61,7 +84,17 @@ export function LookupPage({ project }: PageProps) {
   );
 }
 
-function Chooser({ value, services, views, choose }: { value: string; services: string[]; views: string[]; choose: (value: string) => void }) {
+function Chooser({
+  value,
+  services,
+  views,
+  choose,
+}: {
+  value: string;
+  services: string[];
+  views: string[];
+  choose: (value: string) => void;
+}) {
   return (
     <select aria-label="Feature service or view" value={value} onChange={(event) => choose(event.target.value)}>
       <optgroup label="Feature services">

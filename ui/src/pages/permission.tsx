@@ -21,7 +21,12 @@ export function PermissionPage({ project, name }: PageProps) {
                     ["Who", who(found)],
                     ["May", (spec.actions ?? []).map(lower).join(", ")],
                     ["On", (spec.types ?? []).map(lower).join(", ")],
-                    ["Named like", <span key="names" className="mono">{(spec.namePatterns ?? []).join(", ") || "any name"}</span>],
+                    [
+                      "Named like",
+                      <span key="names" className="mono">
+                        {(spec.namePatterns ?? []).join(", ") || "any name"}
+                      </span>,
+                    ],
                     ["Only with tags", tagsOrNothing(spec.requiredTags)],
                     ["Tags", tagsOrNothing(spec.tags)],
                     ["Created", meta?.createdTimestamp && <When at={meta.createdTimestamp} />],

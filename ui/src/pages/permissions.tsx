@@ -18,7 +18,15 @@ export function PermissionsPage({ project }: PageProps) {
             noun="permissions"
             rows={rows}
             rowKey={(permission) => permission.spec.name}
-            text={({ spec }) => [spec.name, ...(spec.types ?? []), ...(spec.actions ?? []), ...(spec.namePatterns ?? []), ...tagWords(spec.tags)].join(" ")}
+            text={({ spec }) =>
+              [
+                spec.name,
+                ...(spec.types ?? []),
+                ...(spec.actions ?? []),
+                ...(spec.namePatterns ?? []),
+                ...tagWords(spec.tags),
+              ].join(" ")
+            }
             facets={[
               { param: "action", label: "Action", of: (permission) => (permission.spec.actions ?? []).map(lower) },
               { param: "on", label: "Object kind", of: (permission) => (permission.spec.types ?? []).map(lower) },
@@ -26,8 +34,8 @@ export function PermissionsPage({ project }: PageProps) {
             empty={
               <Empty title="No permission yet">
                 <p>
-                  Without permissions everybody who can reach the servers may do everything. Add a <code>permissions</code> entry to a YAML file of the
-                  project and run <code>thali -c DIR apply</code>.
+                  Without permissions everybody who can reach the servers may do everything. Add a{" "}
+                  <code>permissions</code> entry to a YAML file of the project and run <code>thali -c DIR apply</code>.
                 </p>
               </Empty>
             }
@@ -44,7 +52,12 @@ export function PermissionsPage({ project }: PageProps) {
               { label: "Who", grow: true, cell: (permission) => who(permission) },
               { label: "May", cell: (permission) => (permission.spec.actions ?? []).map(lower).join(", ") },
               { label: "On", cell: (permission) => (permission.spec.types ?? []).map(lower).join(", ") },
-              { label: "Named", cell: (permission) => <span className="mono">{(permission.spec.namePatterns ?? []).join(", ") || "any"}</span> },
+              {
+                label: "Named",
+                cell: (permission) => (
+                  <span className="mono">{(permission.spec.namePatterns ?? []).join(", ") || "any"}</span>
+                ),
+              },
               { label: "Tags", cell: (permission) => <Tags tags={permission.spec.tags} /> },
             ]}
           />
@@ -58,7 +71,12 @@ export const lower = (name: string) => name.toLowerCase().replaceAll("_", " ");
 
 /** The policy in words. */
 export function who({ spec }: Permission): string {
-  const { roleBasedPolicy: role, groupBasedPolicy: group, namespaceBasedPolicy: space, combinedGroupNamespacePolicy: both } = spec.policy ?? {};
+  const {
+    roleBasedPolicy: role,
+    groupBasedPolicy: group,
+    namespaceBasedPolicy: space,
+    combinedGroupNamespacePolicy: both,
+  } = spec.policy ?? {};
   if (role) return `roles ${(role.roles ?? []).join(", ")}`;
   if (group) return `groups ${(group.groups ?? []).join(", ")}`;
   if (space) return `namespaces ${(space.namespaces ?? []).join(", ")}`;

@@ -16,7 +16,8 @@ export function ProjectsPage() {
           projects.length === 0 ? (
             <Empty title="This registry has no project yet">
               <p>
-                Apply a folder of definitions with <code>thali -c DIR apply</code>, or see everything at work with <code>thali demo</code>.
+                Apply a folder of definitions with <code>thali -c DIR apply</code>, or see everything at work with{" "}
+                <code>thali demo</code>.
               </p>
             </Empty>
           ) : (
@@ -27,8 +28,9 @@ export function ProjectsPage() {
                     <h2>{project.name}</h2>
                     <p>{project.description || <span className="faint">No description</span>}</p>
                     <p className="card-counts">
-                      <b>{count(project.counts.featureViews)}</b> feature views · <b>{count(project.counts.features)}</b> features ·{" "}
-                      <b>{count(project.counts.featureServices)}</b> services
+                      <b>{count(project.counts.featureViews)}</b> feature views ·{" "}
+                      <b>{count(project.counts.features)}</b> features · <b>{count(project.counts.featureServices)}</b>{" "}
+                      services
                     </p>
                   </Link>
                 </li>

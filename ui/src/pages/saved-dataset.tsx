@@ -42,7 +42,14 @@ export function SavedDatasetPage({ project, name }: PageProps) {
                   />
                 </Panel>
                 <Panel title="Where it is">
-                  <Facts items={options({ ...spec.storage }).map(([key, value]) => [words(key), <span key={key} className="mono break">{plainText(value)}</span>])} />
+                  <Facts
+                    items={options({ ...spec.storage }).map(([key, value]) => [
+                      words(key),
+                      <span key={key} className="mono break">
+                        {plainText(value)}
+                      </span>,
+                    ])}
+                  />
                 </Panel>
                 <ObjectLineage project={project} focus={{ type: "savedDataset", name: spec.name }} />
                 <Definition python={found.featureDefinition} object={found} />
@@ -51,8 +58,20 @@ export function SavedDatasetPage({ project, name }: PageProps) {
                 <Panel title="Facts">
                   <Facts
                     items={[
-                      ["Join keys", <span key="keys" className="mono">{(spec.joinKeys ?? []).join(", ")}</span>],
-                      ["Feature service", spec.featureServiceName && <Link href={href(project, "feature-service", spec.featureServiceName)}>{spec.featureServiceName}</Link>],
+                      [
+                        "Join keys",
+                        <span key="keys" className="mono">
+                          {(spec.joinKeys ?? []).join(", ")}
+                        </span>,
+                      ],
+                      [
+                        "Feature service",
+                        spec.featureServiceName && (
+                          <Link href={href(project, "feature-service", spec.featureServiceName)}>
+                            {spec.featureServiceName}
+                          </Link>
+                        ),
+                      ],
                       ["Full names", spec.fullFeatureNames ? "yes" : "no"],
                       ["Oldest event (UTC)", meta?.minEventTimestamp && <Moment at={meta.minEventTimestamp} />],
                       ["Newest event (UTC)", meta?.maxEventTimestamp && <Moment at={meta.maxEventTimestamp} />],
