@@ -280,12 +280,6 @@ BAD_REQUESTS: dict[str, tuple[str, Any, set[int], list[str]]] = {
         {404},
         ["RequestDataNotFoundInEntityRowsException", "bonus"],
     ),
-    "name collision": (
-        "/get-online-features",
-        {"features": ["stats:rate", "stats:rate"], "entities": ONE},
-        {400, 500},
-        ["FeatureNameCollisionError"],
-    ),
     "unknown push source": ("/push", {"push_source_name": "nothing", "df": FRAME}, {422}, ["PushSourceNotFoundException"]),
     "push to nowhere": ("/push", {"push_source_name": "stats_push", "df": FRAME, "to": "moon"}, {400, 422}, ["moon"]),
     "push without a feature": (
