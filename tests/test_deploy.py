@@ -82,7 +82,9 @@ def stage_copies(name: str, folder: Path) -> None:
 def test_the_binary_stage_has_all_that_cargo_reads(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     stage_copies("binary", tmp_path)
-    command = ["cargo", "metadata", "--locked", "--offline", "--format-version", "1"]
+    host = re.search(r"host: (\S+)", subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout)
+    assert host
+    command = ["cargo", "metadata", "--locked", "--offline", "--format-version", "1", "--filter-platform", host[1]]
     done = subprocess.run(command, cwd=tmp_path / "source", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     package = next(package for package in json.loads(done.stdout)["packages"] if package["name"] == "thali")
