@@ -12,7 +12,7 @@ use crate::{
     online::store::{OnlineStore, disabled::DisabledStore, sqlite::SqliteStore},
     registry::{
         Registry,
-        store::{RegistryStore, file::FileStore},
+        store::{RegistryStore, file::FileStore, sql::{self, SqlStore}},
     },
     schedule::ledger::Ledger,
     transform::Transformer,
@@ -40,11 +40,7 @@ impl Context {
         let config = Arc::new(config);
         let store: Arc<dyn RegistryStore> = match &config.registry.backend {
             RegistryBackend::File { path } => Arc::new(FileStore::open(path)?),
-            RegistryBackend::Sql { url } => {
-                return Err(Error::unsupported(format!(
-                    "the registry `{url}` cannot be opened yet"
-                )));
-            }
+            RegistryBackend::Sql { url } => Arc::new(SqlStore::open(url, &config.repo_path).await?),
         };
         let online: Arc<dyn OnlineStore> = match &config.online_store {
             OnlineStoreConfig::Sqlite { path } => Arc::new(SqliteStore::open(path).await?),
@@ -78,7 +74,7 @@ impl Context {
 fn ledger_path(config: &Config) -> Result<PathBuf> {
     let registry = match &config.registry.backend {
         RegistryBackend::File { path } => path.clone(),
-        RegistryBackend::Sql { url } => PathBuf::from(url),
+        RegistryBackend::Sql { url } => sql::sqlite_path(url, &config.repo_path)?,
     };
     let folder = registry
         .parent()

@@ -34,7 +34,7 @@ impl SqlStore {
 
 /// The file a `sqlite:///…` URL names, read as `SQLAlchemy` does: three slashes and a relative path, or
 /// four for an absolute one.
-fn sqlite_path(url: &str, base: &Path) -> Result<PathBuf> {
+pub fn sqlite_path(url: &str, base: &Path) -> Result<PathBuf> {
     const HINT: &str = "`sqlite:///relative/file.db` or `sqlite:////absolute/file.db`";
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err(Error::config("the path of the SQL registry is not a database URL").hint(HINT));
