@@ -3,23 +3,30 @@
 
 use std::sync::{Arc, Mutex};
 
+use arrow::{
+    datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
+    record_batch::RecordBatch,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
+use datafusion::execution::SendableRecordBatchStream;
 use prost::Message as _;
 use tempfile::TempDir;
 
 use super::{
+    ingest::Writer,
     plan::Settings,
     serve::Server,
     store::{OlderRow, OnlineStore as _, WriteBatch, sqlite::SqliteStore},
 };
 use crate::{
     config::{PythonConfig, TtlMode},
-    error::Result,
+    error::{Error, Result},
     model::{
         Object, ObjectKind, ValueType, entity_key,
         value::{Kind, Value},
     },
+    offline::store::{HistoricalQuery, OfflineStore, Pull},
     proto::feast::core,
     registry::{
         Registry,
@@ -88,10 +95,64 @@ impl RegistryStore for MemoryRegistry {
     }
 }
 
+/// An offline store that keeps what is appended; every source has the columns of `driver_fv`'s.
+#[derive(Default)]
+pub(super) struct MemoryOffline {
+    pub(super) appended: Mutex<Vec<(String, RecordBatch)>>,
+}
+
+#[async_trait]
+impl OfflineStore for MemoryOffline {
+    async fn historical(&self, _query: HistoricalQuery) -> Result<SendableRecordBatchStream> {
+        Err(Error::unsupported("not needed here"))
+    }
+
+    async fn pull(&self, _pull: Pull) -> Result<SendableRecordBatchStream> {
+        Err(Error::unsupported("not needed here"))
+    }
+
+    async fn append(&self, source: &core::DataSource, batches: Vec<RecordBatch>) -> Result<u64> {
+        let rows = batches.iter().map(RecordBatch::num_rows).sum::<usize>() as u64;
+        let named = batches.into_iter().map(|batch| (source.name.clone(), batch));
+        self.appended.lock().unwrap().extend(named);
+        Ok(rows)
+    }
+
+    async fn save(
+        &self,
+        _target: &core::DataSource,
+        _rows: SendableRecordBatchStream,
+        _overwrite: bool,
+    ) -> Result<u64> {
+        Err(Error::unsupported("not needed here"))
+    }
+
+    async fn schema(&self, _source: &core::DataSource) -> Result<SchemaRef> {
+        let time = |unit, zone: Option<&str>| DataType::Timestamp(unit, zone.map(Into::into));
+        Ok(Arc::new(Schema::new(vec![
+            Field::new("event_timestamp", time(TimeUnit::Nanosecond, Some("UTC")), true),
+            Field::new("driver_id", DataType::Int64, true),
+            Field::new("conv_rate", DataType::Float32, true),
+            Field::new("acc_rate", DataType::Float64, true),
+            Field::new("trips", DataType::Int64, true),
+            Field::new("trips32", DataType::Int32, true),
+            Field::new("name", DataType::Utf8, true),
+            Field::new("active", DataType::Boolean, true),
+            Field::new("created", time(TimeUnit::Microsecond, None), true),
+        ])))
+    }
+
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// A server over the project, with its store.
 pub(super) struct Fixture {
     pub(super) server: Server,
+    pub(super) writer: Writer,
     pub(super) store: Arc<SqliteStore>,
+    pub(super) offline: Arc<MemoryOffline>,
     _folder: TempDir,
 }
 
@@ -113,15 +174,28 @@ impl Fixture {
             Arc::new(Registry::new(Arc::new(MemoryRegistry::new(objects)))),
             Arc::clone(&store) as _,
             Arc::new(Transformer::new(python, Arc::default())),
+            Arc::default(),
             Settings {
                 key_version: entity_key::Version::V3,
                 versioning: false,
             },
             TtlMode::Python,
         );
+        let offline = Arc::new(MemoryOffline::default());
+        let writer = Writer {
+            project: PROJECT.into(),
+            registry: Arc::clone(&server.registry),
+            store: Arc::clone(&store) as _,
+            offline: Arc::clone(&offline) as _,
+            transformer: Arc::clone(&server.transformer),
+            metrics: Arc::default(),
+            settings: server.settings,
+        };
         Self {
             server,
+            writer,
             store,
+            offline,
             _folder: folder,
         }
     }
@@ -330,6 +404,16 @@ pub(super) fn feature_view_proto(
     }
 }
 
+/// As [`feature_view`], for a source without a created time.
+fn without_created(name: &str, keys: &[(&str, &str, ValueType)], features: &[(&str, ValueType)]) -> Object {
+    let mut proto = feature_view_proto(name, keys, features);
+    let source = proto.spec.as_mut().and_then(|spec| spec.batch_source.as_mut());
+    if let Some(source) = source {
+        source.created_timestamp_column.clear();
+    }
+    object(ObjectKind::FeatureView, name, &proto)
+}
+
 pub(super) fn projection(
     view: &str,
     alias: &str,
@@ -459,7 +543,7 @@ pub(super) fn drivers() -> Vec<Object> {
         entity("bkey", "bkey", Bytes),
         entity("__dummy", "__dummy_id", String),
         feature_view("driver_fv", &[driver], &driver_features),
-        feature_view(
+        without_created(
             "dc_fv",
             &[driver, ("customer", "customer_id", String)],
             &[("rating", Double)],

@@ -6,7 +6,7 @@ mod reply;
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Path, State},
+    extract::{DefaultBodyLimit, FromRef, Path, State},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -15,6 +15,7 @@ use reply::{Failure, json_bytes};
 use serde_json::json;
 
 use super::{
+    ingest::{Frame, Options, Target, Writer},
     json::{body, write_response},
     serve::Server,
 };
@@ -23,14 +24,26 @@ use crate::{context::Context, error::Error};
 /// The largest body that is read.
 const MAX_BODY: usize = 64 << 20;
 
-/// Feast's feature server.
-pub fn router(context: Context) -> Router {
-    routes(Server::new(&context))
+/// What the routes work with.
+#[derive(Clone, FromRef)]
+struct App {
+    server: Server,
+    writer: Writer,
 }
 
-fn routes(server: Server) -> Router {
+/// Feast's feature server.
+pub fn router(context: Context) -> Router {
+    routes(App {
+        server: Server::new(&context),
+        writer: Writer::new(&context),
+    })
+}
+
+fn routes(app: App) -> Router {
     Router::new()
         .route("/get-online-features", post(get_online_features))
+        .route("/push", post(push))
+        .route("/write-to-online-store", post(write_to_online_store))
         .route("/health", get(health))
         .route("/chat", post(chat))
         .route("/search", post(search))
@@ -41,7 +54,7 @@ fn routes(server: Server) -> Router {
         .method_not_allowed_fallback(reply::method_not_allowed)
         .fallback(reply::not_found)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(server)
+        .with_state(app)
 }
 
 async fn get_online_features(State(server): State<Server>, raw: Bytes) -> Result<Response, Failure> {
@@ -50,6 +63,33 @@ async fn get_online_features(State(server): State<Server>, raw: Bytes) -> Result
     let mut out = Vec::new();
     write_response(&mut out, &response)?;
     Ok(json_bytes(StatusCode::OK, out))
+}
+
+async fn push(State(writer): State<Writer>, raw: Bytes) -> Result<Response, Failure> {
+    let body = body::read_push(&raw)?;
+    let target = Target::parse(&body.to)?;
+    let frame = Frame::from_json(body.df)?;
+    let options = Options {
+        transform: body.transform_on_write,
+        ..Options::default()
+    };
+    writer
+        .push(&body.push_source_name, &frame, target, options)
+        .await?;
+    Ok(StatusCode::OK.into_response())
+}
+
+async fn write_to_online_store(State(writer): State<Writer>, raw: Bytes) -> Result<Response, Failure> {
+    let body = body::read_write(&raw)?;
+    let frame = Frame::from_json(body.df)?;
+    let options = Options {
+        transform: body.transform_on_write,
+        fresh_registry: !body.allow_registry_cache,
+    };
+    writer
+        .write_to_online_store(&body.feature_view_name, &frame, options)
+        .await?;
+    Ok(json_bytes(StatusCode::OK, b"null".to_vec()))
 }
 
 /// Healthy while the registry can be read, as in Feast.

@@ -399,10 +399,7 @@ fn on_demand_inputs(view: &OnDemandFeatureView, stored: &FeatureView, frame: &Fr
         match input {
             OnDemandInput::Request { fields, .. } => {
                 for field in fields {
-                    add(
-                        &field.name,
-                        &frame.require(&field.name)?.array(field.value_type)?,
-                    );
+                    add(&field.name, &frame.require(&field.name)?.array(field.value_type)?);
                 }
             }
             OnDemandInput::View {
@@ -413,7 +410,9 @@ fn on_demand_inputs(view: &OnDemandFeatureView, stored: &FeatureView, frame: &Fr
                 let prefix = if alias.is_empty() { view } else { alias };
                 for field in features {
                     let full = format!("{prefix}__{}", field.name);
-                    let column = frame.column(&full).map_or_else(|| frame.require(&field.name), Ok)?;
+                    let column = frame
+                        .column(&full)
+                        .map_or_else(|| frame.require(&field.name), Ok)?;
                     let array = column.array(field.value_type)?;
                     add(&field.name, &array);
                     add(&full, &array);
@@ -431,3 +430,6 @@ fn on_demand_inputs(view: &OnDemandFeatureView, stored: &FeatureView, frame: &Fr
         &options,
     )?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 
 mod response;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use arrow::{
     array::ArrayRef,
@@ -24,6 +24,7 @@ use crate::{
     config::{Config, TtlMode},
     context::Context,
     error::{Error, Kind, Result},
+    metrics::{Metrics, ViewStatus},
     model::{
         ValueType,
         value::{self, Value},
@@ -87,6 +88,7 @@ pub struct Server {
     pub registry: Arc<Registry>,
     pub store: Arc<dyn OnlineStore>,
     pub transformer: Arc<Transformer>,
+    pub metrics: Arc<Metrics>,
     pub settings: Settings,
     pub ttl_mode: TtlMode,
     plans: Arc<Plans>,
@@ -116,6 +118,7 @@ impl Server {
             Arc::clone(&context.registry),
             Arc::clone(&context.online),
             Arc::clone(&context.transformer),
+            Arc::clone(&context.metrics),
             settings(&context.config),
             context.config.thali.ttl_mode,
         )
@@ -127,6 +130,7 @@ impl Server {
         registry: Arc<Registry>,
         store: Arc<dyn OnlineStore>,
         transformer: Arc<Transformer>,
+        metrics: Arc<Metrics>,
         settings: Settings,
         ttl_mode: TtlMode,
     ) -> Self {
@@ -135,6 +139,7 @@ impl Server {
             registry,
             store,
             transformer,
+            metrics,
             settings,
             ttl_mode,
             plans: Arc::default(),
@@ -175,12 +180,13 @@ impl Server {
             project,
             groups: &groups,
         };
-        let batches = if entities.rows == 0 {
-            Vec::new()
-        } else {
-            self.store.read(&read).await?
-        };
+        let started = Instant::now();
+        let batches = self.store.read(&read).await?;
+        self.metrics
+            .online_store_read
+            .observe(started.elapsed().as_secs_f64());
         check_batches(&plan, &groups, &batches)?;
+        self.count(&plan, &batches, entities.rows);
         let computed = self.compute(&plan, &entities, &rows, &batches).await?;
         let Entities {
             echoed, rows: count, ..
@@ -197,6 +203,30 @@ impl Server {
             now: Utc::now().timestamp_micros(),
             plan,
         })
+    }
+
+    /// Counts the request, its rows, and for every view which of its keys were there.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a histogram takes floats; requests are small"
+    )]
+    fn count(&self, plan: &Plan, batches: &[RowBatch], rows: usize) {
+        self.metrics.online_requests.inc();
+        self.metrics.online_entities.observe(rows as f64);
+        for ((_, view), batch) in plan.batches().zip(batches) {
+            let present = batch.event_times.iter().flatten().count();
+            let absent = batch.event_times.len() - present;
+            for (status, count) in [("present", present), ("not_found", absent)] {
+                if count > 0 {
+                    let feature_view = view.view.name.clone();
+                    let labels = ViewStatus { feature_view, status };
+                    self.metrics
+                        .online_statuses
+                        .get_or_create(&labels)
+                        .inc_by(count as u64);
+                }
+            }
+        }
     }
 
     /// The outputs of every on-demand view of the plan, by view and feature.

@@ -29,12 +29,20 @@ const REFUSED_HERE: [&str; 12] = [
     "versioned_ref_disabled",
 ];
 
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) body: Json,
+/// Likewise for writes.
+const REFUSED_WRITES: [&str; 4] = [
+    "push_missing_col",
+    "push_missing_created",
+    "push_bad_to",
+    "push_ragged",
+];
+
+struct Answer {
+    status: StatusCode,
+    body: Json,
 }
 
-pub(super) async fn send(router: &Router, method: &str, path: &str, body: &Json) -> Answer {
+async fn send(router: &Router, method: &str, path: &str, body: &Json) -> Answer {
     let text = match body {
         Json::Null => String::new(),
         Json::String(raw) => raw.clone(),
@@ -57,6 +65,13 @@ pub(super) async fn send(router: &Router, method: &str, path: &str, body: &Json)
         serde_json::from_slice(&bytes).unwrap()
     };
     Answer { status, body }
+}
+
+fn fixture_routes(fixture: &Fixture) -> Router {
+    routes(App {
+        server: fixture.server.clone(),
+        writer: fixture.writer.clone(),
+    })
 }
 
 fn recorded() -> Vec<Json> {
@@ -101,13 +116,11 @@ fn detail(body: &Json) -> Json {
 #[tokio::test]
 async fn recorded_reads_are_answered_alike() {
     let fixture = Fixture::drivers().await;
-    let router = routes(fixture.server.clone());
+    let router = fixture_routes(&fixture);
     let mut compared = 0;
     for case in recorded() {
         let name = case["name"].as_str().unwrap();
-        let computed = ["feature_service", "odfv_python"].contains(&name);
-        let writes = name.starts_with("push") || name.starts_with("after_push") || name.starts_with("write_");
-        if computed || writes || REFUSED_HERE.contains(&name) {
+        if REFUSED_HERE.contains(&name) || REFUSED_WRITES.contains(&name) {
             continue;
         }
         let answer = replay(&router, &case).await;
@@ -130,6 +143,11 @@ async fn recorded_reads_are_answered_alike() {
             assert_eq!(answer.body["detail"][0]["loc"], expected["detail"][0]["loc"]);
         } else if expected["results"].is_array() {
             let (mut ours, mut theirs) = (columns(&answer.body), columns(expected));
+            if ["feature_service", "odfv_python"].contains(&name) {
+                // Computed by a pandas function there, by an SQL expression here.
+                ours.remove("conv_plus_py");
+                theirs.remove("conv_plus_py");
+            }
             if name == "odfv_written" {
                 // Its event time is when it was recorded.
                 for columns in [&mut ours, &mut theirs] {
@@ -151,9 +169,55 @@ async fn recorded_reads_are_answered_alike() {
 }
 
 #[tokio::test]
+async fn a_refused_write_changes_nothing() {
+    let fixture = Fixture::drivers().await;
+    let router = fixture_routes(&fixture);
+    for case in recorded() {
+        let name = case["name"].as_str().unwrap();
+        if REFUSED_WRITES.contains(&name) {
+            let answer = replay(&router, &case).await;
+            assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{name}: {}", answer.body);
+            assert!(
+                detail(&answer.body)["message"].is_string(),
+                "{name}: {}",
+                answer.body
+            );
+        }
+    }
+    // Two views are pushed to, and the row is wrong for the second only in its last value.
+    let read = json!({"features": ["driver_fv:trips"], "entities": {"driver_id": [1001]}});
+    let answer = send(&router, "POST", "/get-online-features", &read).await;
+    assert_eq!(answer.body["results"][1]["values"], json!([21]));
+}
+
+#[tokio::test]
+async fn on_demand_features_follow_the_stored_ones() {
+    let fixture = Fixture::drivers().await;
+    let router = fixture_routes(&fixture);
+    let body = json!({
+        "features": ["odfv_python:conv_plus_py", "driver_fv:trips"],
+        "entities": {"driver_id": [1001, 9999, 1001], "val_to_add": [1, 2, 3], "val_to_add_2": [0.5, 0.5, 1]},
+        "full_feature_names": true,
+    });
+    let answer = send(&router, "POST", "/get-online-features", &body).await;
+    assert_eq!(
+        answer.body["metadata"]["feature_names"],
+        json!(["driver_id", "driver_fv__trips", "odfv_python__conv_plus_py"]),
+        "{}",
+        answer.body
+    );
+    let computed = &answer.body["results"][2];
+    let near = |row: usize, wanted: f64| (computed["values"][row].as_f64().unwrap() - wanted).abs() < 1e-6;
+    assert!(near(0, 1.8) && near(2, 4.3), "{computed}");
+    assert_eq!(computed["values"][1], Json::Null);
+    assert_eq!(computed["statuses"], json!(["PRESENT", "PRESENT", "PRESENT"]));
+    assert_eq!(computed["event_timestamps"][0], "1970-01-01T00:00:00Z");
+}
+
+#[tokio::test]
 async fn mistakes_of_the_caller_are_not_ours() {
     let fixture = Fixture::drivers().await;
-    let router = routes(fixture.server.clone());
+    let router = fixture_routes(&fixture);
     for case in recorded() {
         let name = case["name"].as_str().unwrap();
         if REFUSED_HERE.contains(&name) {
@@ -171,7 +235,7 @@ async fn mistakes_of_the_caller_are_not_ours() {
 #[tokio::test]
 async fn features_come_in_the_order_they_were_asked_for() {
     let fixture = Fixture::drivers().await;
-    let router = routes(fixture.server.clone());
+    let router = fixture_routes(&fixture);
     let body = json!({
         "features": ["driver_fv:name", "dc_fv:rating", "driver_fv:conv_rate", "driver_fv:trips"],
         "entities": {"customer_id": ["C1"], "driver_id": [1001]},
@@ -187,7 +251,7 @@ async fn features_come_in_the_order_they_were_asked_for() {
 #[tokio::test]
 async fn a_view_without_entities_needs_no_column() {
     let fixture = Fixture::drivers().await;
-    let router = routes(fixture.server.clone());
+    let router = fixture_routes(&fixture);
     let body = json!({"features": ["global_fv:gval"], "entities": {}});
     let answer = send(&router, "POST", "/get-online-features", &body).await;
     assert_eq!(
@@ -202,7 +266,7 @@ async fn a_view_without_entities_needs_no_column() {
 #[tokio::test]
 async fn missing_join_keys_are_those_of_the_view() {
     let fixture = Fixture::drivers().await;
-    let router = routes(fixture.server.clone());
+    let router = fixture_routes(&fixture);
     let body = json!({"features": ["dc_fv:rating"], "entities": {"driver_id": [1001]}});
     let answer = send(&router, "POST", "/get-online-features", &body).await;
     let message = detail(&answer.body)["message"].as_str().unwrap().to_owned();

@@ -134,7 +134,10 @@ impl Column<'_> {
                         Some((instant, _)) => Ok(Some(instant.timestamp_micros())),
                         None => Err(wrong(row, &format!("`{text}`"))),
                     },
-                    _ => Err(wrong(row, &format!("a value of type `{}`", value::value_type(value)))),
+                    _ => Err(wrong(
+                        row,
+                        &format!("a value of type `{}`", value::value_type(value)),
+                    )),
                 };
                 values.iter().enumerate().map(time).collect()
             }

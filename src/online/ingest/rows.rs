@@ -64,9 +64,10 @@ impl Rows {
                 continue;
             }
             let encoded = encoder.encode(&key);
-            batch
-                .keys
-                .push(encoded.map_err(|error| error.context(format!("row {row} of feature view `{}`", view.name)))?);
+            batch.keys.push(
+                encoded
+                    .map_err(|error| error.context(format!("row {row} of feature view `{}`", view.name)))?,
+            );
             batch.event_times.push(time);
             batch
                 .created_times
@@ -99,12 +100,16 @@ pub fn write_batch(
             ))
         })
     };
-    let fits = |name: &str, error: Error| {
-        error.context(format!("column `{name}` for feature view `{}`", view.name))
-    };
-    let keys = view.join_keys.iter().filter(|_| !view.is_entityless()).map(|key| {
-        value::arrow::from_array(column(&key.name)?, key.value_type).map_err(|error| fits(&key.name, error))
-    });
+    let fits =
+        |name: &str, error: Error| error.context(format!("column `{name}` for feature view `{}`", view.name));
+    let keys = view
+        .join_keys
+        .iter()
+        .filter(|_| !view.is_entityless())
+        .map(|key| {
+            value::arrow::from_array(column(&key.name)?, key.value_type)
+                .map_err(|error| fits(&key.name, error))
+        });
     let features = view.features.iter().map(|field| {
         value::arrow::encode_column(column(&field.name)?, field.value_type)
             .map_err(|error| fits(&field.name, error))
@@ -121,7 +126,10 @@ pub fn write_batch(
 
 /// A column's times in microseconds since 1970.
 fn times(array: &ArrayRef) -> Result<Vec<Option<i64>>> {
-    if matches!(array.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) {
+    if matches!(
+        array.data_type(),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
+    ) {
         let texts = cast_with_options(array, &DataType::Utf8, &CastOptions::default())?;
         let time = |text: Option<&str>| match text.map(|text| (text, value::text::parse_instant(text))) {
             None => Ok(None),
@@ -133,7 +141,11 @@ fn times(array: &ArrayRef) -> Result<Vec<Option<i64>>> {
     let zone = match array.data_type() {
         DataType::Timestamp(_, zone) => zone.clone(),
         DataType::Date32 | DataType::Date64 => None,
-        other => return Err(Error::invalid(format!("a column of type `{other}` holds no times"))),
+        other => {
+            return Err(Error::invalid(format!(
+                "a column of type `{other}` holds no times"
+            )));
+        }
     };
     let wanted = DataType::Timestamp(TimeUnit::Microsecond, zone);
     let options = CastOptions {
