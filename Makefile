@@ -32,7 +32,7 @@ demo:
 test: ui venv chromium
 	cargo test --locked
 	cargo build --locked
-	$(VENV)/bin/python -m pytest tests $(PYTEST)
+	THALI_CHROMIUM=$(CHROMIUM) $(VENV)/bin/python -m pytest tests $(PYTEST)
 
 # --- what the tests and the page need -------------------------------------------------------------------------------
 
