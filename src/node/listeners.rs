@@ -152,7 +152,7 @@ where
 
 /// thali's own API, on the REST registry and on the page's port.
 fn own_routes(context: &Context) -> Router {
-    let routes = schedule::rest::router(context.clone());
+    let routes = schedule::rest::router(context.clone()).merge(online::http::lookup_router(context));
     Router::new().nest("/api/thali/v1", routes)
 }
 

@@ -1,6 +1,8 @@
 //! The HTTP feature server: Feast's routes, envelopes and statuses (`feast/feature_server.py`). It reads
 //! bodies, calls one use-case and writes the answer; what is true of features is decided elsewhere.
 
+mod lookup;
+mod materialize;
 mod reply;
 
 use axum::{
@@ -11,6 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+pub use lookup::lookup_router;
 use reply::{Failure, json_bytes};
 use serde_json::json;
 
@@ -33,14 +36,15 @@ struct App {
 
 /// Feast's feature server.
 pub fn router(context: Context) -> Router {
-    routes(App {
+    let app = App {
         server: Server::new(&context),
         writer: Writer::new(&context),
-    })
+    };
+    routes(app, materialize::routes(context))
 }
 
-fn routes(app: App) -> Router {
-    Router::new()
+fn routes(app: App, more: Router) -> Router {
+    let routes = Router::new()
         .route("/get-online-features", post(get_online_features))
         .route("/push", post(push))
         .route("/write-to-online-store", post(write_to_online_store))
@@ -51,10 +55,13 @@ fn routes(app: App) -> Router {
         .route("/v1/vector_stores", get(vector_stores))
         .route("/v1/vector_stores/{id}", get(no_vector_store))
         .route("/v1/vector_stores/{id}/search", post(no_vector_store))
+        .route("/openapi.json", get(openapi))
+        .with_state(app);
+    routes
+        .merge(more)
         .method_not_allowed_fallback(reply::method_not_allowed)
         .fallback(reply::not_found)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(app)
 }
 
 async fn get_online_features(State(server): State<Server>, raw: Bytes) -> Result<Response, Failure> {
@@ -111,6 +118,24 @@ async fn chat() -> Response {
 /// Similarity search needs a store that can do it.
 async fn search() -> Failure {
     Error::unsupported("the online store `sqlite` does not support similarity search").into()
+}
+
+/// The routes there are, for clients that look before they call.
+async fn openapi() -> Response {
+    let operation = |method: &str, summary: &str| json!({ method: {"summary": summary, "responses": {"200": {"description": "OK"}}} });
+    let document = json!({
+        "openapi": "3.1.0",
+        "info": {"title": "thali feature server", "version": env!("CARGO_PKG_VERSION")},
+        "paths": {
+            "/get-online-features": operation("post", "Get online features"),
+            "/push": operation("post", "Push rows to the views of a push source"),
+            "/write-to-online-store": operation("post", "Write rows to one view"),
+            "/materialize": operation("post", "Materialize a window"),
+            "/materialize-incremental": operation("post", "Materialize what is new"),
+            "/health": operation("get", "Health"),
+        },
+    });
+    axum::Json(document).into_response()
 }
 
 /// Views with a searchable vector, of which no store built in so far has any.

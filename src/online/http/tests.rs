@@ -68,10 +68,11 @@ async fn send(router: &Router, method: &str, path: &str, body: &Json) -> Answer 
 }
 
 fn fixture_routes(fixture: &Fixture) -> Router {
-    routes(App {
+    let app = App {
         server: fixture.server.clone(),
         writer: fixture.writer.clone(),
-    })
+    };
+    routes(app, Router::new())
 }
 
 fn recorded() -> Vec<Json> {
@@ -275,4 +276,22 @@ async fn missing_join_keys_are_those_of_the_view() {
         "{message}"
     );
     assert!(!message.contains("bkey"), "{message}");
+}
+
+#[tokio::test]
+async fn the_page_looks_values_up() {
+    let fixture = Fixture::drivers().await;
+    let router = lookup::routes(fixture.server.clone());
+    let body = json!({"project": "dp", "featureService": "fs_alias", "entities": {"origin_id": ["1001"], "dest_id": [1]}});
+    let refused = send(&router, "POST", "/lookup", &body).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    let body = json!({"features": ["driver_fv:trips"], "entities": {"driver_id": ["1001"]}});
+    let answer = send(&router, "POST", "/lookup", &body).await;
+    assert_eq!(answer.body["results"][1]["values"], json!([21]));
+    let elsewhere =
+        json!({"project": "other", "features": ["driver_fv:trips"], "entities": {"driver_id": ["1001"]}});
+    assert_eq!(
+        send(&router, "POST", "/lookup", &elsewhere).await.status,
+        StatusCode::NOT_FOUND
+    );
 }

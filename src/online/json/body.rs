@@ -5,12 +5,9 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::{
-    error::{Error, Result},
-    online::{
-        plan::Wanted,
-        serve::{Given, Request},
-    },
+use crate::online::{
+    plan::Wanted,
+    serve::{Given, Request},
 };
 
 /// Columns of JSON values by name, in the caller's order.
@@ -257,6 +254,31 @@ pub fn read_request(raw: &[u8]) -> Result<Request, Rejection> {
     })
 }
 
+/// Reads the body of thali's own `/lookup`: a project, if one is named, and a request.
+///
+/// # Errors
+/// A rejection that lists every wrong field.
+pub fn read_lookup(raw: &[u8]) -> Result<(Option<String>, Request), Rejection> {
+    let mut body = Body::parse(raw)?;
+    let project = body.text("project").filter(|project| !project.is_empty());
+    let columns = body.columns("entities");
+    let features = body.texts("features").unwrap_or_default();
+    let wanted = body
+        .text("featureService")
+        .map_or(Wanted::Features(features), Wanted::Service);
+    let full_names = body.flag("fullFeatureNames", false);
+    let request = Request {
+        wanted,
+        full_names,
+        version_metadata: false,
+        columns: columns
+            .into_iter()
+            .map(|(name, values)| (name, Given::Json(values)))
+            .collect(),
+    };
+    body.finish((project, request))
+}
+
 /// Reads the body of `/push`.
 ///
 /// # Errors
@@ -305,24 +327,6 @@ pub fn read_materialize(raw: &[u8], incremental: bool) -> Result<MaterializeBody
         version: body.text("version"),
     };
     body.finish(materialize)
-}
-
-/// The number of rows of columns that must be equally long.
-///
-/// # Errors
-/// `InvalidArgument` naming two columns that are not.
-pub fn row_count(columns: &Columns) -> Result<usize> {
-    let Some((first, values)) = columns.first() else {
-        return Ok(0);
-    };
-    match columns.iter().find(|(_, other)| other.len() != values.len()) {
-        None => Ok(values.len()),
-        Some((other, others)) => Err(Error::invalid(format!(
-            "all columns must have the same number of values: `{first}` has {}, `{other}` has {}",
-            values.len(),
-            others.len()
-        ))),
-    }
 }
 
 fn parse_json(raw: &[u8]) -> Result<Json, Rejection> {
