@@ -37,6 +37,10 @@ def assert_sound(watched, where):
     assert watched.problems == [], where
     wide = watched.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert wide <= 0, f"{where} scrolls sideways by {wide} px"
+    cut = watched.page.evaluate(
+        "[...document.querySelectorAll('main table')].filter(t => t.offsetWidth > t.parentElement.clientWidth).map(t => t.ariaLabel)"
+    )
+    assert cut == [], f"tables of {where} are wider than their panels"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -19,6 +19,7 @@ export function App() {
 
   useEffect(() => {
     setOpen(false);
+    setJumping(false);
     window.scrollTo(0, 0);
   }, [location]);
   useEffect(() => {

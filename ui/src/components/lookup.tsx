@@ -262,10 +262,23 @@ function columnsFor(project: string, now: number, showView: boolean, answered: b
   return columns;
 }
 
+/** A vector or a document is folded behind its beginning. */
+const LONG = 80;
+
 function ValueCell({ found }: { found?: LookupValue }) {
   if (!found) return <span className="faint">not in the answer</span>;
   if (found.value === null) return <span className="faint mono">null</span>;
-  return <span className="mono value">{valueText(found.value)}</span>;
+  const text = valueText(found.value);
+  if (text.length <= LONG) return <span className="mono value">{text}</span>;
+  const size = Array.isArray(found.value) ? `${found.value.length} values` : `${text.length} characters`;
+  return (
+    <details className="mono value">
+      <summary>
+        {text.slice(0, LONG)}… <span className="faint">{size}</span>
+      </summary>
+      {text}
+    </details>
+  );
 }
 
 const STATUS: Record<string, Tone> = {
@@ -289,8 +302,8 @@ function Age({ row, now }: { row: Row; now: number }) {
   const age = (now - Date.parse(at)) / 1000;
   const ttl = protoSeconds(row.ttl);
   return (
-    <span className="nowrap">
-      {duration(age)} {ttl > 0 && age > ttl && <Badge tone="warn">past ttl {duration(ttl)}</Badge>}
+    <span>
+      <span className="nowrap">{duration(age)}</span> {ttl > 0 && age > ttl && <Badge tone="warn">past ttl {duration(ttl)}</Badge>}
     </span>
   );
 }

@@ -124,11 +124,11 @@ export function Tags({ tags, link }: { tags?: TagMap; link?: (tag: string) => st
       {shown.map(([key, value]) => {
         const text = value ? `${key}:${value}` : key;
         return link ? (
-          <Link key={key} className="tag" href={link(text)}>
+          <Link key={key} className="tag" href={link(text)} title={text}>
             {text}
           </Link>
         ) : (
-          <span key={key} className="tag">
+          <span key={key} className="tag" title={text}>
             {text}
           </span>
         );
