@@ -113,7 +113,11 @@ async fn run(cli: Cli) -> Outcome {
 
 impl Global {
     fn sources(&self) -> Sources {
-        Sources::from_process(self.chdir.clone(), self.feature_store_yaml.clone(), self.set.clone())
+        Sources::from_process(
+            self.chdir.clone(),
+            self.feature_store_yaml.clone(),
+            self.set.clone(),
+        )
     }
 
     /// Reads the configuration; warnings go to standard error.

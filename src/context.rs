@@ -12,7 +12,11 @@ use crate::{
     online::store::{OnlineStore, disabled::DisabledStore, sqlite::SqliteStore},
     registry::{
         Registry,
-        store::{RegistryStore, file::FileStore, sql::{self, SqlStore}},
+        store::{
+            RegistryStore,
+            file::FileStore,
+            sql::{self, SqlStore},
+        },
     },
     schedule::ledger::Ledger,
     transform::Transformer,

@@ -46,7 +46,19 @@ pub(super) async fn run(global: &Global, arguments: &Arguments) -> Outcome {
         }
         Format::Table => {
             let rows: Vec<Vec<String>> = runs.iter().map(row).collect();
-            output::table(&["STARTED", "FEATURE VIEW", "KIND", "TRIGGER", "STATE", "ROWS", "WINDOW", "ERROR"], &rows);
+            output::table(
+                &[
+                    "STARTED",
+                    "FEATURE VIEW",
+                    "KIND",
+                    "TRIGGER",
+                    "STATE",
+                    "ROWS",
+                    "WINDOW",
+                    "ERROR",
+                ],
+                &rows,
+            );
         }
     }
     Ok(ExitCode::SUCCESS)

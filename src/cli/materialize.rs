@@ -54,7 +54,12 @@ pub(super) async fn run(global: &Global, arguments: Arguments) -> Outcome {
 }
 
 pub(super) async fn run_incremental(global: &Global, arguments: IncrementalArguments) -> Outcome {
-    materialize(global, arguments.views, Window::Incremental { end: arguments.end }).await
+    materialize(
+        global,
+        arguments.views,
+        Window::Incremental { end: arguments.end },
+    )
+    .await
 }
 
 async fn materialize(global: &Global, views: Vec<String>, window: Window) -> Outcome {
@@ -64,7 +69,9 @@ async fn materialize(global: &Global, views: Vec<String>, window: Window) -> Out
     telemetry.shutdown();
     let reports = outcome?;
     if reports.is_empty() {
-        output::note(format_args!("no feature view of project `{project}` is materialized"));
+        output::note(format_args!(
+            "no feature view of project `{project}` is materialized"
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -55,7 +55,11 @@ pub(super) async fn run(global: &Global, arguments: Arguments) -> Outcome {
 /// The roles that the words mean, each once, in the roles' own order.
 fn roles(words: &[String]) -> Result<Vec<Role>> {
     let mut roles = Vec::new();
-    for word in words.iter().map(|word| word.trim()).filter(|word| !word.is_empty()) {
+    for word in words
+        .iter()
+        .map(|word| word.trim())
+        .filter(|word| !word.is_empty())
+    {
         if word == "all" {
             roles.extend(Role::ALL);
         } else {
@@ -85,7 +89,10 @@ pub(super) fn options(
         offline_port: arguments.offline_port,
         ui_port: arguments.ui_port,
         metrics_port: arguments.metrics_port,
-        tls: arguments.tls_cert.zip(arguments.tls_key).map(|(cert, key)| TlsFiles { cert, key }),
+        tls: arguments
+            .tls_cert
+            .zip(arguments.tls_key)
+            .map(|(cert, key)| TlsFiles { cert, key }),
         announce: Box::new(announce),
     }
 }

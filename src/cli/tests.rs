@@ -46,5 +46,8 @@ fn feasts_spelling_is_understood() {
 fn global_options_may_stand_anywhere() {
     let cli = parse("config -c here -f there.yaml").unwrap();
     assert_eq!(cli.global.chdir.unwrap(), PathBuf::from("here"));
-    assert_eq!(cli.global.feature_store_yaml.unwrap(), PathBuf::from("there.yaml"));
+    assert_eq!(
+        cli.global.feature_store_yaml.unwrap(),
+        PathBuf::from("there.yaml")
+    );
 }

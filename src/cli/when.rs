@@ -9,12 +9,21 @@ pub(super) fn moment(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(moment) = DateTime::parse_from_rfc3339(text) {
         return Ok(moment.with_timezone(&Utc));
     }
-    for format in ["%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M%#z"] {
+    for format in [
+        "%Y-%m-%dT%H:%M:%S%.f%#z",
+        "%Y-%m-%d %H:%M:%S%.f%#z",
+        "%Y-%m-%dT%H:%M%#z",
+    ] {
         if let Ok(moment) = DateTime::parse_from_str(text, format) {
             return Ok(moment.with_timezone(&Utc));
         }
     }
-    for format in ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"] {
+    for format in [
+        "%Y-%m-%dT%H:%M:%S%.f",
+        "%Y-%m-%d %H:%M:%S%.f",
+        "%Y-%m-%dT%H:%M",
+        "%Y-%m-%d %H:%M",
+    ] {
         if let Ok(moment) = NaiveDateTime::parse_from_str(text, format) {
             return Ok(moment.and_utc());
         }
@@ -43,7 +52,10 @@ mod tests {
         ] {
             assert_eq!(moment(text).unwrap(), expected, "{text}");
         }
-        assert_eq!(moment("2024-05-01").unwrap(), "2024-05-01T00:00:00Z".parse::<DateTime<Utc>>().unwrap());
+        assert_eq!(
+            moment("2024-05-01").unwrap(),
+            "2024-05-01T00:00:00Z".parse::<DateTime<Utc>>().unwrap()
+        );
         assert!(moment("yesterday").is_err());
     }
 }

@@ -146,13 +146,19 @@ impl Ledger {
             .connect_with(options)
             .await
             .map_err(|error| cannot_open(path, &error))?;
-        migrator().run(&pool).await.map_err(|error| {
+        // Processes of one deployment start together; whoever comes first migrates, the others wait for it.
+        let mut alone = pool
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(|error| cannot_open(path, &error))?;
+        migrator().run(&mut *alone).await.map_err(|error| {
             Error::config(format!(
                 "the job ledger `{}` cannot be brought up to date: {error}",
                 path.display()
             ))
             .hint("a newer thali may have written it; run that version or move the file away")
         })?;
+        alone.commit().await.map_err(|error| cannot_open(path, &error))?;
         Ok(Self { pool })
     }
 
@@ -433,6 +439,16 @@ mod tests {
             kind: "materialize",
             trigger: Trigger::Schedule,
             slot,
+        }
+    }
+
+    #[tokio::test]
+    async fn many_may_open_a_new_ledger_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("thali.db");
+        let opened = futures::future::join_all((0..16).map(|_| Ledger::open(&path))).await;
+        for ledger in opened {
+            ledger.unwrap();
         }
     }
 
