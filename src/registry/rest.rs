@@ -1,1 +1,214 @@
-//! To be written.
+//! The registry's REST server: Feast's read and write routes over the catalog, in Feast's shapes, and
+//! thali's own bootstrap route. Every route answers at `/x` and at `/api/v1/x`.
+//!
+//! What can be listed and shown is the table in `objects`; the other modules are one group of routes each.
+
+mod bootstrap;
+mod datasets;
+mod definition;
+mod engines;
+mod lineage;
+mod metrics;
+mod objects;
+mod params;
+mod reply;
+mod search;
+#[cfg(test)]
+mod tests;
+mod visits;
+mod writes;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    http::StatusCode,
+    middleware,
+    response::IntoResponse,
+    routing::{delete, get, post},
+};
+use serde_json::json;
+
+use self::{
+    objects::{Content, RESOURCES, Resource},
+    params::Params,
+    reply::{Answer, Failure},
+};
+use super::{Catalog, changes::Changes, grpc, listing};
+use crate::{
+    config::{Config, OnlineStoreConfig},
+    context::Context,
+    error::Result,
+    model::{Object, ObjectKind},
+    offline::store::OfflineStore,
+};
+
+/// The version of Feast whose contract is kept.
+const FEAST_VERSION: &str = "0.67.0";
+
+/// What the routes work with.
+struct Api {
+    changes: Changes,
+    offline: Arc<dyn OfflineStore>,
+    config: Arc<Config>,
+    /// The roles of this process, for the page.
+    roles: Vec<String>,
+    visits: visits::Visits,
+}
+
+impl Api {
+    async fn catalog(&self, project: &str, allow_cache: bool) -> Result<Arc<Catalog>> {
+        match allow_cache {
+            true => self.changes.registry.catalog(project).await,
+            false => self.changes.registry.fresh_catalog(project).await,
+        }
+    }
+
+    /// The projects that are not hidden.
+    async fn projects(&self, allow_cache: bool) -> Result<Vec<Arc<Object>>> {
+        grpc::read::projects(&self.changes.registry, allow_cache, &BTreeMap::new()).await
+    }
+
+    async fn project_names(&self, allow_cache: bool) -> Result<Vec<String>> {
+        let projects = self.projects(allow_cache).await?;
+        Ok(projects.iter().map(|project| project.name.clone()).collect())
+    }
+}
+
+/// All routes of the registry's REST listener. `roles` are those of this process.
+pub fn router(context: Context, roles: Vec<String>) -> Router {
+    let api = api(context, roles);
+    let routes = feast_routes();
+    finish(thali_routes().nest("/api/v1", routes.clone()).merge(routes), &api).fallback(not_found)
+}
+
+/// The routes under `/api/` only, for a listener that has pages of its own elsewhere.
+pub fn api_router(context: Context, roles: Vec<String>) -> Router {
+    let api = api(context, roles);
+    finish(thali_routes().nest("/api/v1", feast_routes().fallback(not_found)), &api)
+}
+
+fn api(context: Context, roles: Vec<String>) -> Arc<Api> {
+    let online = (context.config.online_store != OnlineStoreConfig::Disabled).then_some(context.online);
+    Arc::new(Api {
+        changes: Changes { registry: context.registry, online },
+        offline: context.offline,
+        config: context.config,
+        roles,
+        visits: visits::Visits::default(),
+    })
+}
+
+fn finish(routes: Router<Arc<Api>>, api: &Arc<Api>) -> Router {
+    routes
+        .layer(middleware::from_fn_with_state(Arc::clone(api), visits::record))
+        .with_state(Arc::clone(api))
+}
+
+/// The state as routes get it.
+type Shared = State<Arc<Api>>;
+
+fn thali_routes() -> Router<Arc<Api>> {
+    Router::new().route("/api/thali/v1/bootstrap", get(bootstrap::bootstrap))
+}
+
+fn feast_routes() -> Router<Arc<Api>> {
+    let mut routes = Router::new();
+    for resource in &RESOURCES {
+        routes = routes.merge(resource_routes(resource));
+    }
+    routes
+        .route("/features/{feature_view}/{name}", get(get_feature))
+        .route("/projects", get(list_projects))
+        .route("/projects/{name}", get(get_project))
+        .route("/registry/refresh", post(refresh))
+        .route("/version", get(|| async { Json(json!({"version": FEAST_VERSION})) }))
+        .route("/saved_datasets/data/{name}", get(datasets::data))
+        .route("/saved_datasets/jobs", get(datasets::jobs))
+        .route("/saved_datasets/jobs/{id}", get(datasets::job))
+        .route("/saved_datasets/create", post(datasets::create))
+        .route("/compute_engines", get(engines::engine))
+        .route("/compute_engines/all", get(engines::all))
+        .route("/materialization_jobs", get(engines::materialization_jobs))
+        .route("/lineage/registry", get(lineage::registry))
+        .route("/lineage/registry/all", get(lineage::registry_all))
+        .route("/lineage/objects/{kind}/{name}", get(lineage::object))
+        .route("/lineage/complete", get(lineage::complete))
+        .route("/lineage/complete/all", get(lineage::complete_all))
+        .route("/search", get(search::search))
+        .route("/metrics/resource_counts", get(metrics::resource_counts))
+        .route("/metrics/popular_tags", get(metrics::popular_tags))
+        .route("/metrics/recently_visited", get(visits::recently_visited))
+        .route("/entities", post(writes::entity))
+        .route("/data_sources", post(writes::data_source))
+        .route("/feature_views", post(writes::feature_view))
+        .route("/feature_services", post(writes::feature_service))
+        .route("/permissions", post(writes::permission))
+        .route("/saved_datasets", post(writes::saved_dataset))
+        .method_not_allowed_fallback(method_not_allowed)
+}
+
+/// List, list of all projects, and single object of one resource; deletion where Feast has it.
+fn resource_routes(resource: &'static Resource) -> Router<Arc<Api>> {
+    let list = move |State(api): Shared, params: Params| async move { objects::list(&api, resource, &params).await };
+    let all = move |State(api): Shared, params: Params| async move { objects::list_all(&api, resource, &params).await };
+    let path = resource.path;
+    let routes = Router::new()
+        .route(&format!("/{path}"), get(list))
+        .route(&format!("/{path}/all"), get(all));
+    if matches!(resource.content, Content::Fields(_)) {
+        return routes;
+    }
+    let one = format!("/{path}/{{name}}");
+    let show = move |State(api): Shared, Path(name): Path<String>, params: Params| async move {
+        objects::get(&api, resource, &name, &params).await
+    };
+    let routes = routes.route(&one, get(show));
+    if path == "label_views" {
+        return routes;
+    }
+    let remove = move |State(api): Shared, Path(name): Path<String>, params: Params| async move {
+        writes::remove(&api, resource, &name, &params).await
+    };
+    routes.route(&one, delete(remove))
+}
+
+async fn get_feature(
+    State(api): Shared,
+    Path((view, name)): Path<(String, String)>,
+    params: Params,
+) -> Answer {
+    objects::get_feature(&api, &view, &name, &params).await
+}
+
+async fn list_projects(State(api): Shared, params: Params) -> Answer {
+    let (paging, sorting) = (params.paging()?, params.sorting()?);
+    // Feast answers 200 with the error in it when the projects cannot be listed.
+    let mut projects = match api.projects(params.allow_cache()?).await {
+        Ok(projects) => projects,
+        Err(error) => return Ok(Json(json!({"error": error.one_line()}))),
+    };
+    listing::sort(&mut projects, Some(&sorting), |project, by| listing::attribute(project, by))?;
+    let pagination = listing::page(&mut projects, Some(&paging));
+    let projects = projects.iter().map(|project| reply::object(project)).collect::<Result<Vec<_>>>()?;
+    Ok(Json(json!({"projects": projects, "pagination": reply::pagination(&pagination)})))
+}
+
+async fn get_project(State(api): Shared, Path(name): Path<String>, params: Params) -> Answer {
+    let catalog = api.catalog(&name, params.allow_cache()?).await?;
+    Ok(Json(reply::object(catalog.require(ObjectKind::Project, &name)?)?.into()))
+}
+
+async fn refresh(State(api): Shared) -> Result<StatusCode, Failure> {
+    api.changes.registry.refresh().await?;
+    Ok(StatusCode::OK)
+}
+
+async fn not_found() -> impl IntoResponse {
+    (StatusCode::NOT_FOUND, Json(json!({"detail": "Not Found"})))
+}
+
+async fn method_not_allowed() -> impl IntoResponse {
+    (StatusCode::METHOD_NOT_ALLOWED, Json(json!({"detail": "Method Not Allowed"})))
+}
