@@ -37,7 +37,7 @@ use self::{
 };
 use super::{Catalog, changes::Changes, grpc, listing};
 use crate::{
-    config::{Config, OnlineStoreConfig},
+    config::OnlineStoreConfig,
     context::Context,
     error::Result,
     model::{Object, ObjectKind},
@@ -51,9 +51,10 @@ const FEAST_VERSION: &str = "0.67.0";
 struct Api {
     changes: Changes,
     offline: Arc<dyn OfflineStore>,
-    config: Arc<Config>,
+    /// The configured project; what a look at an object without a project counts for.
+    home: String,
     /// The roles of this process, for the page.
-    roles: Vec<String>,
+    roles: Vec<&'static str>,
     visits: visits::Visits,
 }
 
@@ -77,24 +78,27 @@ impl Api {
 }
 
 /// All routes of the registry's REST listener. `roles` are those of this process.
-pub fn router(context: Context, roles: Vec<String>) -> Router {
-    let api = api(context, roles);
+pub fn router(context: Context, roles: Vec<&'static str>) -> Router {
+    all_routes(&api(context, roles))
+}
+
+fn all_routes(api: &Arc<Api>) -> Router {
     let routes = feast_routes();
-    finish(thali_routes().nest("/api/v1", routes.clone()).merge(routes), &api).fallback(not_found)
+    finish(thali_routes().nest("/api/v1", routes.clone()).merge(routes), api).fallback(not_found)
 }
 
 /// The routes under `/api/` only, for a listener that has pages of its own elsewhere.
-pub fn api_router(context: Context, roles: Vec<String>) -> Router {
+pub fn api_router(context: Context, roles: Vec<&'static str>) -> Router {
     let api = api(context, roles);
     finish(thali_routes().nest("/api/v1", feast_routes().fallback(not_found)), &api)
 }
 
-fn api(context: Context, roles: Vec<String>) -> Arc<Api> {
+fn api(context: Context, roles: Vec<&'static str>) -> Arc<Api> {
     let online = (context.config.online_store != OnlineStoreConfig::Disabled).then_some(context.online);
     Arc::new(Api {
         changes: Changes { registry: context.registry, online },
         offline: context.offline,
-        config: context.config,
+        home: context.config.project.clone(),
         roles,
         visits: visits::Visits::default(),
     })

@@ -6,7 +6,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use arrow::{array::Int64Array, datatypes::SchemaRef, record_batch::RecordBatch};
 use async_trait::async_trait;
+use datafusion::{execution::SendableRecordBatchStream, physical_plan::stream::RecordBatchStreamAdapter};
 use prost::Message;
 
 use super::{
@@ -17,9 +19,49 @@ use super::{
 use crate::{
     error::{Error, Result},
     model::{FeatureView, Object, ObjectKind},
+    offline::store::{HistoricalQuery, OfflineStore, Pull},
     online::store::{OlderRow, OnlineRead, OnlineStore, RowBatch, WriteBatch},
     proto::feast::core,
 };
+
+/// An offline store whose every source holds the same two batches.
+pub(crate) struct Rows;
+
+impl Rows {
+    fn batch(values: Vec<i64>) -> Result<RecordBatch> {
+        Ok(RecordBatch::try_from_iter([("rate", Arc::new(Int64Array::from(values)) as _)])?)
+    }
+}
+
+#[async_trait]
+impl OfflineStore for Rows {
+    async fn historical(&self, _: HistoricalQuery) -> Result<SendableRecordBatchStream> {
+        Err(Error::unsupported("historical"))
+    }
+
+    async fn pull(&self, _: Pull) -> Result<SendableRecordBatchStream> {
+        let batches = [Self::batch(vec![1, 2])?, Self::batch(vec![3])?];
+        let schema = batches[0].schema();
+        let stream = futures::stream::iter(batches.map(Ok));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream)))
+    }
+
+    async fn append(&self, _: &core::DataSource, _: Vec<RecordBatch>) -> Result<u64> {
+        Err(Error::unsupported("append"))
+    }
+
+    async fn save(&self, _: &core::DataSource, _: SendableRecordBatchStream, _: bool) -> Result<u64> {
+        Err(Error::unsupported("save"))
+    }
+
+    async fn schema(&self, _: &core::DataSource) -> Result<SchemaRef> {
+        Ok(Self::batch(Vec::new())?.schema())
+    }
+
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
+}
 
 /// A registry in memory that holds the sample project, and the online store that follows it.
 pub(crate) fn registry() -> (Changes, Arc<Tables>) {

@@ -79,7 +79,7 @@ pub(super) async fn record(State(api): State<Arc<Api>>, request: Request, next: 
     if response.status().is_success()
         && let Some((resource, name)) = visited(&path)
     {
-        let project = params.get("project").unwrap_or(&api.config.project);
+        let project = params.get("project").unwrap_or(&api.home);
         let visit = json!({
             "path": path,
             "timestamp": Utc::now().to_rfc3339_opts(SecondsFormat::Micros, false),

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use axum::{Json, extract::State, http::StatusCode};
 use prost::Message;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
