@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Catalog, Registry, View, store::Change, wire};
+use super::{Catalog, Registry, View, apply::ApplyMode, wire};
 use crate::{
     error::Result,
     model::{Interval, Object, ObjectKind},
@@ -30,17 +30,14 @@ impl Changes {
     /// applying again completes it.
     pub(crate) async fn apply(&self, object: Object) -> Result<Arc<Catalog>> {
         let (project, name, is_view) = (object.project.clone(), object.name.clone(), object.kind.is_view());
-        let catalog = self.update(&project, Change::Put(object)).await?;
+        self.registry
+            .apply(&project, vec![object], ApplyMode::Single)
+            .await?;
+        let catalog = self.registry.catalog(&project).await?;
         if is_view {
             self.provision(&catalog, &name).await?;
         }
         Ok(catalog)
-    }
-
-    async fn update(&self, project: &str, change: Change) -> Result<Arc<Catalog>> {
-        self.registry
-            .update(project, &mut |_| Ok(vec![change.clone()]))
-            .await
     }
 
     async fn provision(&self, catalog: &Catalog, name: &str) -> Result<()> {
@@ -75,8 +72,7 @@ impl Changes {
         if kind == ObjectKind::Project {
             return self.delete_project(&catalog).await;
         }
-        self.update(project, Change::Delete(kind, name.to_owned()))
-            .await?;
+        self.registry.delete(project, kind, name).await?;
         self.drop_tables(project, &tables).await
     }
 
@@ -96,7 +92,7 @@ impl Changes {
             .iter()
             .flat_map(|view| tables(catalog, &view.name))
             .collect();
-        self.update(&catalog.project, Change::DeleteProject).await?;
+        self.registry.delete_project(&catalog.project).await?;
         self.drop_tables(&catalog.project, &tables).await
     }
 
@@ -115,9 +111,9 @@ impl Changes {
     /// # Errors
     /// `FeatureViewNotFound`; what the registry returns.
     pub(crate) async fn materialized(&self, project: &str, view: &str, interval: Interval) -> Result<()> {
-        let _ = interval;
-        self.registry.fresh_catalog(project).await?.stored_view(view)?;
-        Ok(())
+        self.registry
+            .record_materialization(project, view, interval)
+            .await
     }
 
     /// Stores the encoded `feast.core.Infra` of a project.
@@ -126,8 +122,7 @@ impl Changes {
     /// `InvalidArgument` when it is no such message; what the registry returns.
     pub(crate) async fn put_infra(&self, project: &str, infra: Bytes) -> Result<()> {
         wire::check_infra(&infra)?;
-        self.update(project, Change::PutInfra(infra)).await?;
-        Ok(())
+        self.registry.put_infra(project, infra).await
     }
 }
 

@@ -90,13 +90,19 @@ fn all_routes(api: &Arc<Api>) -> Router {
 /// The routes under `/api/` only, for a listener that has pages of its own elsewhere.
 pub fn api_router(context: Context, roles: Vec<&'static str>) -> Router {
     let api = api(context, roles);
-    finish(thali_routes().nest("/api/v1", feast_routes().fallback(not_found)), &api)
+    finish(
+        thali_routes().nest("/api/v1", feast_routes().fallback(not_found)),
+        &api,
+    )
 }
 
 fn api(context: Context, roles: Vec<&'static str>) -> Arc<Api> {
     let online = (context.config.online_store != OnlineStoreConfig::Disabled).then_some(context.online);
     Arc::new(Api {
-        changes: Changes { registry: context.registry, online },
+        changes: Changes {
+            registry: context.registry,
+            online,
+        },
         offline: context.offline,
         home: context.config.project.clone(),
         roles,
@@ -127,7 +133,10 @@ fn feast_routes() -> Router<Arc<Api>> {
         .route("/projects", get(list_projects))
         .route("/projects/{name}", get(get_project))
         .route("/registry/refresh", post(refresh))
-        .route("/version", get(|| async { Json(json!({"version": FEAST_VERSION})) }))
+        .route(
+            "/version",
+            get(|| async { Json(json!({"version": FEAST_VERSION})) }),
+        )
         .route("/saved_datasets/data/{name}", get(datasets::data))
         .route("/saved_datasets/jobs", get(datasets::jobs))
         .route("/saved_datasets/jobs/{id}", get(datasets::job))
@@ -155,8 +164,11 @@ fn feast_routes() -> Router<Arc<Api>> {
 
 /// List, list of all projects, and single object of one resource; deletion where Feast has it.
 fn resource_routes(resource: &'static Resource) -> Router<Arc<Api>> {
-    let list = move |State(api): Shared, params: Params| async move { objects::list(&api, resource, &params).await };
-    let all = move |State(api): Shared, params: Params| async move { objects::list_all(&api, resource, &params).await };
+    let list =
+        move |State(api): Shared, params: Params| async move { objects::list(&api, resource, &params).await };
+    let all = move |State(api): Shared, params: Params| async move {
+        objects::list_all(&api, resource, &params).await
+    };
     let path = resource.path;
     let routes = Router::new()
         .route(&format!("/{path}"), get(list))
@@ -193,15 +205,24 @@ async fn list_projects(State(api): Shared, params: Params) -> Answer {
         Ok(projects) => projects,
         Err(error) => return Ok(Json(json!({"error": error.one_line()}))),
     };
-    listing::sort(&mut projects, Some(&sorting), |project, by| listing::attribute(project, by))?;
+    listing::sort(&mut projects, Some(&sorting), |project, by| {
+        listing::attribute(project, by)
+    })?;
     let pagination = listing::page(&mut projects, Some(&paging));
-    let projects = projects.iter().map(|project| reply::object(project)).collect::<Result<Vec<_>>>()?;
-    Ok(Json(json!({"projects": projects, "pagination": reply::pagination(&pagination)})))
+    let projects = projects
+        .iter()
+        .map(|project| reply::object(project))
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Json(
+        json!({"projects": projects, "pagination": reply::pagination(&pagination)}),
+    ))
 }
 
 async fn get_project(State(api): Shared, Path(name): Path<String>, params: Params) -> Answer {
     let catalog = api.catalog(&name, params.allow_cache()?).await?;
-    Ok(Json(reply::object(catalog.require(ObjectKind::Project, &name)?)?.into()))
+    Ok(Json(
+        reply::object(catalog.require(ObjectKind::Project, &name)?)?.into(),
+    ))
 }
 
 async fn refresh(State(api): Shared) -> Result<StatusCode, Failure> {
@@ -214,5 +235,8 @@ async fn not_found() -> impl IntoResponse {
 }
 
 async fn method_not_allowed() -> impl IntoResponse {
-    (StatusCode::METHOD_NOT_ALLOWED, Json(json!({"detail": "Method Not Allowed"})))
+    (
+        StatusCode::METHOD_NOT_ALLOWED,
+        Json(json!({"detail": "Method Not Allowed"})),
+    )
 }

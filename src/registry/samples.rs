@@ -29,7 +29,10 @@ pub(crate) struct Rows;
 
 impl Rows {
     fn batch(values: Vec<i64>) -> Result<RecordBatch> {
-        Ok(RecordBatch::try_from_iter([("rate", Arc::new(Int64Array::from(values)) as _)])?)
+        Ok(RecordBatch::try_from_iter([(
+            "rate",
+            Arc::new(Int64Array::from(values)) as _,
+        )])?)
     }
 }
 

@@ -15,5 +15,7 @@ pub(super) async fn bootstrap(State(api): Shared) -> Answer {
         let description = listing::text(project, "description")?;
         projects.push(json!({"name": name, "description": description, "counts": counts(&catalog)}));
     }
-    Ok(Json(json!({"version": env!("CARGO_PKG_VERSION"), "projects": projects, "roles": api.roles})))
+    Ok(Json(
+        json!({"version": env!("CARGO_PKG_VERSION"), "projects": projects, "roles": api.roles}),
+    ))
 }

@@ -35,7 +35,8 @@ pub(super) async fn data(State(api): Shared, Path(name): Path<String>, params: P
     let limit = usize::try_from(params.number("limit", 100)?.unwrap_or(10)).unwrap_or(10);
     let catalog = api.catalog(params.project()?, false).await?;
     let object = catalog.require(ObjectKind::SavedDataset, &name)?;
-    let failed = |error: Error| Failure::http(500, format!("Failed to read dataset data: {}", error.one_line()));
+    let failed =
+        |error: Error| Failure::http(500, format!("Failed to read dataset data: {}", error.one_line()));
     let sample = sample(&api.offline, object, limit).await.map_err(failed)?;
     Ok(Json(json!({
         "columns": sample.columns,
@@ -64,7 +65,9 @@ async fn sample(offline: &Arc<dyn OfflineStore>, dataset: &Object, limit: usize)
         total += batch.num_rows();
         if rows.len() < limit {
             let wanted = batch.slice(0, batch.num_rows().min(limit - rows.len()));
-            let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, JsonArray>(Vec::new());
+            let mut writer = WriterBuilder::new()
+                .with_explicit_nulls(true)
+                .build::<_, JsonArray>(Vec::new());
             writer.write(&wanted)?;
             writer.finish()?;
             let text = writer.into_inner();
@@ -86,7 +89,10 @@ fn source(dataset: &Object) -> Result<core::DataSource> {
             options: Some(data_source::Options::FileOptions(file)),
             ..Default::default()
         }),
-        _ => Err(Error::unsupported(format!("saved dataset `{}` does not lie in files", dataset.name))),
+        _ => Err(Error::unsupported(format!(
+            "saved dataset `{}` does not lie in files",
+            dataset.name
+        ))),
     }
 }
 
@@ -102,7 +108,9 @@ pub(super) async fn job(Path(id): Path<String>) -> Answer {
 
 /// `POST /saved_datasets/create`.
 pub(super) async fn create() -> Answer {
-    Err(Error::unsupported("saved datasets cannot be created through the registry server")
-        .hint("use `FeatureStore.create_saved_dataset` of the SDK")
-        .into())
+    Err(
+        Error::unsupported("saved datasets cannot be created through the registry server")
+            .hint("use `FeatureStore.create_saved_dataset` of the SDK")
+            .into(),
+    )
 }

@@ -22,7 +22,9 @@ struct Call {
 
 impl Call {
     fn new(name: &str, class: &str) -> Self {
-        Self { text: format!("{} = {class}(\n", variable(name)) }
+        Self {
+            text: format!("{} = {class}(\n", variable(name)),
+        }
     }
 
     /// An argument whose value is written as it is; left out when empty.
@@ -35,13 +37,24 @@ impl Call {
 
     /// An argument that is a text; left out when empty.
     fn text(self, name: &str, value: &str) -> Self {
-        let value = if value.is_empty() { String::new() } else { quoted(value) };
+        let value = if value.is_empty() {
+            String::new()
+        } else {
+            quoted(value)
+        };
         self.raw(name, value)
     }
 
     fn tags(self, tags: &std::collections::BTreeMap<String, String>) -> Self {
-        let tags: Vec<_> = tags.iter().map(|(key, value)| format!("{}: {}", quoted(key), quoted(value))).collect();
-        let tags = if tags.is_empty() { String::new() } else { format!("{{{}}}", tags.join(", ")) };
+        let tags: Vec<_> = tags
+            .iter()
+            .map(|(key, value)| format!("{}: {}", quoted(key), quoted(value)))
+            .collect();
+        let tags = if tags.is_empty() {
+            String::new()
+        } else {
+            format!("{{{}}}", tags.join(", "))
+        };
         self.raw("tags", tags)
     }
 
@@ -58,18 +71,28 @@ pub(super) fn of(object: &Object) -> Result<Option<String>> {
     Ok(Some(match object.kind {
         ObjectKind::Entity => entity(&object.decode::<core::Entity>()?.spec.unwrap_or_default()),
         ObjectKind::DataSource => data_source(&object.decode()?),
-        ObjectKind::FeatureView => feature_view(&object.decode::<core::FeatureView>()?.spec.unwrap_or_default()),
-        ObjectKind::StreamFeatureView => {
-            stream_view(&object.decode::<core::StreamFeatureView>()?.spec.unwrap_or_default())
+        ObjectKind::FeatureView => {
+            feature_view(&object.decode::<core::FeatureView>()?.spec.unwrap_or_default())
         }
-        ObjectKind::OnDemandFeatureView => {
-            on_demand_view(&object.decode::<core::OnDemandFeatureView>()?.spec.unwrap_or_default())
-        }
+        ObjectKind::StreamFeatureView => stream_view(
+            &object
+                .decode::<core::StreamFeatureView>()?
+                .spec
+                .unwrap_or_default(),
+        ),
+        ObjectKind::OnDemandFeatureView => on_demand_view(
+            &object
+                .decode::<core::OnDemandFeatureView>()?
+                .spec
+                .unwrap_or_default(),
+        ),
         ObjectKind::LabelView => label_view(&object.decode::<core::LabelView>()?.spec.unwrap_or_default()),
         ObjectKind::FeatureService => {
             feature_service(&object.decode::<core::FeatureService>()?.spec.unwrap_or_default())
         }
-        ObjectKind::SavedDataset => saved_dataset(&object.decode::<core::SavedDataset>()?.spec.unwrap_or_default()),
+        ObjectKind::SavedDataset => {
+            saved_dataset(&object.decode::<core::SavedDataset>()?.spec.unwrap_or_default())
+        }
         ObjectKind::Project | ObjectKind::ValidationReference | ObjectKind::Permission => return Ok(None),
     }))
 }
@@ -81,11 +104,18 @@ pub(super) fn of_feature(feature: &Feature) -> String {
         .raw("dtype", &feature.r#type)
         .text("description", &feature.description)
         .tags(&feature.tags)
-        .end(&format!("from feast import Field\nfrom feast.types import {}", imports([feature.r#type.clone()])))
+        .end(&format!(
+            "from feast import Field\nfrom feast.types import {}",
+            imports([feature.r#type.clone()])
+        ))
 }
 
 fn entity(spec: &core::EntitySpecV2) -> String {
-    let key = if spec.join_key.is_empty() { &spec.name } else { &spec.join_key };
+    let key = if spec.join_key.is_empty() {
+        &spec.name
+    } else {
+        &spec.join_key
+    };
     Call::new(&spec.name, "Entity")
         .text("name", &spec.name)
         .raw("join_keys", format!("[{}]", quoted(key)))
@@ -103,7 +133,9 @@ fn data_source(source: &core::DataSource) -> String {
             .text("name", &source.name)
             .raw("schema", schema(&fields))
             .tags(&source.tags)
-            .end(&format!("from feast import Field, RequestSource\nfrom feast.types import {types}"));
+            .end(&format!(
+                "from feast import Field, RequestSource\nfrom feast.types import {types}"
+            ));
     }
     let class = class_of(source);
     let call = Call::new(&source.name, class).text("name", &source.name);
@@ -111,21 +143,28 @@ fn data_source(source: &core::DataSource) -> String {
         Some(Options::FileOptions(file)) => call.text("path", &file.uri),
         Some(Options::BigqueryOptions(table)) => call.text("table", &table.table).text("query", &table.query),
         Some(Options::RedshiftOptions(table)) => call.text("table", &table.table).text("query", &table.query),
-        Some(Options::SnowflakeOptions(table)) => call.text("table", &table.table).text("query", &table.query),
+        Some(Options::SnowflakeOptions(table)) => {
+            call.text("table", &table.table).text("query", &table.query)
+        }
         Some(Options::TrinoOptions(table)) => call.text("table", &table.table).text("query", &table.query),
         Some(Options::AthenaOptions(table)) => call.text("table", &table.table).text("query", &table.query),
-        Some(Options::SparkOptions(spark)) => {
-            call.text("table", &spark.table).text("query", &spark.query).text("path", &spark.path)
-        }
-        Some(Options::KafkaOptions(kafka)) => {
-            call.text("kafka_bootstrap_servers", &kafka.kafka_bootstrap_servers).text("topic", &kafka.topic)
-        }
-        Some(Options::KinesisOptions(kinesis)) => {
-            call.text("region", &kinesis.region).text("stream_name", &kinesis.stream_name)
-        }
+        Some(Options::SparkOptions(spark)) => call
+            .text("table", &spark.table)
+            .text("query", &spark.query)
+            .text("path", &spark.path),
+        Some(Options::KafkaOptions(kafka)) => call
+            .text("kafka_bootstrap_servers", &kafka.kafka_bootstrap_servers)
+            .text("topic", &kafka.topic),
+        Some(Options::KinesisOptions(kinesis)) => call
+            .text("region", &kinesis.region)
+            .text("stream_name", &kinesis.stream_name),
         _ => call,
     };
-    let batch = source.batch_source.as_ref().map(|batch| variable(&batch.name)).unwrap_or_default();
+    let batch = source
+        .batch_source
+        .as_ref()
+        .map(|batch| variable(&batch.name))
+        .unwrap_or_default();
     call.raw("batch_source", batch)
         .text("timestamp_field", &source.timestamp_field)
         .text("created_timestamp_column", &source.created_timestamp_column)
@@ -149,12 +188,21 @@ fn class_of(source: &core::DataSource) -> &str {
         SourceType::StreamKinesis => "KinesisSource",
         SourceType::PushSource => "PushSource",
         SourceType::RequestSource => "RequestSource",
-        _ => source.data_source_class_type.rsplit('.').next().filter(|c| !c.is_empty()).unwrap_or("DataSource"),
+        _ => source
+            .data_source_class_type
+            .rsplit('.')
+            .next()
+            .filter(|c| !c.is_empty())
+            .unwrap_or("DataSource"),
     }
 }
 
 fn feature_view(spec: &core::FeatureViewSpec) -> String {
-    let sources: Vec<_> = spec.source_views.iter().map(|view| variable(&view.name)).collect();
+    let sources: Vec<_> = spec
+        .source_views
+        .iter()
+        .map(|view| variable(&view.name))
+        .collect();
     let source = match (&spec.stream_source, &spec.batch_source) {
         _ if !sources.is_empty() => format!("[{}]", sources.join(", ")),
         (Some(source), _) | (None, Some(source)) => variable(&source.name),
@@ -176,7 +224,11 @@ fn feature_view(spec: &core::FeatureViewSpec) -> String {
 
 fn stream_view(spec: &core::StreamFeatureViewSpec) -> String {
     let fields: Vec<Field> = spec.features.iter().map(Field::from).collect();
-    let source = spec.stream_source.as_ref().map(|source| variable(&source.name)).unwrap_or_default();
+    let source = spec
+        .stream_source
+        .as_ref()
+        .map(|source| variable(&source.name))
+        .unwrap_or_default();
     Call::new(&spec.name, "StreamFeatureView")
         .text("name", &spec.name)
         .raw("entities", list(&spec.entities))
@@ -191,7 +243,11 @@ fn stream_view(spec: &core::StreamFeatureViewSpec) -> String {
 
 fn label_view(spec: &core::LabelViewSpec) -> String {
     let fields: Vec<Field> = spec.features.iter().map(Field::from).collect();
-    let source = spec.source.as_ref().map(|source| variable(&source.name)).unwrap_or_default();
+    let source = spec
+        .source
+        .as_ref()
+        .map(|source| variable(&source.name))
+        .unwrap_or_default();
     Call::new(&spec.name, "LabelView")
         .text("name", &spec.name)
         .raw("entities", list(&spec.entities))
@@ -214,15 +270,35 @@ fn on_demand_view(spec: &core::OnDemandFeatureViewSpec) -> String {
         Some(Source::FeatureView(view)) => variable(&view.spec.clone().unwrap_or_default().name),
         None => String::new(),
     };
-    let sources: Vec<_> = spec.sources.values().map(name).filter(|name| !name.is_empty()).collect();
-    let mut text = String::from("from feast import Field\nfrom feast.on_demand_feature_view import on_demand_feature_view\n");
-    let _ = writeln!(text, "from feast.types import {}\n\n", imports(fields.iter().map(type_name)));
-    let _ = writeln!(text, "@on_demand_feature_view(\n    sources=[{}],\n    schema={},", sources.join(", "), schema(&fields));
+    let sources: Vec<_> = spec
+        .sources
+        .values()
+        .map(name)
+        .filter(|name| !name.is_empty())
+        .collect();
+    let mut text = String::from(
+        "from feast import Field\nfrom feast.on_demand_feature_view import on_demand_feature_view\n",
+    );
+    let _ = writeln!(
+        text,
+        "from feast.types import {}\n\n",
+        imports(fields.iter().map(type_name))
+    );
+    let _ = writeln!(
+        text,
+        "@on_demand_feature_view(\n    sources=[{}],\n    schema={},",
+        sources.join(", "),
+        schema(&fields)
+    );
     if !spec.mode.is_empty() {
         let _ = writeln!(text, "    mode={},", quoted(&spec.mode));
     }
     text.push_str(")\n");
-    let source = match spec.feature_transformation.as_ref().and_then(|t| t.transformation.as_ref()) {
+    let source = match spec
+        .feature_transformation
+        .as_ref()
+        .and_then(|t| t.transformation.as_ref())
+    {
         Some(Transformation::UserDefinedFunction(function)) => without_decorators(&function.body_text),
         _ => String::new(),
     };
@@ -235,15 +311,30 @@ fn on_demand_view(spec: &core::OnDemandFeatureViewSpec) -> String {
 
 /// The source of a function from its `def` on.
 fn without_decorators(source: &str) -> String {
-    let start = source.lines().position(|line| line.trim_start().starts_with("def ")).unwrap_or_default();
-    source.lines().skip(start).map(|line| format!("{line}\n")).collect()
+    let start = source
+        .lines()
+        .position(|line| line.trim_start().starts_with("def "))
+        .unwrap_or_default();
+    source
+        .lines()
+        .skip(start)
+        .map(|line| format!("{line}\n"))
+        .collect()
 }
 
 fn feature_service(spec: &core::FeatureServiceSpec) -> String {
     let projection = |projection: &core::FeatureViewProjection| {
         let view = variable(&projection.feature_view_name);
-        let names: Vec<_> = projection.feature_columns.iter().map(|column| quoted(&column.name)).collect();
-        if names.is_empty() { view } else { format!("{view}[[{}]]", names.join(", ")) }
+        let names: Vec<_> = projection
+            .feature_columns
+            .iter()
+            .map(|column| quoted(&column.name))
+            .collect();
+        if names.is_empty() {
+            view
+        } else {
+            format!("{view}[[{}]]", names.join(", "))
+        }
     };
     let features: Vec<_> = spec.features.iter().map(projection).collect();
     Call::new(&spec.name, "FeatureService")
@@ -266,7 +357,9 @@ fn saved_dataset(spec: &core::SavedDatasetSpec) -> String {
 
 fn view_imports(class: &str, fields: &[Field]) -> String {
     let types = imports(fields.iter().map(type_name));
-    format!("from datetime import timedelta\n\nfrom feast import {class}, Field\nfrom feast.types import {types}")
+    format!(
+        "from datetime import timedelta\n\nfrom feast import {class}, Field\nfrom feast.types import {types}"
+    )
 }
 
 /// The classes that type names are made of, each once, sorted.
@@ -274,7 +367,11 @@ fn imports(types: impl IntoIterator<Item = String>) -> String {
     let mut found = std::collections::BTreeSet::new();
     for name in types {
         let words = name.split(|c: char| !c.is_alphanumeric() && c != '_');
-        found.extend(words.filter(|word| word.starts_with(|c: char| c.is_uppercase())).map(str::to_owned));
+        found.extend(
+            words
+                .filter(|word| word.starts_with(|c: char| c.is_uppercase()))
+                .map(str::to_owned),
+        );
     }
     found.into_iter().collect::<Vec<_>>().join(", ")
 }
@@ -285,7 +382,11 @@ fn schema(fields: &[Field]) -> String {
             "" => String::new(),
             text => format!(", description={}", quoted(text)),
         };
-        format!("        Field(name={}, dtype={}{description}),\n", quoted(&field.name), type_name(field))
+        format!(
+            "        Field(name={}, dtype={}{description}),\n",
+            quoted(&field.name),
+            type_name(field)
+        )
     };
     match fields {
         [] => "[]".to_owned(),
@@ -294,8 +395,13 @@ fn schema(fields: &[Field]) -> String {
 }
 
 fn list(entities: &[String]) -> String {
-    let shown = entities.iter().filter(|name| *name != crate::model::feature_view::DUMMY_ENTITY_NAME);
-    format!("[{}]", shown.map(|name| variable(name)).collect::<Vec<_>>().join(", "))
+    let shown = entities
+        .iter()
+        .filter(|name| *name != crate::model::feature_view::DUMMY_ENTITY_NAME);
+    format!(
+        "[{}]",
+        shown.map(|name| variable(name)).collect::<Vec<_>>().join(", ")
+    )
 }
 
 fn ttl(ttl: Option<&prost_types::Duration>) -> String {
@@ -313,7 +419,10 @@ fn quoted(text: &str) -> String {
 
 /// A name that Python takes for a variable.
 fn variable(name: &str) -> String {
-    let mut text: String = name.chars().map(|c| if c.is_alphanumeric() || c == '_' { c } else { '_' }).collect();
+    let mut text: String = name
+        .chars()
+        .map(|c| if c.is_alphanumeric() || c == '_' { c } else { '_' })
+        .collect();
     if text.starts_with(|c: char| c.is_numeric()) {
         text.insert(0, '_');
     }
@@ -327,7 +436,9 @@ mod tests {
     use crate::registry::samples;
 
     fn definition(kind: ObjectKind, name: &str) -> String {
-        of(samples::catalog().require(kind, name).unwrap()).unwrap().unwrap()
+        of(samples::catalog().require(kind, name).unwrap())
+            .unwrap()
+            .unwrap()
     }
 
     #[test]
@@ -344,11 +455,17 @@ mod tests {
         assert!(view.contains("source=trips_push"), "{view}");
         assert!(view.contains("ttl=timedelta(seconds=86400)"), "{view}");
         let push = definition(ObjectKind::DataSource, "trips_push");
-        assert!(push.contains("PushSource(") && push.contains("batch_source=trips_file"), "{push}");
+        assert!(
+            push.contains("PushSource(") && push.contains("batch_source=trips_file"),
+            "{push}"
+        );
         let on_demand = definition(ObjectKind::OnDemandFeatureView, "twice");
         assert!(on_demand.contains("sources=[request, trips]"), "{on_demand}");
         let service = definition(ObjectKind::FeatureService, "model");
-        assert!(service.contains("features=[trips[[\"rate\"]], verdicts[[\"good\"]]]"), "{service}");
+        assert!(
+            service.contains("features=[trips[[\"rate\"]], verdicts[[\"good\"]]]"),
+            "{service}"
+        );
     }
 
     #[test]

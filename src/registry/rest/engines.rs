@@ -22,7 +22,9 @@ fn engine_of(project: &str, views: usize) -> Value {
 }
 
 fn intervals(object: &Map<String, Value>) -> Vec<Value> {
-    let meta = object.get("meta").and_then(|meta| meta.get("materializationIntervals"));
+    let meta = object
+        .get("meta")
+        .and_then(|meta| meta.get("materializationIntervals"));
     meta.and_then(Value::as_array).cloned().unwrap_or_default()
 }
 
@@ -30,7 +32,9 @@ fn views(catalog: &Catalog, kind: ObjectKind, label: &str) -> Result<Vec<Value>>
     let info = |object: &Map<String, Value>| {
         let intervals = intervals(object);
         let spec = object.get("spec");
-        let online = spec.and_then(|spec| spec.get("online")).is_some_and(|online| online == true);
+        let online = spec
+            .and_then(|spec| spec.get("online"))
+            .is_some_and(|online| online == true);
         json!({
             "name": spec.and_then(|spec| spec.get("name")),
             "type": label,
@@ -41,7 +45,11 @@ fn views(catalog: &Catalog, kind: ObjectKind, label: &str) -> Result<Vec<Value>>
             "materializationIntervals": intervals,
         })
     };
-    catalog.objects(kind).iter().map(|object| Ok(info(&reply::object(object)?))).collect()
+    catalog
+        .objects(kind)
+        .iter()
+        .map(|object| Ok(info(&reply::object(object)?)))
+        .collect()
 }
 
 /// `GET /compute_engines`.
@@ -50,7 +58,9 @@ pub(super) async fn engine(State(api): Shared, params: Params) -> Answer {
     let catalog = api.catalog(project, params.allow_cache()?).await?;
     let mut found = views(&catalog, ObjectKind::FeatureView, "Batch")?;
     found.extend(views(&catalog, ObjectKind::StreamFeatureView, "Stream")?);
-    Ok(Json(json!({"engine": engine_of(project, found.len()), "featureViews": found})))
+    Ok(Json(
+        json!({"engine": engine_of(project, found.len()), "featureViews": found}),
+    ))
 }
 
 /// `GET /compute_engines/all`.
@@ -59,7 +69,10 @@ pub(super) async fn all(State(api): Shared, params: Params) -> Answer {
     let mut engines = Vec::new();
     for project in api.project_names(params.allow_cache()?).await? {
         let catalog = api.catalog(&project, true).await?;
-        engines.push(engine_of(&project, catalog.objects(ObjectKind::FeatureView).len()));
+        engines.push(engine_of(
+            &project,
+            catalog.objects(ObjectKind::FeatureView).len(),
+        ));
     }
     let total = engines.len();
     let engines = super::objects::cut(engines, &paging);

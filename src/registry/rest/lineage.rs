@@ -44,14 +44,26 @@ struct Page {
 
 fn page(catalog: &Catalog, params: &Params) -> Result<Page, Failure> {
     let mut lineage = Lineage::of(catalog)?;
-    filter_lineage(&mut lineage, &params.text("filter_object_type"), &params.text("filter_object_name"));
+    filter_lineage(
+        &mut lineage,
+        &params.text("filter_object_type"),
+        &params.text("filter_object_name"),
+    );
     let (paging, sorting) = (params.paging()?, params.sorting()?);
     sort_relations(&mut lineage.direct, Some(&sorting))?;
     sort_relations(&mut lineage.indirect, Some(&sorting))?;
     let direct_place = reply::pagination(&listing::page(&mut lineage.direct, Some(&paging)));
     let indirect_place = reply::pagination(&listing::page(&mut lineage.indirect, Some(&paging)));
-    let (direct, indirect) = (reply::relations(&lineage.direct), reply::relations(&lineage.indirect));
-    Ok(Page { direct, indirect, direct_place, indirect_place })
+    let (direct, indirect) = (
+        reply::relations(&lineage.direct),
+        reply::relations(&lineage.indirect),
+    );
+    Ok(Page {
+        direct,
+        indirect,
+        direct_place,
+        indirect_place,
+    })
 }
 
 /// `GET /lineage/registry`.
@@ -72,7 +84,11 @@ pub(super) async fn registry_all(State(api): Shared, params: Params) -> Answer {
     for project in api.project_names(params.allow_cache()?).await? {
         let catalog = api.catalog(&project, true).await?;
         let mut lineage = Lineage::of(&catalog)?;
-        filter_lineage(&mut lineage, &params.text("filter_object_type"), &params.text("filter_object_name"));
+        filter_lineage(
+            &mut lineage,
+            &params.text("filter_object_type"),
+            &params.text("filter_object_name"),
+        );
         for (from, to) in [(&lineage.direct, &mut direct), (&lineage.indirect, &mut indirect)] {
             to.extend(from.iter().map(|relation| {
                 let mut edge = reply::relation(relation);
@@ -81,7 +97,9 @@ pub(super) async fn registry_all(State(api): Shared, params: Params) -> Answer {
             }));
         }
     }
-    Ok(Json(json!({"relationships": direct, "indirect_relationships": indirect})))
+    Ok(Json(
+        json!({"relationships": direct, "indirect_relationships": indirect}),
+    ))
 }
 
 /// `GET /lineage/objects/{type}/{name}`.
@@ -93,7 +111,11 @@ pub(super) async fn object(
     let node = Node::new(NodeKind::from_name(&kind)?, name);
     let catalog = api.catalog(params.project()?, params.allow_cache()?).await?;
     let indirect = params.flag("include_indirect", false)?;
-    let mut found: Vec<_> = Lineage::of(&catalog)?.touching(&node, indirect).into_iter().cloned().collect();
+    let mut found: Vec<_> = Lineage::of(&catalog)?
+        .touching(&node, indirect)
+        .into_iter()
+        .cloned()
+        .collect();
     sort_relations(&mut found, Some(&params.sorting()?))?;
     let place = listing::page(&mut found, Some(&params.paging()?));
     let mut answer = Map::new();
@@ -105,7 +127,11 @@ pub(super) async fn object(
 }
 
 /// Every list of a project and where its page lies.
-fn lists(catalog: &Catalog, params: &Params, mark: bool) -> Result<(Map<String, Value>, Map<String, Value>), Failure> {
+fn lists(
+    catalog: &Catalog,
+    params: &Params,
+    mark: bool,
+) -> Result<(Map<String, Value>, Map<String, Value>), Failure> {
     let (mut objects, mut places) = (Map::new(), Map::new());
     for (key, content) in COMPLETE {
         let (items, place) = objects::page(catalog, content, params)?;

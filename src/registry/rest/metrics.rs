@@ -22,7 +22,11 @@ use crate::{
 /// no label views, as in Feast.
 pub(super) fn counts(catalog: &Catalog) -> BTreeMap<&'static str, usize> {
     let count = |kind| catalog.objects(kind).len();
-    let views = [ObjectKind::FeatureView, ObjectKind::StreamFeatureView, ObjectKind::OnDemandFeatureView];
+    let views = [
+        ObjectKind::FeatureView,
+        ObjectKind::StreamFeatureView,
+        ObjectKind::OnDemandFeatureView,
+    ];
     [
         ("entities", count(ObjectKind::Entity)),
         ("dataSources", count(ObjectKind::DataSource)),
@@ -38,7 +42,9 @@ pub(super) fn counts(catalog: &Catalog) -> BTreeMap<&'static str, usize> {
 fn summaries(catalog: &Catalog) -> Result<(Vec<Value>, Vec<Value>)> {
     let project = &catalog.project;
     let services = catalog.objects(ObjectKind::FeatureService).iter();
-    let services = services.map(|service| json!({"name": service.name, "project": project})).collect();
+    let services = services
+        .map(|service| json!({"name": service.name, "project": project}))
+        .collect();
     let mut views = Vec::new();
     for view in select::views(catalog, &ViewFilter::default())? {
         let features = match catalog.view(&view.name) {
@@ -131,8 +137,8 @@ pub(super) async fn popular_tags(State(api): Shared, params: Params) -> Answer {
     tags.sort_by(|(a, a_views), (b, b_views)| (b_views.len(), &b.0).cmp(&(a_views.len(), &a.0)));
     let metadata = json!({"totalFeatureViews": total_views, "totalTags": tags.len(), "limit": limit});
     tags.truncate(usize::try_from(limit).unwrap_or_default());
-    let tag = |((key, value), views): &((String, String), Vec<Value>)| {
-        json!({"tag_key": key, "tag_value": value, "feature_views": views, "total_feature_views": views.len()})
-    };
-    Ok(Json(json!({"popular_tags": tags.iter().map(tag).collect::<Vec<_>>(), "metadata": metadata})))
+    let tag = |((key, value), views): &((String, String), Vec<Value>)| json!({"tag_key": key, "tag_value": value, "feature_views": views, "total_feature_views": views.len()});
+    Ok(Json(
+        json!({"popular_tags": tags.iter().map(tag).collect::<Vec<_>>(), "metadata": metadata}),
+    ))
 }

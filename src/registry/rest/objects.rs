@@ -48,26 +48,76 @@ pub(super) struct Resource {
     node: Option<NodeKind>,
 }
 
-const fn resource(path: &'static str, key: &'static str, content: Content, node: Option<NodeKind>) -> Resource {
-    Resource { path, key, content, node }
+const fn resource(
+    path: &'static str,
+    key: &'static str,
+    content: Content,
+    node: Option<NodeKind>,
+) -> Resource {
+    Resource {
+        path,
+        key,
+        content,
+        node,
+    }
 }
 
 /// Every resource; label views are listed under the key of feature views, as in Feast.
 pub(super) static RESOURCES: [Resource; 9] = [
-    resource("entities", "entities", Content::Kind(ObjectKind::Entity), Some(NodeKind::Entity)),
-    resource("data_sources", "dataSources", Content::Kind(ObjectKind::DataSource), Some(NodeKind::DataSource)),
-    resource("feature_views", "featureViews", Content::Views, Some(NodeKind::FeatureView)),
-    resource("features", "features", Content::Fields("feature"), Some(NodeKind::Feature)),
-    resource("labels", "labels", Content::Fields("label"), Some(NodeKind::Feature)),
-    resource("label_views", "featureViews", Content::Kind(ObjectKind::LabelView), Some(NodeKind::LabelView)),
+    resource(
+        "entities",
+        "entities",
+        Content::Kind(ObjectKind::Entity),
+        Some(NodeKind::Entity),
+    ),
+    resource(
+        "data_sources",
+        "dataSources",
+        Content::Kind(ObjectKind::DataSource),
+        Some(NodeKind::DataSource),
+    ),
+    resource(
+        "feature_views",
+        "featureViews",
+        Content::Views,
+        Some(NodeKind::FeatureView),
+    ),
+    resource(
+        "features",
+        "features",
+        Content::Fields("feature"),
+        Some(NodeKind::Feature),
+    ),
+    resource(
+        "labels",
+        "labels",
+        Content::Fields("label"),
+        Some(NodeKind::Feature),
+    ),
+    resource(
+        "label_views",
+        "featureViews",
+        Content::Kind(ObjectKind::LabelView),
+        Some(NodeKind::LabelView),
+    ),
     resource(
         "feature_services",
         "featureServices",
         Content::Kind(ObjectKind::FeatureService),
         Some(NodeKind::FeatureService),
     ),
-    resource("permissions", "permissions", Content::Kind(ObjectKind::Permission), None),
-    resource("saved_datasets", "savedDatasets", Content::Kind(ObjectKind::SavedDataset), Some(NodeKind::SavedDataset)),
+    resource(
+        "permissions",
+        "permissions",
+        Content::Kind(ObjectKind::Permission),
+        None,
+    ),
+    resource(
+        "saved_datasets",
+        "savedDatasets",
+        Content::Kind(ObjectKind::SavedDataset),
+        Some(NodeKind::SavedDataset),
+    ),
 ];
 
 /// One thing of a list.
@@ -137,9 +187,15 @@ pub(super) fn view_type(kind: ObjectKind) -> &'static str {
 fn dataset_sources(catalog: &Catalog, references: Option<&Value>) -> Vec<String> {
     let mut sources = Vec::new();
     for reference in references.and_then(Value::as_array).into_iter().flatten() {
-        let Some(Ok(reference)) = reference.as_str().map(FeatureRef::parse) else { continue };
-        let Some(View::Stored(view)) = catalog.view(&reference.view) else { continue };
-        let Some(source) = &view.batch_source else { continue };
+        let Some(Ok(reference)) = reference.as_str().map(FeatureRef::parse) else {
+            continue;
+        };
+        let Some(View::Stored(view)) = catalog.view(&reference.view) else {
+            continue;
+        };
+        let Some(source) = &view.batch_source else {
+            continue;
+        };
         if !source.name.is_empty() && !sources.contains(&source.name) {
             sources.push(source.name.clone());
         }
@@ -152,8 +208,18 @@ pub(super) fn items(catalog: &Catalog, content: Content, params: &Params) -> Res
     let objects = match content {
         Content::Fields(kind) => {
             let (view, name) = (params.text("feature_view"), params.text("name"));
-            let found = features::list(catalog, Wanted { view: &view, name: &name, kind });
-            return Ok(found.into_iter().map(|feature| Item::Field(Box::new(feature))).collect());
+            let found = features::list(
+                catalog,
+                Wanted {
+                    view: &view,
+                    name: &name,
+                    kind,
+                },
+            );
+            return Ok(found
+                .into_iter()
+                .map(|feature| Item::Field(Box::new(feature)))
+                .collect());
         }
         Content::Views => {
             let filter = ViewFilter {
@@ -180,10 +246,16 @@ pub(super) fn items(catalog: &Catalog, content: Content, params: &Params) -> Res
 }
 
 fn updated_since(params: &Params) -> Result<Option<DateTime<Utc>>, Failure> {
-    let Some(text) = params.get("updated_since") else { return Ok(None) };
+    let Some(text) = params.get("updated_since") else {
+        return Ok(None);
+    };
     let naive = || {
         let at = NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f").ok();
-        let day = || NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().map(NaiveDateTime::from);
+        let day = || {
+            NaiveDate::parse_from_str(text, "%Y-%m-%d")
+                .ok()
+                .map(NaiveDateTime::from)
+        };
         at.or_else(day).map(|at| at.and_utc())
     };
     let zoned = DateTime::parse_from_rfc3339(text).ok().map(|at| at.to_utc());
@@ -210,7 +282,10 @@ pub(super) fn page(
 pub(super) async fn list(api: &Api, resource: &Resource, params: &Params) -> Answer {
     let catalog = api.catalog(params.project()?, params.allow_cache()?).await?;
     let (items, pagination) = page(&catalog, resource.content, params)?;
-    let objects = items.iter().map(|item| item.json(&catalog)).collect::<Result<Vec<_>>>()?;
+    let objects = items
+        .iter()
+        .map(|item| item.json(&catalog))
+        .collect::<Result<Vec<_>>>()?;
     let mut answer = json!({resource.key: objects, "pagination": pagination});
     if params.include_relationships()? {
         answer["relationships"] = json!(relationships(&catalog, resource, &items)?);
@@ -268,7 +343,10 @@ pub(super) async fn get(api: &Api, resource: &Resource, name: &str, params: &Par
     };
     let related = related(&catalog, node.as_ref())?;
     if object.kind == ObjectKind::Entity {
-        fields.insert("dataSources".to_owned(), entity_sources(&catalog, &related)?.into());
+        fields.insert(
+            "dataSources".to_owned(),
+            entity_sources(&catalog, &related)?.into(),
+        );
     }
     if params.include_relationships()? {
         fields.insert("relationships".to_owned(), reply::relations(&related).into());
@@ -288,13 +366,20 @@ pub(super) async fn get_feature(api: &Api, view: &str, name: &str, params: &Para
         let related = related(&catalog, Some(&Node::new(NodeKind::Feature, name)))?;
         fields.insert("relationships".to_owned(), reply::relations(&related).into());
     }
-    fields.insert("featureDefinition".to_owned(), definition::of_feature(&feature).into());
+    fields.insert(
+        "featureDefinition".to_owned(),
+        definition::of_feature(&feature).into(),
+    );
     Ok(Json(Value::Object(fields)))
 }
 
 fn related(catalog: &Catalog, node: Option<&Node>) -> Result<Vec<Relation>> {
     let Some(node) = node else { return Ok(Vec::new()) };
-    Ok(Lineage::of(catalog)?.touching(node, true).into_iter().cloned().collect())
+    Ok(Lineage::of(catalog)?
+        .touching(node, true)
+        .into_iter()
+        .cloned()
+        .collect())
 }
 
 /// The registered sources that an entity's relations lead to, each once.
@@ -323,7 +408,10 @@ fn relationships(catalog: &Catalog, resource: &Resource, items: &[Item]) -> Resu
         by_node.entry(&relation.target).or_default().push(json);
     }
     let related = |item: &Item| item.node(resource).and_then(|node| by_node.get(&node).cloned());
-    Ok(items.iter().map(|item| (item.name().to_owned(), related(item).unwrap_or_default().into())).collect())
+    Ok(items
+        .iter()
+        .map(|item| (item.name().to_owned(), related(item).unwrap_or_default().into()))
+        .collect())
 }
 
 /// Where a page of a list across projects lies; what is zero or false is left out.

@@ -32,13 +32,19 @@ impl<S: Sync> FromRequestParts<S> for Params {
 impl Params {
     /// Reads a query string.
     pub(super) fn parse(query: &str) -> Self {
-        let pairs = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        let pairs = url::form_urlencoded::parse(query.as_bytes())
+            .into_owned()
+            .collect();
         Self { pairs }
     }
 
     /// The last value under that name.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.pairs.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.pairs
+            .iter()
+            .rev()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The last value under that name, or nothing.
@@ -48,13 +54,18 @@ impl Params {
 
     /// Every value under that name that is not blank.
     pub(super) fn all(&self, name: &str) -> Vec<&str> {
-        let values = self.pairs.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let values = self
+            .pairs
+            .iter()
+            .filter(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str());
         values.filter(|value| !value.trim().is_empty()).collect()
     }
 
     /// The value under that name, which must be there.
     pub(super) fn required(&self, name: &str) -> Result<&str, Failure> {
-        self.get(name).ok_or_else(|| Failure::malformed(format!("query parameter `{name}`: Field required")))
+        self.get(name)
+            .ok_or_else(|| Failure::malformed(format!("query parameter `{name}`: Field required")))
     }
 
     /// The project, which must be there.
@@ -64,11 +75,15 @@ impl Params {
 
     /// A yes or no.
     pub(super) fn flag(&self, name: &str, default: bool) -> Result<bool, Failure> {
-        let Some(value) = self.get(name) else { return Ok(default) };
+        let Some(value) = self.get(name) else {
+            return Ok(default);
+        };
         match value.to_ascii_lowercase().as_str() {
             "true" | "1" | "on" | "yes" | "t" | "y" => Ok(true),
             "false" | "0" | "off" | "no" | "f" | "n" => Ok(false),
-            _ => Err(Failure::malformed(format!("query parameter `{name}`: `{value}` is no boolean"))),
+            _ => Err(Failure::malformed(format!(
+                "query parameter `{name}`: `{value}` is no boolean"
+            ))),
         }
     }
 
@@ -84,9 +99,18 @@ impl Params {
 
     /// A number from 1 to `max`.
     pub(super) fn number(&self, name: &str, max: i32) -> Result<Option<i32>, Failure> {
-        let Some(text) = self.get(name) else { return Ok(None) };
-        let number = text.parse::<i32>().ok().filter(|number| (1..=max).contains(number));
-        let range = if max == i32::MAX { "1 or more".to_owned() } else { format!("from 1 to {max}") };
+        let Some(text) = self.get(name) else {
+            return Ok(None);
+        };
+        let number = text
+            .parse::<i32>()
+            .ok()
+            .filter(|number| (1..=max).contains(number));
+        let range = if max == i32::MAX {
+            "1 or more".to_owned()
+        } else {
+            format!("from 1 to {max}")
+        };
         let wrong = || Failure::malformed(format!("query parameter `{name}`: `{text}` is no number {range}"));
         number.map(Some).ok_or_else(wrong)
     }
@@ -112,13 +136,17 @@ impl Params {
             let detail = format!("query parameter `sort_order`: `{sort_order}` is neither `asc` nor `desc`");
             return Err(Failure::malformed(detail));
         }
-        Ok(SortingParams { sort_by: self.text("sort_by"), sort_order: sort_order.to_owned() })
+        Ok(SortingParams {
+            sort_by: self.text("sort_by"),
+            sort_order: sort_order.to_owned(),
+        })
     }
 
     /// `tags=key:value`, as often as wanted; what has no colon is passed over, as in Feast.
     pub(super) fn tags(&self) -> BTreeMap<String, String> {
         let tags = self.all("tags").into_iter().filter_map(|tag| tag.split_once(':'));
-        tags.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+        tags.map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect()
     }
 }
 
@@ -143,7 +171,8 @@ mod tests {
 
     #[test]
     fn values_are_read_with_feasts_defaults() {
-        let params = Params::parse("project=a&tags=x:y:z&tags=no&projects=&projects=p&allow_cache=False&sort_by=name");
+        let params =
+            Params::parse("project=a&tags=x:y:z&tags=no&projects=&projects=p&allow_cache=False&sort_by=name");
         assert_eq!(params.project().unwrap(), "a");
         assert_eq!(params.tags(), [("x".to_owned(), "y:z".to_owned())].into());
         assert_eq!(params.all("projects"), ["p"]);

@@ -28,12 +28,20 @@ pub(super) struct Failure {
 impl Failure {
     /// The route itself refuses.
     pub(super) fn http(status: u16, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), error_type: "HTTPException" }
+        Self {
+            status,
+            detail: detail.into(),
+            error_type: "HTTPException",
+        }
     }
 
     /// A parameter or the body does not have the form that is asked for.
     pub(super) fn malformed(detail: impl Into<String>) -> Self {
-        Self { status: 422, detail: detail.into(), error_type: "RequestValidationError" }
+        Self {
+            status: 422,
+            detail: detail.into(),
+            error_type: "RequestValidationError",
+        }
     }
 }
 
@@ -42,13 +50,29 @@ impl From<Error> for Failure {
         let kind = error.kind();
         let detail = error.one_line();
         match kind {
-            Kind::InvalidArgument | Kind::Config => Self { status: 422, detail, error_type: "ValueError" },
-            kind if kind.http() == 404 => Self { status: 404, detail, error_type: "FeastObjectNotFoundException" },
-            kind if kind.is_callers_fault() => Self { status: kind.http(), detail, error_type: kind.feast_class() },
+            Kind::InvalidArgument | Kind::Config => Self {
+                status: 422,
+                detail,
+                error_type: "ValueError",
+            },
+            kind if kind.http() == 404 => Self {
+                status: 404,
+                detail,
+                error_type: "FeastObjectNotFoundException",
+            },
+            kind if kind.is_callers_fault() => Self {
+                status: kind.http(),
+                detail,
+                error_type: kind.feast_class(),
+            },
             kind => {
                 tracing::error!(%error, "request failed");
                 let detail = format!("Internal server error: {detail}");
-                Self { status: kind.http(), detail, error_type: "InternalServerError" }
+                Self {
+                    status: kind.http(),
+                    detail,
+                    error_type: "InternalServerError",
+                }
             }
         }
     }
@@ -67,10 +91,16 @@ impl IntoResponse for Failure {
 /// # Errors
 /// `Internal` when stored bytes are malformed.
 pub(super) fn object(object: &Object) -> Result<Map<String, Value>, Error> {
-    let filled = Object { bytes: wire::with_project(object), ..object.clone() };
+    let filled = Object {
+        bytes: wire::with_project(object),
+        ..object.clone()
+    };
     match filled.to_json()? {
         Value::Object(fields) => Ok(fields),
-        other => Err(Error::internal(format!("object `{}` has the JSON form {other}", object.name))),
+        other => Err(Error::internal(format!(
+            "object `{}` has the JSON form {other}",
+            object.name
+        ))),
     }
 }
 

@@ -79,7 +79,10 @@ impl Candidate {
     /// How well it matches, if at all; an empty query matches everything without a score.
     fn matches(&self, query: &str) -> Option<Match> {
         if query.is_empty() {
-            return Some(Match { score: None, tags: self.tags.clone() });
+            return Some(Match {
+                score: None,
+                tags: self.tags.clone(),
+            });
         }
         let query = query.to_lowercase();
         let mut tags = BTreeMap::new();
@@ -109,7 +112,10 @@ impl Candidate {
             let similarity = similarity(&query, &name);
             (similarity >= FUZZY).then_some(similarity * 100.0)?
         };
-        Some(Match { score: Some(score), tags })
+        Some(Match {
+            score: Some(score),
+            tags,
+        })
     }
 
     fn json(&self, found: &Match) -> Value {
@@ -119,7 +125,11 @@ impl Candidate {
         fields.insert("description".to_owned(), self.description.as_str().into());
         fields.insert("project".to_owned(), self.project.as_str().into());
         if let Some(view) = &self.view {
-            let key = if self.kind == "label" { "labelView" } else { "featureView" };
+            let key = if self.kind == "label" {
+                "labelView"
+            } else {
+                "featureView"
+            };
             fields.insert(key.to_owned(), view.as_str().into());
         }
         fields.insert("matched_tags".to_owned(), json!(found.tags));
@@ -157,8 +167,10 @@ pub(super) async fn search(State(api): Shared, params: Params) -> Answer {
     let (projects, missing): (Vec<_>, Vec<_>) = match wanted.is_empty() {
         true => (known, Vec::new()),
         false => {
-            let (found, missing): (BTreeSet<_>, BTreeSet<_>) =
-                wanted.into_iter().map(str::to_owned).partition(|project| known.contains(project));
+            let (found, missing): (BTreeSet<_>, BTreeSet<_>) = wanted
+                .into_iter()
+                .map(str::to_owned)
+                .partition(|project| known.contains(project));
             (found.into_iter().collect(), missing.into_iter().collect())
         }
     };
@@ -208,16 +220,25 @@ fn tags_only(params: &Params) -> Params {
 
 fn order(params: &Params) -> Result<(&'static str, bool), Failure> {
     const OPTIONS: [&str; 3] = ["match_score", "name", "type"];
-    let by = params.get("sort_by").filter(|by| !by.is_empty()).unwrap_or("match_score");
+    let by = params
+        .get("sort_by")
+        .filter(|by| !by.is_empty())
+        .unwrap_or("match_score");
     let by = OPTIONS.into_iter().find(|option| *option == by).ok_or_else(|| {
-        let detail = format!("Invalid sort_by parameter: '{by}'. Valid options are: ['match_score', 'name', 'type']");
+        let detail =
+            format!("Invalid sort_by parameter: '{by}'. Valid options are: ['match_score', 'name', 'type']");
         Failure::http(400, detail)
     })?;
-    match params.get("sort_order").filter(|order| !order.is_empty()).unwrap_or("desc") {
+    match params
+        .get("sort_order")
+        .filter(|order| !order.is_empty())
+        .unwrap_or("desc")
+    {
         "asc" => Ok((by, false)),
         "desc" => Ok((by, true)),
         other => {
-            let detail = format!("Invalid sort_order parameter: '{other}'. Valid options are: ['asc', 'desc']");
+            let detail =
+                format!("Invalid sort_order parameter: '{other}'. Valid options are: ['asc', 'desc']");
             Err(Failure::http(400, detail))
         }
     }
@@ -226,12 +247,15 @@ fn order(params: &Params) -> Result<(&'static str, bool), Failure> {
 /// Out of range is 400 here, not 422.
 fn paging(params: &Params) -> Result<PaginationParams, Failure> {
     let number = |name: &str, default: i32, max: i32| {
-        let Some(text) = params.get(name) else { return Ok(default) };
+        let Some(text) = params.get(name) else {
+            return Ok(default);
+        };
         let number: i32 = text
             .parse()
             .map_err(|_| Failure::malformed(format!("query parameter `{name}`: `{text}` is no number")))?;
         let wrong = |limit: &str, bound: i32| {
-            let detail = format!("Invalid {name} parameter: '{number}'. Must be {limit} than or equal to {bound}");
+            let detail =
+                format!("Invalid {name} parameter: '{number}'. Must be {limit} than or equal to {bound}");
             Failure::http(400, detail)
         };
         match number {
@@ -240,7 +264,10 @@ fn paging(params: &Params) -> Result<PaginationParams, Failure> {
             number => Ok(number),
         }
     };
-    Ok(PaginationParams { page: number("page", 1, i32::MAX)?, limit: number("limit", 50, 100)? })
+    Ok(PaginationParams {
+        page: number("page", 1, i32::MAX)?,
+        limit: number("limit", 50, 100)?,
+    })
 }
 
 #[cfg(test)]

@@ -23,8 +23,14 @@ use super::{Api, Shared, objects, params::Params, reply::Answer};
 const KEPT: usize = 100;
 
 /// The resources whose single objects count as visited.
-const VISITED: [&str; 6] =
-    ["entities", "data_sources", "feature_views", "features", "feature_services", "saved_datasets"];
+const VISITED: [&str; 6] = [
+    "entities",
+    "data_sources",
+    "feature_views",
+    "features",
+    "feature_services",
+    "saved_datasets",
+];
 
 /// Visits by project, oldest first.
 #[derive(Default)]
@@ -44,7 +50,10 @@ impl Visits {
 
     fn of(&self, project: &str) -> Vec<Value> {
         let by_project = self.by_project.lock().unwrap_or_else(PoisonError::into_inner);
-        by_project.get(project).map(|visits| visits.iter().cloned().collect()).unwrap_or_default()
+        by_project
+            .get(project)
+            .map(|visits| visits.iter().cloned().collect())
+            .unwrap_or_default()
     }
 
     fn everything(&self) -> Vec<Value> {
@@ -57,7 +66,9 @@ impl Visits {
 fn visited(path: &str) -> Option<(&str, &str)> {
     let path = path.strip_prefix("/api/v1").unwrap_or(path);
     let mut parts = path.trim_start_matches('/').split('/');
-    let resource = VISITED.into_iter().find(|resource| parts.clone().next() == Some(resource))?;
+    let resource = VISITED
+        .into_iter()
+        .find(|resource| parts.clone().next() == Some(resource))?;
     parts.next();
     let rest: Vec<_> = parts.collect();
     match (resource, rest.as_slice()) {
@@ -114,14 +125,18 @@ pub(super) async fn recently_visited(State(api): Shared, params: Params) -> Answ
     }
     if paging.page == 0 && paging.limit == 0 {
         let total = visits.len();
-        return Ok(Json(json!({"visits": visits, "pagination": {"totalCount": total}})));
+        return Ok(Json(
+            json!({"visits": visits, "pagination": {"totalCount": total}}),
+        ));
     }
     paging.page = paging.page.max(1);
     if paging.limit == 0 {
         paging.limit = 50;
     }
     let pagination = objects::place(visits.len(), &paging);
-    Ok(Json(json!({"visits": objects::cut(visits, &paging), "pagination": pagination})))
+    Ok(Json(
+        json!({"visits": objects::cut(visits, &paging), "pagination": pagination}),
+    ))
 }
 
 #[cfg(test)]
@@ -133,7 +148,15 @@ mod tests {
         assert_eq!(visited("/api/v1/entities/driver"), Some(("entities", "driver")));
         assert_eq!(visited("/feature_views/trips"), Some(("feature_views", "trips")));
         assert_eq!(visited("/features/trips/rate"), Some(("features", "rate")));
-        for other in ["/entities", "/entities/all", "/features/all", "/saved_datasets/jobs", "/projects/p", "/search", "/"] {
+        for other in [
+            "/entities",
+            "/entities/all",
+            "/features/all",
+            "/saved_datasets/jobs",
+            "/projects/p",
+            "/search",
+            "/",
+        ] {
             assert_eq!(visited(other), None, "{other}");
         }
     }

@@ -35,7 +35,11 @@ pub(super) async fn remove(api: &Api, resource: &Resource, name: &str, params: &
         Content::Views | Content::Fields(_) => api.changes.delete_view(project, name).await?,
     }
     // Feast answers in another form for saved datasets.
-    let done = if resource.path == "saved_datasets" { "ok" } else { "deleted" };
+    let done = if resource.path == "saved_datasets" {
+        "ok"
+    } else {
+        "deleted"
+    };
     Ok(Json(json!({"name": name, "project": project, "status": done})))
 }
 
@@ -51,12 +55,18 @@ async fn put(api: &Api, kind: ObjectKind, project: &str, message: &impl Message)
 
 async fn create(api: &Api, kind: ObjectKind, project: &str, message: &impl Message) -> Created {
     let name = put(api, kind, project, message).await?;
-    Ok((StatusCode::CREATED, Json(json!({"name": name, "project": project, "status": "applied"}))))
+    Ok((
+        StatusCode::CREATED,
+        Json(json!({"name": name, "project": project, "status": "applied"})),
+    ))
 }
 
 /// `POST /entities`.
 pub(super) async fn entity(State(api): Shared, Body(body): Body<EntityBody>) -> Created {
-    let join_key = body.join_key.filter(|key| !key.is_empty()).unwrap_or_else(|| body.name.clone());
+    let join_key = body
+        .join_key
+        .filter(|key| !key.is_empty())
+        .unwrap_or_else(|| body.name.clone());
     let spec = core::EntitySpecV2 {
         name: body.name,
         value_type: body.value_type.unwrap_or(2),
@@ -66,7 +76,16 @@ pub(super) async fn entity(State(api): Shared, Body(body): Body<EntityBody>) -> 
         owner: body.described.owner.unwrap_or_default(),
         ..Default::default()
     };
-    create(&api, ObjectKind::Entity, &body.project, &core::Entity { spec: Some(spec), meta: None }).await
+    create(
+        &api,
+        ObjectKind::Entity,
+        &body.project,
+        &core::Entity {
+            spec: Some(spec),
+            meta: None,
+        },
+    )
+    .await
 }
 
 /// `POST /data_sources`.
@@ -95,14 +114,22 @@ pub(super) async fn data_source(State(api): Shared, Body(body): Body<DataSourceB
 pub(super) async fn feature_view(State(api): Shared, Body(body): Body<FeatureViewBody>) -> Created {
     let catalog = api.catalog(&body.project, false).await?;
     let batch_source = match body.batch_source.filter(|name| !name.is_empty()) {
-        Some(name) => Some(catalog.require(ObjectKind::DataSource, &name)?.decode::<core::DataSource>()?),
+        Some(name) => Some(
+            catalog
+                .require(ObjectKind::DataSource, &name)?
+                .decode::<core::DataSource>()?,
+        ),
         None => None,
     };
     let entities = body.entities.unwrap_or_default();
     let join_key = |name: &String| {
         let entity = catalog.entity(name)?;
         Some(core::FeatureSpecV2 {
-            name: if entity.join_key.is_empty() { entity.name.clone() } else { entity.join_key.clone() },
+            name: if entity.join_key.is_empty() {
+                entity.name.clone()
+            } else {
+                entity.join_key.clone()
+            },
             value_type: entity.value_type,
             ..Default::default()
         })
@@ -122,17 +149,32 @@ pub(super) async fn feature_view(State(api): Shared, Body(body): Body<FeatureVie
         description: body.described.description.unwrap_or_default(),
         owner: body.described.owner.unwrap_or_default(),
         online: body.online.unwrap_or(true),
-        ttl: body.ttl_seconds.map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
+        ttl: body
+            .ttl_seconds
+            .map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
         batch_source,
         ..Default::default()
     };
-    create(&api, ObjectKind::FeatureView, &body.project, &core::FeatureView { spec: Some(spec), meta: None }).await
+    create(
+        &api,
+        ObjectKind::FeatureView,
+        &body.project,
+        &core::FeatureView {
+            spec: Some(spec),
+            meta: None,
+        },
+    )
+    .await
 }
 
 /// `POST /feature_services`: the projected fields come from the views.
 pub(super) async fn feature_service(State(api): Shared, Body(body): Body<FeatureServiceBody>) -> Created {
     let catalog = api.catalog(&body.project, false).await?;
-    let features = body.features.iter().map(|wanted| projection(&catalog, wanted)).collect::<Result<Vec<_>>>()?;
+    let features = body
+        .features
+        .iter()
+        .map(|wanted| projection(&catalog, wanted))
+        .collect::<Result<Vec<_>>>()?;
     let spec = core::FeatureServiceSpec {
         name: body.name,
         features,
@@ -141,7 +183,10 @@ pub(super) async fn feature_service(State(api): Shared, Body(body): Body<Feature
         owner: body.described.owner.unwrap_or_default(),
         ..Default::default()
     };
-    let service = core::FeatureService { spec: Some(spec), meta: None };
+    let service = core::FeatureService {
+        spec: Some(spec),
+        meta: None,
+    };
     create(&api, ObjectKind::FeatureService, &body.project, &service).await
 }
 
@@ -153,23 +198,36 @@ fn projection(catalog: &Catalog, wanted: &ServiceViewBody) -> Result<core::Featu
     })?;
     let (fields, batch_source, label) = view_parts(object)?;
     let names = wanted.feature_names.as_deref().unwrap_or_default();
-    let missing = names.iter().find(|wanted| !fields.iter().any(|field| field.name == **wanted));
+    let missing = names
+        .iter()
+        .find(|wanted| !fields.iter().any(|field| field.name == **wanted));
     if let Some(missing) = missing {
-        return Err(Error::invalid(format!("feature view `{name}` has no feature `{missing}`")));
+        return Err(Error::invalid(format!(
+            "feature view `{name}` has no feature `{missing}`"
+        )));
     }
     let order = |field: &core::FeatureSpecV2| names.iter().position(|name| *name == field.name);
     let mut columns: Vec<_> = match names.is_empty() {
         true => fields,
-        false => fields.into_iter().filter(|field| names.contains(&field.name)).collect(),
+        false => fields
+            .into_iter()
+            .filter(|field| names.contains(&field.name))
+            .collect(),
     };
     columns.sort_by_key(order);
     let source = batch_source.as_ref();
     Ok(core::FeatureViewProjection {
         feature_view_name: name.clone(),
         feature_columns: columns,
-        timestamp_field: source.map(|source| source.timestamp_field.clone()).unwrap_or_default(),
-        created_timestamp_column: source.map(|source| source.created_timestamp_column.clone()).unwrap_or_default(),
-        date_partition_column: source.map(|source| source.date_partition_column.clone()).unwrap_or_default(),
+        timestamp_field: source
+            .map(|source| source.timestamp_field.clone())
+            .unwrap_or_default(),
+        created_timestamp_column: source
+            .map(|source| source.created_timestamp_column.clone())
+            .unwrap_or_default(),
+        date_partition_column: source
+            .map(|source| source.date_partition_column.clone())
+            .unwrap_or_default(),
         batch_source,
         view_type: if label { "labelView" } else { "featureView" }.to_owned(),
         ..Default::default()
@@ -179,18 +237,33 @@ fn projection(catalog: &Catalog, wanted: &ServiceViewBody) -> Result<core::Featu
 /// A view's fields, its batch source, and whether it holds labels.
 fn view_parts(object: &Object) -> Result<(Vec<core::FeatureSpecV2>, Option<core::DataSource>, bool)> {
     Ok(match object.kind {
-        ObjectKind::OnDemandFeatureView => {
-            (object.decode::<core::OnDemandFeatureView>()?.spec.unwrap_or_default().features, None, false)
-        }
+        ObjectKind::OnDemandFeatureView => (
+            object
+                .decode::<core::OnDemandFeatureView>()?
+                .spec
+                .unwrap_or_default()
+                .features,
+            None,
+            false,
+        ),
         ObjectKind::StreamFeatureView => {
-            let spec = object.decode::<core::StreamFeatureView>()?.spec.unwrap_or_default();
+            let spec = object
+                .decode::<core::StreamFeatureView>()?
+                .spec
+                .unwrap_or_default();
             let keys: Vec<_> = spec.entity_columns.iter().map(|key| key.name.clone()).collect();
-            let fields = spec.features.into_iter().filter(|field| !keys.contains(&field.name));
+            let fields = spec
+                .features
+                .into_iter()
+                .filter(|field| !keys.contains(&field.name));
             (fields.collect(), spec.batch_source, false)
         }
         ObjectKind::LabelView => {
             let spec = object.decode::<core::LabelView>()?.spec.unwrap_or_default();
-            let batch = spec.source.and_then(|source| source.batch_source).map(|batch| *batch);
+            let batch = spec
+                .source
+                .and_then(|source| source.batch_source)
+                .map(|batch| *batch);
             (spec.features, batch, true)
         }
         _ => {
@@ -203,8 +276,12 @@ fn view_parts(object: &Object) -> Result<(Vec<core::FeatureSpecV2>, Option<core:
 /// `POST /permissions`: types and actions by the names of their enums.
 pub(super) async fn permission(State(api): Shared, Body(body): Body<PermissionBody>) -> Created {
     use core::permission_spec::{AuthzedAction, Type};
-    let types = numbers("types", &body.types, |name| Type::from_str_name(name).map(Into::into))?;
-    let actions = numbers("actions", &body.actions, |name| AuthzedAction::from_str_name(name).map(Into::into))?;
+    let types = numbers("types", &body.types, |name| {
+        Type::from_str_name(name).map(Into::into)
+    })?;
+    let actions = numbers("actions", &body.actions, |name| {
+        AuthzedAction::from_str_name(name).map(Into::into)
+    })?;
     let policy_type = body.policy.into_proto();
     if policy_type.is_none() {
         // Feast takes an empty policy and then cannot read the permission again.
@@ -217,10 +294,22 @@ pub(super) async fn permission(State(api): Shared, Body(body): Body<PermissionBo
         name_patterns: body.name_patterns,
         required_tags: body.required_tags.unwrap_or_default(),
         tags: body.tags.unwrap_or_default(),
-        policy: Some(core::Policy { policy_type, ..Default::default() }),
+        policy: Some(core::Policy {
+            policy_type,
+            ..Default::default()
+        }),
         ..Default::default()
     };
-    create(&api, ObjectKind::Permission, &body.project, &core::Permission { spec: Some(spec), meta: None }).await
+    create(
+        &api,
+        ObjectKind::Permission,
+        &body.project,
+        &core::Permission {
+            spec: Some(spec),
+            meta: None,
+        },
+    )
+    .await
 }
 
 fn numbers(field: &str, names: &[String], number: impl Fn(&str) -> Option<i32>) -> Result<Vec<i32>, Failure> {
@@ -238,7 +327,10 @@ pub(super) async fn saved_dataset(State(api): Shared, Body(body): Body<SavedData
     let needed = [
         (name.as_str(), "Dataset name is required."),
         (&project, "Project is required."),
-        (path, "Storage path is required. Provide a file path or table reference."),
+        (
+            path,
+            "Storage path is required. Provide a file path or table reference.",
+        ),
     ];
     for (value, message) in needed {
         if value.is_empty() {
@@ -257,8 +349,16 @@ pub(super) async fn saved_dataset(State(api): Shared, Body(body): Body<SavedData
     let spec = core::SavedDatasetSpec {
         name: name.clone(),
         project: project.clone(),
-        features: if body.features.is_empty() { features } else { body.features },
-        join_keys: if body.join_keys.is_empty() { join_keys } else { body.join_keys },
+        features: if body.features.is_empty() {
+            features
+        } else {
+            body.features
+        },
+        join_keys: if body.join_keys.is_empty() {
+            join_keys
+        } else {
+            body.join_keys
+        },
         full_feature_names: body.full_feature_names,
         storage: Some(core::SavedDatasetStorage { kind: Some(kind) }),
         feature_service_name: service,
@@ -268,7 +368,10 @@ pub(super) async fn saved_dataset(State(api): Shared, Body(body): Body<SavedData
         description: body.description,
         ..Default::default()
     };
-    let dataset = core::SavedDataset { spec: Some(spec), meta: None };
+    let dataset = core::SavedDataset {
+        spec: Some(spec),
+        meta: None,
+    };
     put(&api, ObjectKind::SavedDataset, &project, &dataset).await?;
     Ok(Json(json!({"status": "ok", "name": name, "project": project})))
 }
@@ -277,10 +380,18 @@ pub(super) async fn saved_dataset(State(api): Shared, Body(body): Body<SavedData
 fn of_service(catalog: &Catalog, service: &str) -> (Vec<String>, Vec<String>) {
     let mut features = Vec::new();
     let mut keys: Vec<String> = Vec::new();
-    let spec = catalog.service(service).ok().and_then(|service| service.spec.as_ref());
+    let spec = catalog
+        .service(service)
+        .ok()
+        .and_then(|service| service.spec.as_ref());
     for projection in spec.map(|spec| spec.features.as_slice()).unwrap_or_default() {
         let view = &projection.feature_view_name;
-        features.extend(projection.feature_columns.iter().map(|field| format!("{view}:{}", field.name)));
+        features.extend(
+            projection
+                .feature_columns
+                .iter()
+                .map(|field| format!("{view}:{}", field.name)),
+        );
         if let Ok(view) = catalog.stored_view(view) {
             keys.extend(view.join_keys.iter().map(|key| key.name.clone()));
         }
@@ -294,17 +405,38 @@ fn storage(kind: &str, path: &str, format: &str) -> saved_dataset_storage::Kind 
     use saved_dataset_storage::Kind;
     let table = path.to_owned();
     let custom = |configuration: String| {
-        Kind::CustomStorage(data_source::CustomSourceOptions { configuration: configuration.into_bytes().into() })
+        Kind::CustomStorage(data_source::CustomSourceOptions {
+            configuration: configuration.into_bytes().into(),
+        })
     };
     match kind {
-        "bigquery" => Kind::BigqueryStorage(data_source::BigQueryOptions { table, ..Default::default() }),
-        "redshift" => Kind::RedshiftStorage(data_source::RedshiftOptions { table, ..Default::default() }),
-        "snowflake" => Kind::SnowflakeStorage(data_source::SnowflakeOptions { table, ..Default::default() }),
-        "trino" => Kind::TrinoStorage(data_source::TrinoOptions { table, ..Default::default() }),
-        "athena" => Kind::AthenaStorage(data_source::AthenaOptions { table, ..Default::default() }),
+        "bigquery" => Kind::BigqueryStorage(data_source::BigQueryOptions {
+            table,
+            ..Default::default()
+        }),
+        "redshift" => Kind::RedshiftStorage(data_source::RedshiftOptions {
+            table,
+            ..Default::default()
+        }),
+        "snowflake" => Kind::SnowflakeStorage(data_source::SnowflakeOptions {
+            table,
+            ..Default::default()
+        }),
+        "trino" => Kind::TrinoStorage(data_source::TrinoOptions {
+            table,
+            ..Default::default()
+        }),
+        "athena" => Kind::AthenaStorage(data_source::AthenaOptions {
+            table,
+            ..Default::default()
+        }),
         "spark" => {
             let file_format = format.to_owned();
-            Kind::SparkStorage(data_source::SparkOptions { path: table, file_format, ..Default::default() })
+            Kind::SparkStorage(data_source::SparkOptions {
+                path: table,
+                file_format,
+                ..Default::default()
+            })
         }
         "postgres" | "clickhouse" => custom(json!({"name": null, "query": null, "table": path}).to_string()),
         "couchbase" => {
@@ -317,6 +449,9 @@ fn storage(kind: &str, path: &str, format: &str) -> saved_dataset_storage::Kind 
             )
         }
         "custom" => custom(table),
-        _ => Kind::FileStorage(data_source::FileOptions { uri: table, ..Default::default() }),
+        _ => Kind::FileStorage(data_source::FileOptions {
+            uri: table,
+            ..Default::default()
+        }),
     }
 }

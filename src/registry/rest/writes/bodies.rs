@@ -113,18 +113,53 @@ impl OptionsBody {
         }
         if let Some(TableBody { table, query, .. }) = self.bigquery_options {
             let query = query.unwrap_or_default();
-            return Some(Options::BigqueryOptions(data_source::BigQueryOptions { table, query }));
+            return Some(Options::BigqueryOptions(data_source::BigQueryOptions {
+                table,
+                query,
+            }));
         }
-        if let Some(TableBody { table, query, database, schema_: schema, .. }) = self.snowflake_options {
+        if let Some(TableBody {
+            table,
+            query,
+            database,
+            schema_: schema,
+            ..
+        }) = self.snowflake_options
+        {
             let query = query.unwrap_or_default();
-            return Some(Options::SnowflakeOptions(data_source::SnowflakeOptions { table, query, schema, database }));
+            return Some(Options::SnowflakeOptions(data_source::SnowflakeOptions {
+                table,
+                query,
+                schema,
+                database,
+            }));
         }
-        if let Some(TableBody { table, query, database, schema_: schema, .. }) = self.redshift_options {
+        if let Some(TableBody {
+            table,
+            query,
+            database,
+            schema_: schema,
+            ..
+        }) = self.redshift_options
+        {
             let query = query.unwrap_or_default();
-            return Some(Options::RedshiftOptions(data_source::RedshiftOptions { table, query, schema, database }));
+            return Some(Options::RedshiftOptions(data_source::RedshiftOptions {
+                table,
+                query,
+                schema,
+                database,
+            }));
         }
-        if let Some(KafkaBody { kafka_bootstrap_servers, topic }) = self.kafka_options {
-            let options = data_source::KafkaOptions { kafka_bootstrap_servers, topic, ..Default::default() };
+        if let Some(KafkaBody {
+            kafka_bootstrap_servers,
+            topic,
+        }) = self.kafka_options
+        {
+            let options = data_source::KafkaOptions {
+                kafka_bootstrap_servers,
+                topic,
+                ..Default::default()
+            };
             return Some(Options::KafkaOptions(options));
         }
         if let Some(spark) = self.spark_options {
@@ -141,7 +176,14 @@ impl OptionsBody {
             let query = query.unwrap_or_default();
             return Some(Options::TrinoOptions(data_source::TrinoOptions { table, query }));
         }
-        if let Some(TableBody { table, query, database, data_source, .. }) = self.athena_options {
+        if let Some(TableBody {
+            table,
+            query,
+            database,
+            data_source,
+            ..
+        }) = self.athena_options
+        {
             return Some(Options::AthenaOptions(data_source::AthenaOptions {
                 table,
                 query: query.unwrap_or_default(),
@@ -150,12 +192,21 @@ impl OptionsBody {
             }));
         }
         if let Some(KinesisBody { region, stream_name }) = self.kinesis_options {
-            let options = data_source::KinesisOptions { region, stream_name, ..Default::default() };
+            let options = data_source::KinesisOptions {
+                region,
+                stream_name,
+                ..Default::default()
+            };
             return Some(Options::KinesisOptions(options));
         }
-        let configuration = self.custom_options?.configuration.filter(|text| !text.is_empty())?;
+        let configuration = self
+            .custom_options?
+            .configuration
+            .filter(|text| !text.is_empty())?;
         let configuration = configuration.into_bytes().into();
-        Some(Options::CustomOptions(data_source::CustomSourceOptions { configuration }))
+        Some(Options::CustomOptions(data_source::CustomSourceOptions {
+            configuration,
+        }))
     }
 }
 
@@ -249,10 +300,14 @@ impl PolicyBody {
             return Some(PolicyType::GroupBasedPolicy(core::GroupBasedPolicy { groups }));
         }
         if let Some(NamespacesBody { namespaces }) = self.namespace_based_policy {
-            return Some(PolicyType::NamespaceBasedPolicy(core::NamespaceBasedPolicy { namespaces }));
+            return Some(PolicyType::NamespaceBasedPolicy(core::NamespaceBasedPolicy {
+                namespaces,
+            }));
         }
         let CombinedBody { groups, namespaces } = self.combined_group_namespace_policy?;
-        Some(PolicyType::CombinedGroupNamespacePolicy(core::CombinedGroupNamespacePolicy { groups, namespaces }))
+        Some(PolicyType::CombinedGroupNamespacePolicy(
+            core::CombinedGroupNamespacePolicy { groups, namespaces },
+        ))
     }
 }
 
