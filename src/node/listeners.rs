@@ -137,15 +137,17 @@ where
     Ok(match kind {
         ListenerKind::Registry => grpc(mount(Router::new(), registry::grpc::service(context.clone())))?,
         ListenerKind::RegistryRest => {
-            let _ = role_names(roles);
-            own_routes(context)
+            registry::rest::router(context.clone(), role_names(roles)).merge(own_routes(context))
         }
         ListenerKind::Online => {
             let router = online::http::router(context.clone());
             mount(router, health.clone())
         }
         ListenerKind::Offline => grpc(Router::new())?,
-        ListenerKind::Ui => ui::router().merge(own_routes(context)),
+        ListenerKind::Ui => {
+            let registry = registry::rest::api_router(context.clone(), role_names(roles));
+            ui::router().merge(registry).merge(own_routes(context))
+        }
         ListenerKind::Metrics => Router::new(),
     })
 }
