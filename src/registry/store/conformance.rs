@@ -356,3 +356,42 @@ pub(super) async fn concurrent_writers(handles: Vec<Arc<dyn RegistryStore>>) {
         assert_eq!(count, &expected.to_string());
     }
 }
+
+/// What the registries under `tests/wire/registry` hold, whichever of Feast's registries wrote them.
+pub(super) fn is_golden(state: &ProjectState) {
+    let object = |kind, name| {
+        state
+            .object(kind, name)
+            .unwrap_or_else(|| panic!("{kind:?} {name} is missing"))
+    };
+    assert_eq!(state.project, "golden");
+    object(ObjectKind::Project, "golden");
+    object(ObjectKind::Entity, "__dummy");
+    object(ObjectKind::DataSource, "weather_push");
+    object(ObjectKind::FeatureService, "delay_model");
+    let view: core::FeatureView = object(ObjectKind::FeatureView, "weather").decode().unwrap();
+    let (spec, meta) = (view.spec.unwrap(), view.meta.unwrap());
+    assert_eq!(
+        spec.features.iter().map(|f| f.name.as_str()).collect::<Vec<_>>(),
+        ["temp", "wind", "gust"]
+    );
+    assert_eq!(meta.materialization_intervals.len(), 1);
+    assert_eq!(meta.current_version_number, 1);
+    let versions: Vec<_> = state
+        .versions
+        .iter()
+        .filter(|v| v.view == "weather")
+        .map(|v| (v.kind, v.number))
+        .collect();
+    assert_eq!(
+        versions,
+        [(ObjectKind::FeatureView, 0), (ObjectKind::FeatureView, 1)]
+    );
+    assert!(
+        state
+            .versions
+            .iter()
+            .any(|v| v.kind == ObjectKind::OnDemandFeatureView && v.view == "wind_calc")
+    );
+    assert!(state.infra.as_ref().is_some_and(|infra| !infra.is_empty()));
+}

@@ -157,3 +157,31 @@ async fn the_file_is_what_feasts_own_reader_expects() {
         "fields stand in protobuf's order"
     );
 }
+
+/// Written by Feast 0.67: two applies with a materialization in between.
+const GOLDEN: &[u8] = include_bytes!("../../../../tests/wire/registry/feast-0.67.registry.db");
+
+#[test]
+fn feasts_file_is_taken_apart_and_put_together_byte_for_byte() {
+    let document = Document::parse(&Bytes::from_static(GOLDEN)).unwrap();
+    assert_eq!(document.encode(), GOLDEN);
+}
+
+#[tokio::test]
+async fn feasts_file_is_read_and_changed_without_touching_what_else_is_in_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("registry.db");
+    fs::write(&path, GOLDEN).unwrap();
+    let store = FileStore::open(&path).unwrap();
+    assert_eq!(store.projects().await.unwrap(), ["golden"]);
+    let before = store.load("golden").await.unwrap();
+    conformance::is_golden(&before);
+    assert!(before.object(ObjectKind::LabelView, "labels").is_some());
+    assert!(before.object(ObjectKind::Permission, "readers").is_some());
+    let after = change(&store, "golden", vec![Change::Put(entity("plane", ""))]).await;
+    conformance::is_golden(&after);
+    for object in &before.objects {
+        assert_eq!(after.object(object.kind, &object.name), Some(object));
+    }
+    assert_eq!((after.infra, after.versions), (before.infra, before.versions));
+}

@@ -199,3 +199,62 @@ fn urls() {
         "{error}"
     );
 }
+
+/// A database written by Feast 0.67: two applies with a materialization in between.
+const GOLDEN: &str = include_str!("../../../../tests/wire/registry/feast-0.67.sqlite.sql");
+
+#[tokio::test]
+async fn feasts_database_is_opened_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("feast.db");
+    let mut db = SqliteConnection::connect(&format!("sqlite://{}?mode=rwc", file.display()))
+        .await
+        .unwrap();
+    sqlx::raw_sql(GOLDEN).execute(&mut db).await.unwrap();
+    let schema = "SELECT name, sql FROM sqlite_master ORDER BY name";
+    let tables: Vec<(String, Option<String>)> = sqlx::query_as(schema).fetch_all(&mut db).await.unwrap();
+    let store = SqlStore::open("sqlite:///feast.db", directory.path())
+        .await
+        .unwrap();
+    let state = store.load("golden").await.unwrap();
+    conformance::is_golden(&state);
+    assert!(state.last_updated.is_some());
+    assert_eq!(state.metadata.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["project_uuid"]);
+    let after = change(&store, "golden", vec![Change::Put(entity("plane", ""))]).await;
+    conformance::is_golden(&after);
+    let kept: Vec<(String, Option<String>)> = sqlx::query_as(schema).fetch_all(&mut db).await.unwrap();
+    assert_eq!(tables, kept, "Feast's tables are complete and stay as they were");
+}
+
+/// The shape of a table: columns with their types, and whether they are required or part of the key.
+async fn shape(db: &mut SqliteConnection, table: &str) -> Vec<(String, String, bool, i64)> {
+    let query = format!("SELECT name, type, \"notnull\", pk FROM pragma_table_info('{table}') ORDER BY cid");
+    sqlx::query_as(sqlx::AssertSqlSafe(query))
+        .fetch_all(db)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn our_tables_are_feasts_tables() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("feast.db");
+    let mut feast = SqliteConnection::connect(&format!("sqlite://{}?mode=rwc", file.display()))
+        .await
+        .unwrap();
+    sqlx::raw_sql(GOLDEN).execute(&mut feast).await.unwrap();
+    let _store = open(&directory).await;
+    let mut ours = connection(&directory).await;
+    let names = "SELECT type || ' ' || name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY 1";
+    let expected: Vec<String> = sqlx::query_scalar(names).fetch_all(&mut feast).await.unwrap();
+    let made: Vec<String> = sqlx::query_scalar(names).fetch_all(&mut ours).await.unwrap();
+    assert_eq!(made, expected);
+    assert!(expected.len() > 20);
+    for name in expected.iter().filter_map(|name| name.strip_prefix("table ")) {
+        assert_eq!(
+            shape(&mut ours, name).await,
+            shape(&mut feast, name).await,
+            "{name}"
+        );
+    }
+}
