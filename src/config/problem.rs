@@ -169,12 +169,13 @@ impl From<Problems> for Error {
 /// The candidate with the fewest edits from `word`, if it takes no more than a third of its letters.
 pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (word.chars().count() / 3).max(1);
-    candidates
-        .into_iter()
-        .map(|candidate| (edits(&word.to_lowercase(), &candidate.to_lowercase()), candidate))
-        .filter(|(distance, _)| *distance <= limit)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
+    let near = |candidate: &'a str| {
+        let loose = edits(&word.to_lowercase(), &candidate.to_lowercase());
+        // Among equally near ones, the one in the same case.
+        (loose, edits(word, candidate), candidate)
+    };
+    let found = candidates.into_iter().map(near).filter(|(loose, ..)| *loose <= limit).min();
+    found.map(|(.., candidate)| candidate)
 }
 
 /// Levenshtein distance.
