@@ -5,3 +5,7 @@ pub mod files;
 pub mod flight;
 pub mod retrieve;
 pub mod store;
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod fixture;
