@@ -14,7 +14,7 @@ use super::{Role, ServeOptions, cannot_bind};
 use crate::{
     context::Context,
     error::{Error, Result},
-    online, proto, registry, schedule, ui,
+    offline, online, proto, registry, schedule, ui,
 };
 
 /// What listens on a port.
@@ -143,7 +143,7 @@ where
             let router = online::http::router(context.clone());
             mount(router, health.clone())
         }
-        ListenerKind::Offline => grpc(Router::new())?,
+        ListenerKind::Offline => grpc(mount(Router::new(), offline::flight::service(context.clone())))?,
         ListenerKind::Ui => {
             let registry = registry::rest::api_router(context.clone(), role_names(roles));
             ui::router().merge(registry).merge(own_routes(context))
