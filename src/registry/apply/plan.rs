@@ -104,7 +104,7 @@ fn plan_for(
         .map(|object| (object.kind, object.name.clone()))
         .collect();
     // What refers to others goes before what it refers to.
-    deleted.sort_by(|a, b| b.0.cmp(&a.0));
+    deleted.sort_by_key(|(kind, _)| std::cmp::Reverse(*kind));
     let (changes, report) = apply_to(state, desired.clone(), deleted, ApplyMode::Repository, now)?;
 
     let mut planned = Vec::new();
@@ -148,7 +148,8 @@ fn is_owned(object: &Object) -> bool {
         object.kind,
         ObjectKind::Project | ObjectKind::SavedDataset | ObjectKind::ValidationReference
     );
-    !made_elsewhere && !(object.kind == ObjectKind::Entity && object.name == DUMMY_ENTITY_NAME)
+    let is_dummy = object.kind == ObjectKind::Entity && object.name == DUMMY_ENTITY_NAME;
+    !made_elsewhere && !is_dummy
 }
 
 fn field_changes(

@@ -174,15 +174,15 @@ fn one(object: &Object, world: &World<'_>, mode: ApplyMode) -> Result<()> {
     match object.kind {
         ObjectKind::DataSource => rules.source(&decode(object)?),
         ObjectKind::FeatureView => {
-            rules.feature_view(decode::<core::FeatureView>(object)?.spec.unwrap_or_default())
+            rules.feature_view(&decode::<core::FeatureView>(object)?.spec.unwrap_or_default())
         }
         ObjectKind::StreamFeatureView => rules.stream_view(
-            decode::<core::StreamFeatureView>(object)?
+            &decode::<core::StreamFeatureView>(object)?
                 .spec
                 .unwrap_or_default(),
         ),
         ObjectKind::LabelView => {
-            rules.label_view(decode::<core::LabelView>(object)?.spec.unwrap_or_default())
+            rules.label_view(&decode::<core::LabelView>(object)?.spec.unwrap_or_default())
         }
         ObjectKind::OnDemandFeatureView => rules.on_demand_view(
             &decode::<core::OnDemandFeatureView>(object)?
@@ -229,7 +229,7 @@ impl Rules<'_> {
         Ok(())
     }
 
-    fn feature_view(&self, spec: core::FeatureViewSpec) -> Result<()> {
+    fn feature_view(&self, spec: &core::FeatureViewSpec) -> Result<()> {
         self.sources(spec.batch_source.as_ref(), spec.stream_source.as_ref())?;
         if !spec.source_views.is_empty() && spec.batch_source.is_none() && self.strict {
             return Err(self.wrong("Derived FeatureView must specify `sink_source`."));
@@ -242,7 +242,7 @@ impl Rules<'_> {
         )
     }
 
-    fn stream_view(&self, spec: core::StreamFeatureViewSpec) -> Result<()> {
+    fn stream_view(&self, spec: &core::StreamFeatureViewSpec) -> Result<()> {
         self.sources(spec.batch_source.as_ref(), spec.stream_source.as_ref())?;
         let streaming = |source: &core::DataSource| {
             matches!(
@@ -272,7 +272,7 @@ impl Rules<'_> {
         )
     }
 
-    fn label_view(&self, spec: core::LabelViewSpec) -> Result<()> {
+    fn label_view(&self, spec: &core::LabelViewSpec) -> Result<()> {
         if spec.entities.is_empty() {
             return Err(Error::invalid("Label view has no entities."));
         }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     compare::{Look, is_version_significant, same},
-    merge::{Merged, merge},
+    merge::{Merged, merge, state_path},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -121,10 +121,11 @@ impl Apply<'_> {
     /// A malformed version, or `FeatureViewPinConflict`.
     pub(super) fn view(&self, incoming: Object) -> Result<ViewChanges> {
         match parse_version(version_text(&incoming)?)? {
-            None => self.latest(incoming),
+            None => self.latest(&incoming),
             Some(number) => match self.history.iter().find(|version| version.number == number) {
                 Some(snapshot) => self.pin(&incoming, snapshot),
-                None => self.declare(incoming, number),
+                // A version that does not exist yet, under the number it was given.
+                None => self.store_as_version(&incoming, number),
             },
         }
     }
@@ -137,12 +138,12 @@ impl Apply<'_> {
             .map(|last| last.saturating_add(1))
     }
 
-    fn latest(&self, incoming: Object) -> Result<ViewChanges> {
+    fn latest(&self, incoming: &Object) -> Result<ViewChanges> {
         let Some(old) = self.old else {
             return self.store_as_version(incoming, self.next_number().unwrap_or(0));
         };
-        if !is_version_significant(old, &incoming)? {
-            return self.store(with_number(&incoming, active_number(old)?)?);
+        if !is_version_significant(old, incoming)? {
+            return self.store(with_number(incoming, active_number(old)?)?);
         }
         match self.next_number() {
             Some(next) => self.store_as_version(incoming, next),
@@ -154,11 +155,6 @@ impl Apply<'_> {
                 Ok(changes)
             }
         }
-    }
-
-    /// A version that does not exist yet, under the number it was given.
-    fn declare(&self, incoming: Object, number: u32) -> Result<ViewChanges> {
-        self.store_as_version(incoming, number)
     }
 
     /// Goes back to a snapshot. Pinning and changing at once would lose the change, so that is refused;
@@ -188,6 +184,10 @@ impl Apply<'_> {
             let asked = version_text(incoming)?;
             restored.bytes = wire::set(&restored.bytes, path, Put::text(asked))?.into();
         }
+        if let Some(path) = state_path(restored.kind) {
+            // The state is of now, not of when the snapshot was taken.
+            restored.bytes = wire::set(&restored.bytes, path, Put::Nothing)?.into();
+        }
         self.store(with_number(&restored, snapshot.number)?)
     }
 
@@ -202,8 +202,8 @@ impl Apply<'_> {
         })
     }
 
-    fn store_as_version(&self, incoming: Object, number: u32) -> Result<ViewChanges> {
-        let mut stored = self.store(with_number(&incoming, number)?)?;
+    fn store_as_version(&self, incoming: &Object, number: u32) -> Result<ViewChanges> {
+        let mut stored = self.store(with_number(incoming, number)?)?;
         if let Some(object) = &stored.object {
             let snapshot = self.snapshot(object, number);
             stored.changes.push(snapshot);

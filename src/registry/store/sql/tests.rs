@@ -219,7 +219,14 @@ async fn feasts_database_is_opened_as_it_is() {
     let state = store.load("golden").await.unwrap();
     conformance::is_golden(&state);
     assert!(state.last_updated.is_some());
-    assert_eq!(state.metadata.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["project_uuid"]);
+    assert_eq!(
+        state
+            .metadata
+            .iter()
+            .map(|(key, _)| key.as_str())
+            .collect::<Vec<_>>(),
+        ["project_uuid"]
+    );
     let after = change(&store, "golden", vec![Change::Put(entity("plane", ""))]).await;
     conformance::is_golden(&after);
     let kept: Vec<(String, Option<String>)> = sqlx::query_as(schema).fetch_all(&mut db).await.unwrap();
