@@ -3,12 +3,17 @@
 //!
 //! Exit status: 0 done, 1 something the user can fix, 2 something that is ours (or, of `plan`, changes).
 
+mod apply;
 mod config;
+mod export;
 mod health;
 mod jobs;
 mod materialize;
 mod output;
+mod plan;
+mod repository;
 mod serve;
+mod teardown;
 mod when;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -57,6 +62,14 @@ struct Global {
 enum Command {
     /// Serve some or all roles from one process
     Serve(serve::Arguments),
+    /// Show what `apply` would change; the exit status is 2 when it would change anything
+    Plan(plan::Arguments),
+    /// Make the registry and the online store what the definitions of this repository say
+    Apply(apply::Arguments),
+    /// Remove this project from the registry and the online store
+    Teardown,
+    /// Write the registry's objects as definition files
+    Export(export::Arguments),
     /// Print the configuration in force and where each value came from
     #[command(alias = "configuration")]
     Config(config::Arguments),
@@ -104,6 +117,10 @@ async fn run(cli: Cli) -> Outcome {
         }
         Command::Health(arguments) => health::run(&arguments).await,
         Command::Config(arguments) => config::run(global, &arguments),
+        Command::Plan(arguments) => plan::run(global, &arguments).await,
+        Command::Apply(arguments) => apply::run(global, &arguments).await,
+        Command::Teardown => teardown::run(global).await,
+        Command::Export(arguments) => export::run(global, &arguments).await,
         Command::Serve(arguments) => serve::run(global, arguments).await,
         Command::Materialize(arguments) => materialize::run(global, arguments).await,
         Command::MaterializeIncremental(arguments) => materialize::run_incremental(global, arguments).await,

@@ -12,11 +12,7 @@ mod types;
 use std::{cell::RefCell, path::Path, sync::Arc};
 
 use crate::{
-    config::{
-        Config, locate,
-        problem::Problems,
-        yaml,
-    },
+    config::{Config, locate, problem::Problems, yaml},
     error::{Error, Result},
     model::Object,
     offline::store::OfflineStore,
@@ -67,7 +63,11 @@ impl Definitions {
             problems.sort();
             return Err(problems.into());
         }
-        Ok(Self { document, files: found.yaml.len(), has_python: found.has_python })
+        Ok(Self {
+            document,
+            files: found.yaml.len(),
+            has_python: found.has_python,
+        })
     }
 
     /// Reads one text, for tests and for checking what is exported.
@@ -81,7 +81,11 @@ impl Definitions {
         if problems.has_errors() {
             return Err(problems);
         }
-        Ok(Self { document, files: 1, has_python: false })
+        Ok(Self {
+            document,
+            files: 1,
+            has_python: false,
+        })
     }
 
     /// What to tell a user whose repository defines nothing that thali reads.
@@ -131,7 +135,9 @@ impl Definitions {
     async fn schemas(&self, offline: &dyn OfflineStore, problems: &mut Problems) -> Schemas {
         let mut schemas = Schemas::new();
         for definition in &self.document.data_sources {
-            let SourceKind::File { .. } = definition.kind else { continue };
+            let SourceKind::File { .. } = definition.kind else {
+                continue;
+            };
             let name = &definition.name;
             match offline.schema(&build::file_source(definition)).await {
                 Ok(schema) => _ = schemas.insert(name.text.clone(), schema),
@@ -146,7 +152,10 @@ impl Definitions {
 }
 
 fn read_file(document: &mut Document, name: Arc<str>, text: &str, problems: &mut Problems) {
-    let file = File { name, problems: RefCell::default() };
+    let file = File {
+        name,
+        problems: RefCell::default(),
+    };
     match yaml::parse(text) {
         Ok(root) => document.read(&file, &root),
         Err(problem) => file.report(problem),
@@ -156,7 +165,8 @@ fn read_file(document: &mut Document, name: Arc<str>, text: &str, problems: &mut
 
 /// The path as a user in the repository would name it.
 fn short(repo: &Path, path: &Path) -> String {
-    path.strip_prefix(repo).map_or_else(|_| locate::display(path), |path| path.display().to_string())
+    path.strip_prefix(repo)
+        .map_or_else(|_| locate::display(path), |path| path.display().to_string())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 pub mod apply;
 pub mod catalog;
-mod changes;
+pub(crate) mod changes;
 mod features;
 pub mod grpc;
 pub mod lineage;

@@ -181,6 +181,17 @@ impl Walk {
         }
         match convert(key.kind, node) {
             Ok(value) => {
+                if let (Value::Text(text), Effect::Used) = (&value, key.effect)
+                    && let Some(name) = unset_variable(text)
+                {
+                    let problem = Problem::error(format!("`{name}` is not set in the environment"));
+                    self.report(
+                        problem
+                            .at(node.line)
+                            .key(path)
+                            .hint("only `$NAME` and `${NAME}` are replaced"),
+                    );
+                }
                 if let Effect::Missing(what) = key.effect
                     && value != Value::Bool(false)
                 {
@@ -242,6 +253,12 @@ pub(super) fn join(path: &str, name: &str) -> String {
     } else {
         format!("{path}.{name}")
     }
+}
+
+/// What is left of a `${NAME}` that the environment does not know; Feast would take it literally.
+fn unset_variable(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("${")?;
+    rest.split_once('}').map(|(name, _)| name)
 }
 
 fn sounds_secret(name: &str) -> bool {

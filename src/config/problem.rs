@@ -174,7 +174,11 @@ pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         // Among equally near ones, the one in the same case.
         (loose, edits(word, candidate), candidate)
     };
-    let found = candidates.into_iter().map(near).filter(|(loose, ..)| *loose <= limit).min();
+    let found = candidates
+        .into_iter()
+        .map(near)
+        .filter(|(loose, ..)| *loose <= limit)
+        .min();
     found.map(|(.., candidate)| candidate)
 }
 

@@ -101,11 +101,19 @@ impl Builder<'_> {
 
     /// A name that is used and not defined; says nothing when its definition was a problem already.
     fn missing(&mut self, kind: ObjectKind, what: &str, name: &Name, known: &[String]) {
-        if self.broken.iter().any(|(broken, text)| *broken == kind && *text == name.text) {
+        if self
+            .broken
+            .iter()
+            .any(|(broken, text)| *broken == kind && *text == name.text)
+        {
             return;
         }
         let text = format!("{what}: there is no {} `{}`", kind.label(), name.text);
-        self.report(name.place.error(text).suggest(&name.text, known.iter().map(String::as_str)));
+        self.report(
+            name.place
+                .error(text)
+                .suggest(&name.text, known.iter().map(String::as_str)),
+        );
     }
 
     /// Names are unique per kind whatever their case; the view kinds share one set of names
@@ -113,16 +121,58 @@ impl Builder<'_> {
     fn check_names(&mut self) {
         let document = self.document;
         let mut names: Vec<(ObjectKind, &Name)> = Vec::new();
-        names.extend(document.entities.iter().map(|entity| (ObjectKind::Entity, &entity.name)));
-        names.extend(document.data_sources.iter().map(|source| (ObjectKind::DataSource, &source.name)));
-        names.extend(document.feature_views.iter().map(|view| (ObjectKind::FeatureView, &view.name)));
-        names.extend(document.on_demand_feature_views.iter().map(|view| (ObjectKind::FeatureView, &view.name)));
-        names.extend(document.feature_services.iter().map(|service| (ObjectKind::FeatureService, &service.name)));
-        names.extend(document.permissions.iter().map(|permission| (ObjectKind::Permission, &permission.name)));
-        names.extend(document.saved_datasets.iter().map(|dataset| (ObjectKind::SavedDataset, &dataset.name)));
+        names.extend(
+            document
+                .entities
+                .iter()
+                .map(|entity| (ObjectKind::Entity, &entity.name)),
+        );
+        names.extend(
+            document
+                .data_sources
+                .iter()
+                .map(|source| (ObjectKind::DataSource, &source.name)),
+        );
+        names.extend(
+            document
+                .feature_views
+                .iter()
+                .map(|view| (ObjectKind::FeatureView, &view.name)),
+        );
+        names.extend(
+            document
+                .on_demand_feature_views
+                .iter()
+                .map(|view| (ObjectKind::FeatureView, &view.name)),
+        );
+        names.extend(
+            document
+                .feature_services
+                .iter()
+                .map(|service| (ObjectKind::FeatureService, &service.name)),
+        );
+        names.extend(
+            document
+                .permissions
+                .iter()
+                .map(|permission| (ObjectKind::Permission, &permission.name)),
+        );
+        names.extend(
+            document
+                .saved_datasets
+                .iter()
+                .map(|dataset| (ObjectKind::SavedDataset, &dataset.name)),
+        );
         let protos: Vec<(ObjectKind, Name)> = document.protos.iter().filter_map(proto_name).collect();
         names.extend(protos.iter().map(|(kind, name)| {
-            (if kind.is_view() { ObjectKind::FeatureView } else { *kind }, name)
+            (
+                if kind.is_view() {
+                    ObjectKind::FeatureView
+                } else {
+                    *kind
+                },
+                name,
+            )
         }));
         let mut first: HashMap<(ObjectKind, String), &Name> = HashMap::new();
         for (kind, name) in names {
@@ -130,27 +180,51 @@ impl Builder<'_> {
                 first.insert((kind, name.text.to_lowercase()), name);
                 continue;
             };
-            let different = if earlier.text == name.text { "" } else { ", in another case" };
+            let different = if earlier.text == name.text {
+                ""
+            } else {
+                ", in another case"
+            };
             let text = format!("{} `{}` is defined twice{different}", kind.label(), name.text);
-            let hint = format!("`{}` is defined at {}:{}", earlier.text, earlier.place.file, earlier.place.line);
+            let hint = format!(
+                "`{}` is defined at {}:{}",
+                earlier.text, earlier.place.file, earlier.place.line
+            );
             self.problems.push(name.place.error(text).hint(hint));
         }
     }
 
     fn project_object(&mut self) {
-        let mut spec = core::ProjectSpec { name: self.project.to_owned(), ..Default::default() };
+        let mut spec = core::ProjectSpec {
+            name: self.project.to_owned(),
+            ..Default::default()
+        };
         if let Some(definition) = &self.document.project {
             if let Some(name) = definition.name.as_ref().filter(|name| name.text != self.project) {
-                let text = format!("the project is called `{}` in feature_store.yaml, not `{}`", self.project, name.text);
+                let text = format!(
+                    "the project is called `{}` in feature_store.yaml, not `{}`",
+                    self.project, name.text
+                );
                 self.problems.push(name.place.error(text));
             }
-            let Common { description, tags, owner } = &definition.common;
+            let Common {
+                description,
+                tags,
+                owner,
+            } = &definition.common;
             spec.description.clone_from(description);
             spec.tags.clone_from(tags);
             spec.owner.clone_from(owner);
         }
         let name = self.project.to_owned();
-        self.put(ObjectKind::Project, &name, &core::Project { spec: Some(spec), meta: None });
+        self.put(
+            ObjectKind::Project,
+            &name,
+            &core::Project {
+                spec: Some(spec),
+                meta: None,
+            },
+        );
     }
 
     fn entities(&mut self) {
@@ -163,7 +237,11 @@ impl Builder<'_> {
         self.entity(dummy);
         for definition in &self.document.entities {
             let name = definition.name.text.clone();
-            let Common { description, tags, owner } = &definition.common;
+            let Common {
+                description,
+                tags,
+                owner,
+            } = &definition.common;
             self.entity(core::EntitySpecV2 {
                 join_key: definition.join_key.clone().unwrap_or_else(|| name.clone()),
                 name,
@@ -183,19 +261,32 @@ impl Builder<'_> {
 
     fn entity(&mut self, spec: core::EntitySpecV2) {
         let name = spec.name.clone();
-        self.put(ObjectKind::Entity, &name, &core::Entity { spec: Some(spec.clone()), meta: None });
+        self.put(
+            ObjectKind::Entity,
+            &name,
+            &core::Entity {
+                spec: Some(spec.clone()),
+                meta: None,
+            },
+        );
         self.entities.insert(name, spec);
     }
 
     /// Takes over the `proto:` entries of some kinds, and makes them known to what refers to them.
     fn protos(&mut self, wanted: impl Fn(ObjectKind) -> bool) {
-        for definition in self.document.protos.iter().filter(|definition| wanted(definition.kind)) {
+        for definition in self
+            .document
+            .protos
+            .iter()
+            .filter(|definition| wanted(definition.kind))
+        {
             match proto_object(self.project, definition) {
                 Ok(object) => {
                     if let Err(error) = self.learn(&object) {
                         self.problems.push(definition.place.error(error.one_line()));
                     }
-                    self.objects.retain(|known| known.kind != object.kind || known.name != object.name);
+                    self.objects
+                        .retain(|known| known.kind != object.kind || known.name != object.name);
                     self.objects.push(object);
                 }
                 Err(problem) => self.problems.push(problem),
@@ -216,7 +307,13 @@ impl Builder<'_> {
             }
             kind if kind.is_view() => {
                 let (projection, join_keys) = views::projection_of(object)?;
-                self.views.insert(object.name.clone(), KnownView { projection, join_keys });
+                self.views.insert(
+                    object.name.clone(),
+                    KnownView {
+                        projection,
+                        join_keys,
+                    },
+                );
             }
             _ => {}
         }
@@ -232,7 +329,10 @@ fn field(definition: &FieldDefinition) -> core::FeatureSpecV2 {
     }
     core::FeatureSpecV2 {
         name: definition.name.text.clone(),
-        value_type: definition.field_type.number().map_or(0, crate::model::ValueType::number),
+        value_type: definition
+            .field_type
+            .number()
+            .map_or(0, crate::model::ValueType::number),
         tags,
         description: definition.description.clone(),
         vector_index: definition.vector_index,
@@ -249,7 +349,13 @@ fn proto_name(definition: &ProtoDefinition) -> Option<(ObjectKind, Name)> {
         _ => json.get("spec")?,
     };
     let text = holder.get("name")?.as_str()?.to_owned();
-    Some((definition.kind, Name { text, place: definition.place.clone() }))
+    Some((
+        definition.kind,
+        Name {
+            text,
+            place: definition.place.clone(),
+        },
+    ))
 }
 
 /// The object of a `proto:` entry, in this project.
@@ -257,17 +363,29 @@ fn proto_object(project: &str, definition: &ProtoDefinition) -> Result<Object, P
     let kind = definition.kind;
     let what = kind_name(kind);
     let Some((_, name)) = proto_name(definition) else {
-        return Err(definition.place.error(format!("the JSON of this {what} has no name")));
+        return Err(definition
+            .place
+            .error(format!("the JSON of this {what} has no name")));
     };
-    let mut message = object::dynamic_from_json(kind.message_name(), &definition.json)
-        .map_err(|error| definition.place.error(format!("{what} `{}`: {}", name.text, error.message())))?;
+    let mut message = object::dynamic_from_json(kind.message_name(), &definition.json).map_err(|error| {
+        definition
+            .place
+            .error(format!("{what} `{}`: {}", name.text, error.message()))
+    })?;
     let value = || prost_reflect::Value::String(project.to_owned());
     if message.descriptor().get_field_by_name("project").is_some() {
         message.set_field_by_name("project", value());
-    } else if let Some(spec) = message.get_field_by_name_mut("spec").and_then(prost_reflect::Value::as_message_mut)
+    } else if let Some(spec) = message
+        .get_field_by_name_mut("spec")
+        .and_then(prost_reflect::Value::as_message_mut)
         && spec.descriptor().get_field_by_name("project").is_some()
     {
         spec.set_field_by_name("project", value());
     }
-    Ok(Object { kind, project: project.to_owned(), name: name.text, bytes: message.encode_to_vec().into() })
+    Ok(Object {
+        kind,
+        project: project.to_owned(),
+        name: name.text,
+        bytes: message.encode_to_vec().into(),
+    })
 }

@@ -37,10 +37,9 @@ type Key = (ObjectKind, String);
 /// # Errors
 /// `Internal` when stored bytes are malformed.
 pub fn export<'a>(project: &str, objects: impl IntoIterator<Item = &'a Object>) -> Result<String> {
-    let objects: Vec<&Object> = objects
-        .into_iter()
-        .filter(|object| !(object.kind == ObjectKind::Entity && object.name == DUMMY_ENTITY_NAME))
-        .collect();
+    let is_dummy = |object: &&Object| object.kind == ObjectKind::Entity && object.name == DUMMY_ENTITY_NAME;
+    let mut objects: Vec<&Object> = objects.into_iter().filter(|object| !is_dummy(object)).collect();
+    objects.sort_by_key(|object| object.kind);
     // Objects whose own section cannot say what they are.
     let mut escaped: BTreeSet<Key> = BTreeSet::new();
     loop {
@@ -52,11 +51,13 @@ pub fn export<'a>(project: &str, objects: impl IntoIterator<Item = &'a Object>) 
         escaped.extend(inexact);
         // Entries of `proto:` are exact by themselves, so every round leaves fewer to check.
         if escaped.len() == before {
-            return Ok(if file.keys.is_empty() && file.json.as_object().is_some_and(Map::is_empty) {
-                String::new()
-            } else {
-                text
-            });
+            return Ok(
+                if file.keys.is_empty() && file.json.as_object().is_some_and(Map::is_empty) {
+                    String::new()
+                } else {
+                    text
+                },
+            );
         }
     }
 }
@@ -82,7 +83,11 @@ fn compose(objects: &[&Object], escaped: &BTreeSet<Key>) -> Result<Composed> {
         for object in objects.iter().filter(|object| object.kind != ObjectKind::Project) {
             let key = (object.kind, object.name.clone());
             let own = SECTIONS.iter().any(|(_, kind)| *kind == Some(object.kind));
-            let natural = if own && !escaped.contains(&key) { sections::natural(object)? } else { None };
+            let natural = if own && !escaped.contains(&key) {
+                sections::natural(object)?
+            } else {
+                None
+            };
             let item = match (kind, natural) {
                 (Some(kind), Some(natural)) if kind == object.kind => natural,
                 (None, None) => proto_entry(object)?,
@@ -96,7 +101,10 @@ fn compose(objects: &[&Object], escaped: &BTreeSet<Key>) -> Result<Composed> {
             keys.push((section, names));
         }
     }
-    Ok(Composed { json: Json::Object(root), keys })
+    Ok(Composed {
+        json: Json::Object(root),
+        keys,
+    })
 }
 
 impl Composed {
@@ -109,8 +117,12 @@ impl Composed {
                 let mut inexact = Vec::new();
                 for (_, keys) in self.keys.iter().filter(|(section, _)| *section != "proto") {
                     for key in keys {
-                        let again = built.iter().find(|object| (object.kind, &object.name) == (key.0, &key.1));
-                        let stored = objects.iter().find(|object| (object.kind, &object.name) == (key.0, &key.1));
+                        let again = built
+                            .iter()
+                            .find(|object| (object.kind, &object.name) == (key.0, &key.1));
+                        let stored = objects
+                            .iter()
+                            .find(|object| (object.kind, &object.name) == (key.0, &key.1));
                         let same = match (again, stored) {
                             (Some(again), Some(stored)) => essence(again)? == essence(stored)?,
                             _ => false,
@@ -125,7 +137,9 @@ impl Composed {
             Err(problems) => {
                 let blamed = self.blamed(text, &problems);
                 if blamed.is_empty() {
-                    return Err(Error::internal(format!("the registry cannot be exported: {problems}")));
+                    return Err(Error::internal(format!(
+                        "the registry cannot be exported: {problems}"
+                    )));
                 }
                 Ok(blamed)
             }
@@ -134,7 +148,9 @@ impl Composed {
 
     /// The objects at whose lines problems were found.
     fn blamed(&self, text: &str, problems: &Problems) -> Vec<Key> {
-        let Ok(root) = yaml::parse(text) else { return Vec::new() };
+        let Ok(root) = yaml::parse(text) else {
+            return Vec::new();
+        };
         let mut starts: Vec<(u64, &Key)> = Vec::new();
         for (section, keys) in self.keys.iter().filter(|(section, _)| *section != "proto") {
             if let Some(Value::List(items)) = root.get(section).map(|node| &node.value) {
@@ -143,9 +159,18 @@ impl Composed {
         }
         starts.sort_by_key(|(line, _)| *line);
         let owner = |problem: &Problem| {
-            starts.iter().rev().find(|(line, _)| *line <= problem.line).map(|(_, key)| (*key).clone())
+            starts
+                .iter()
+                .rev()
+                .find(|(line, _)| *line <= problem.line)
+                .map(|(_, key)| (*key).clone())
         };
-        problems.0.iter().filter(|problem| problem.is_error()).filter_map(owner).collect()
+        problems
+            .0
+            .iter()
+            .filter(|problem| problem.is_error())
+            .filter_map(owner)
+            .collect()
     }
 }
 
@@ -153,6 +178,14 @@ impl Composed {
 fn proto_entry(object: &Object) -> Result<Json> {
     let mut message = object.dynamic()?;
     forget(&mut message, &["meta"]);
+    // The file can be applied to a project of another name.
+    message.clear_field_by_name("project");
+    if let Some(spec) = message
+        .get_field_by_name_mut("spec")
+        .and_then(Dynamic::as_message_mut)
+    {
+        spec.clear_field_by_name("project");
+    }
     let mut entry = Map::new();
     entry.insert("kind".to_owned(), kind_name(object.kind).into());
     entry.insert("json".to_owned(), object::message_to_json(&message)?);
@@ -172,7 +205,10 @@ fn essence(object: &Object) -> Result<Json> {
             spec.remove("ttl");
         }
         // The Python text follows from the expressions; how it is put may change with versions.
-        if spec.get("tags").is_some_and(|tags| tags.get(EXPRESSIONS_TAG).is_some()) {
+        if spec
+            .get("tags")
+            .is_some_and(|tags| tags.get(EXPRESSIONS_TAG).is_some())
+        {
             spec.remove("featureTransformation");
         }
     }
@@ -189,9 +225,15 @@ fn forget(message: &mut DynamicMessage, names: &[&str]) {
         }
         match message.get_field_mut(&field) {
             Dynamic::Message(inner) => forget(inner, names),
-            Dynamic::List(items) => items.iter_mut().filter_map(Dynamic::as_message_mut).for_each(|inner| forget(inner, names)),
+            Dynamic::List(items) => items
+                .iter_mut()
+                .filter_map(Dynamic::as_message_mut)
+                .for_each(|inner| forget(inner, names)),
             Dynamic::Map(items) => {
-                items.values_mut().filter_map(Dynamic::as_message_mut).for_each(|inner| forget(inner, names));
+                items
+                    .values_mut()
+                    .filter_map(Dynamic::as_message_mut)
+                    .for_each(|inner| forget(inner, names));
             }
             _ => {}
         }
@@ -204,6 +246,9 @@ fn keep_class(source: &DynamicMessage, field: &str) -> bool {
     if field != "data_source_class_type" {
         return true;
     }
-    let number = source.get_field_by_name("type").and_then(|value| value.as_enum_number()).unwrap_or_default();
+    let number = source
+        .get_field_by_name("type")
+        .and_then(|value| value.as_enum_number())
+        .unwrap_or_default();
     ![SourceType::CustomSource as i32, SourceType::BatchIceberg as i32].contains(&number)
 }

@@ -8,7 +8,14 @@ use std::{
 use crate::error::{Error, Result};
 
 /// Folders that hold no definitions, beside hidden ones.
-const SKIPPED: [&str; 6] = ["node_modules", "__pycache__", "venv", "env", "target", "site-packages"];
+const SKIPPED: [&str; 6] = [
+    "node_modules",
+    "__pycache__",
+    "venv",
+    "env",
+    "target",
+    "site-packages",
+];
 /// Feast's file of patterns to leave out, one a line.
 const IGNORE_FILE: &str = ".feastignore";
 
@@ -30,17 +37,24 @@ pub(super) fn find(repo: &Path, config: Option<&Path>) -> Result<Found> {
         .map(|line| repo.join(line.trim_end_matches("/**").trim_end_matches('/')))
         .collect();
     let mut found = Found::default();
-    walk(repo, &mut |path| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name == "feature_store.yaml" || config.is_some_and(|config| same(config, path)) {
-            return;
-        }
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some("yaml" | "yml") => found.yaml.push(path.to_path_buf()),
-            Some("py") => found.has_python = true,
-            _ => {}
-        }
-    }, &ignored)?;
+    walk(
+        repo,
+        &mut |path| {
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            if name == "feature_store.yaml" || config.is_some_and(|config| same(config, path)) {
+                return;
+            }
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("yaml" | "yml") => found.yaml.push(path.to_path_buf()),
+                Some("py") => found.has_python = true,
+                _ => {}
+            }
+        },
+        &ignored,
+    )?;
     found.yaml.sort();
     Ok(found)
 }
@@ -50,8 +64,9 @@ fn same(a: &Path, b: &Path) -> bool {
 }
 
 fn walk(folder: &Path, visit: &mut dyn FnMut(&Path), ignored: &[PathBuf]) -> Result<()> {
-    let unreadable =
-        |error: std::io::Error| Error::config(format!("folder `{}` cannot be read: {error}", folder.display()));
+    let unreadable = |error: std::io::Error| {
+        Error::config(format!("folder `{}` cannot be read: {error}", folder.display()))
+    };
     for entry in fs::read_dir(folder).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
         let path = entry.path();

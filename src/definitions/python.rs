@@ -5,7 +5,10 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use datafusion::sql::sqlparser::{
-    ast::{BinaryOperator, CaseWhen, DataType, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, UnaryOperator, Value},
+    ast::{
+        BinaryOperator, CaseWhen, DataType, Expr, FunctionArg, FunctionArgExpr, FunctionArguments,
+        UnaryOperator, Value,
+    },
     dialect::GenericDialect,
     parser::Parser,
 };
@@ -48,8 +51,16 @@ const FUNCTIONS: [(&str, &str); 32] = [
 
 /// A Python identifier for a view's name.
 pub(super) fn function_name(view: &str) -> String {
-    let mut name: String =
-        view.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect();
+    let mut name: String = view
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '_' {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect();
     if name.starts_with(|c: char| c.is_ascii_digit()) {
         name.insert(0, '_');
     }
@@ -74,7 +85,11 @@ pub(super) fn function(view: &str, expressions: &BTreeMap<String, String>) -> St
     for (output, text) in expressions {
         let translated = translate_text(text).unwrap_or_else(|| format!("untranslated({})", quote(text)));
         // Writing to a string cannot fail.
-        let _infallible = writeln!(out, "        {}: compute(lambda row: {translated}),", quote(output));
+        let _infallible = writeln!(
+            out,
+            "        {}: compute(lambda row: {translated}),",
+            quote(output)
+        );
     }
     out.push_str("    }\n");
     out
@@ -105,9 +120,23 @@ fn translate(expression: &Expr) -> Option<String> {
         }
         Expr::IsNull(inner) => format!("({} is None)", translate(inner)?),
         Expr::IsNotNull(inner) => format!("({} is not None)", translate(inner)?),
-        Expr::Between { expr, negated, low, high } => {
-            let inside = format!("{} <= {} <= {}", translate(low)?, translate(expr)?, translate(high)?);
-            if *negated { format!("not ({inside})") } else { format!("({inside})") }
+        Expr::Between {
+            expr,
+            negated,
+            low,
+            high,
+        } => {
+            let inside = format!(
+                "{} <= {} <= {}",
+                translate(low)?,
+                translate(expr)?,
+                translate(high)?
+            );
+            if *negated {
+                format!("not ({inside})")
+            } else {
+                format!("({inside})")
+            }
         }
         Expr::InList { expr, list, negated } => {
             let items: Vec<String> = list.iter().map(translate).collect::<Option<_>>()?;
@@ -117,11 +146,16 @@ fn translate(expression: &Expr) -> Option<String> {
         Expr::Cast { expr, data_type, .. } => cast(&translate(expr)?, data_type)?,
         Expr::Floor { expr, .. } => format!("math.floor({})", translate(expr)?),
         Expr::Ceil { expr, .. } => format!("math.ceil({})", translate(expr)?),
-        Expr::Case { operand, conditions, else_result, .. } => {
-            case(operand.as_deref(), conditions, else_result.as_deref())?
-        }
+        Expr::Case {
+            operand,
+            conditions,
+            else_result,
+            ..
+        } => case(operand.as_deref(), conditions, else_result.as_deref())?,
         Expr::Function(function) => {
-            let FunctionArguments::List(list) = &function.args else { return None };
+            let FunctionArguments::List(list) = &function.args else {
+                return None;
+            };
             let arguments: Vec<String> = list
                 .args
                 .iter()
@@ -226,7 +260,10 @@ mod tests {
                 "abs(wind_speed * sin(radians(wind_dir - heading)))",
                 "abs(row[\"wind_speed\"] * math.sin(math.radians(row[\"wind_dir\"] - row[\"heading\"])))",
             ),
-            ("coalesce(a, 0)", "next((value for value in [row[\"a\"], 0] if value is not None), None)"),
+            (
+                "coalesce(a, 0)",
+                "next((value for value in [row[\"a\"], 0] if value is not None), None)",
+            ),
             (
                 "CASE WHEN a > 1 AND b IS NULL THEN 'x' ELSE 'y' END",
                 "(\"x\" if row[\"a\"] > 1 and (row[\"b\"] is None) else \"y\")",
@@ -248,7 +285,13 @@ mod tests {
         ]);
         let text = function("my-view", &expressions);
         assert!(text.starts_with("def my_view(inputs):\n"), "{text}");
-        assert!(text.contains("\"double\": compute(lambda row: row[\"a\"] * 2),"), "{text}");
-        assert!(text.contains("\"odd\": compute(lambda row: untranslated(\"regexp_match(a, 'x')\")),"), "{text}");
+        assert!(
+            text.contains("\"double\": compute(lambda row: row[\"a\"] * 2),"),
+            "{text}"
+        );
+        assert!(
+            text.contains("\"odd\": compute(lambda row: untranslated(\"regexp_match(a, 'x')\")),"),
+            "{text}"
+        );
     }
 }

@@ -1,11 +1,6 @@
 //! Reads mappings of a definition file key by key and notes what is wrong instead of stopping.
 
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::config::{
     problem::{Problem, Problems},
@@ -46,7 +41,10 @@ impl File {
     }
 
     pub(super) fn place(&self, line: u64) -> Place {
-        Place { file: Arc::clone(&self.name), line }
+        Place {
+            file: Arc::clone(&self.name),
+            line,
+        }
     }
 
     /// The items of a list.
@@ -55,7 +53,11 @@ impl File {
             Value::List(items) => items,
             Value::Null => &[],
             _ => {
-                self.report(Problem::error(format!("a list is wanted here, not {}", node.what())).at(node.line).key(key));
+                self.report(
+                    Problem::error(format!("a list is wanted here, not {}", node.what()))
+                        .at(node.line)
+                        .key(key),
+                );
                 &[]
             }
         }
@@ -79,7 +81,12 @@ impl<'f> Mapping<'f> {
             file.report(problem.at(node.line));
             return None;
         }
-        Some(Self { file, node, what, known: Vec::new() })
+        Some(Self {
+            file,
+            node,
+            what,
+            known: Vec::new(),
+        })
     }
 
     pub(super) fn place(&self) -> Place {
@@ -93,9 +100,13 @@ impl<'f> Mapping<'f> {
     }
 
     fn wrong(&self, key: &str, line: u64, wanted: &str, node: &Node) {
-        let found = node.scalar().map_or_else(|| node.what().to_owned(), |text| format!("`{text}`"));
+        let found = node
+            .scalar()
+            .map_or_else(|| node.what().to_owned(), |text| format!("`{text}`"));
         self.file.report(
-            Problem::error(format!("{}: {wanted} is wanted here, not {found}", self.what)).at(line).key(key),
+            Problem::error(format!("{}: {wanted} is wanted here, not {found}", self.what))
+                .at(line)
+                .key(key),
         );
     }
 
@@ -110,7 +121,10 @@ impl<'f> Mapping<'f> {
 
     pub(super) fn name(&mut self, key: &'static str) -> Option<Name> {
         let line = self.node.get(key)?.line;
-        self.text(key).map(|text| Name { text, place: self.file.place(line) })
+        self.text(key).map(|text| Name {
+            text,
+            place: self.file.place(line),
+        })
     }
 
     /// A name that must be there; without it the mapping means nothing.
@@ -118,12 +132,14 @@ impl<'f> Mapping<'f> {
         let name = self.name(key);
         self.known.push(key);
         if name.is_none() && self.node.get(key).is_none_or(|node| node.value == Value::Null) {
-            self.file.report(Problem::error(format!("{} without `{key}`", self.what)).at(self.node.line));
+            self.file
+                .report(Problem::error(format!("{} without `{key}`", self.what)).at(self.node.line));
         }
         name.filter(|name| {
             let empty = name.text.trim().is_empty();
             if empty {
-                self.file.report(Problem::error(format!("{}: `{key}` is empty", self.what)).at(name.place.line));
+                self.file
+                    .report(Problem::error(format!("{}: `{key}` is empty", self.what)).at(name.place.line));
             }
             !empty
         })
@@ -167,22 +183,35 @@ impl<'f> Mapping<'f> {
     }
 
     fn one_of(&self, key: &str, name: &Name, words: &[&'static str]) -> Option<&'static str> {
-        let found = words.iter().copied().find(|word| word.eq_ignore_ascii_case(&name.text));
+        let found = words
+            .iter()
+            .copied()
+            .find(|word| word.eq_ignore_ascii_case(&name.text));
         if found.is_none() {
             let problem = Problem::error(format!("{}: `{}` is not known", self.what, name.text));
-            self.file.report(problem.at(name.place.line).key(key).suggest(&name.text, words.iter().copied()));
+            self.file.report(
+                problem
+                    .at(name.place.line)
+                    .key(key)
+                    .suggest(&name.text, words.iter().copied()),
+            );
         }
         found
     }
 
     pub(super) fn choices(&mut self, key: &'static str, words: &[&'static str]) -> Vec<&'static str> {
         let names = self.names(key);
-        names.iter().filter_map(|name| self.one_of(key, name, words)).collect()
+        names
+            .iter()
+            .filter_map(|name| self.one_of(key, name, words))
+            .collect()
     }
 
     /// A mapping of text to text.
     pub(super) fn map(&mut self, key: &'static str) -> BTreeMap<String, String> {
-        let Some(node) = self.node(key) else { return BTreeMap::new() };
+        let Some(node) = self.node(key) else {
+            return BTreeMap::new();
+        };
         if !matches!(node.value, Value::Map(_)) {
             self.wrong(key, node.line, "a mapping", node);
         }
@@ -204,13 +233,22 @@ impl<'f> Mapping<'f> {
 
     /// A list of names; one name alone is a list as well.
     pub(super) fn names(&mut self, key: &'static str) -> Vec<Name> {
-        let Some(node) = self.node(key) else { return Vec::new() };
+        let Some(node) = self.node(key) else {
+            return Vec::new();
+        };
         let one = std::slice::from_ref(node);
-        let items = if node.scalar().is_some() { one } else { self.file.items(node, key) };
+        let items = if node.scalar().is_some() {
+            one
+        } else {
+            self.file.items(node, key)
+        };
         let mut names = Vec::with_capacity(items.len());
         for item in items {
             match item.scalar() {
-                Some(text) => names.push(Name { text, place: self.file.place(item.line) }),
+                Some(text) => names.push(Name {
+                    text,
+                    place: self.file.place(item.line),
+                }),
                 None => self.wrong(key, item.line, "a name", item),
             }
         }
@@ -227,7 +265,10 @@ impl<'f> Mapping<'f> {
             if !self.known.contains(&entry.key.as_str()) {
                 let problem = Problem::error(format!("unknown key of a {}", self.what));
                 self.file.report(
-                    problem.at(entry.line).key(entry.key.clone()).suggest(&entry.key, self.known.iter().copied()),
+                    problem
+                        .at(entry.line)
+                        .key(entry.key.clone())
+                        .suggest(&entry.key, self.known.iter().copied()),
                 );
             }
         }

@@ -65,9 +65,17 @@ pub(super) struct SourceDefinition {
 
 #[derive(Debug)]
 pub(super) enum SourceKind {
-    File { path: String, format: Option<&'static str>, s3_endpoint_override: String },
-    Push { batch_source: Name },
-    Request { schema: Vec<FieldDefinition> },
+    File {
+        path: String,
+        format: Option<&'static str>,
+        s3_endpoint_override: String,
+    },
+    Push {
+        batch_source: Name,
+    },
+    Request {
+        schema: Vec<FieldDefinition>,
+    },
 }
 
 #[derive(Debug)]
@@ -190,8 +198,16 @@ pub(super) const PERMISSION_TYPES: [(&str, i32); 12] = [
 ];
 
 /// What permissions allow, in the order of Feast's numbers.
-pub(super) const ACTIONS: [&str; 8] =
-    ["CREATE", "DESCRIBE", "UPDATE", "DELETE", "READ_ONLINE", "READ_OFFLINE", "WRITE_ONLINE", "WRITE_OFFLINE"];
+pub(super) const ACTIONS: [&str; 8] = [
+    "CREATE",
+    "DESCRIBE",
+    "UPDATE",
+    "DELETE",
+    "READ_ONLINE",
+    "READ_OFFLINE",
+    "WRITE_ONLINE",
+    "WRITE_OFFLINE",
+];
 
 /// Names of object kinds in `proto:` entries.
 pub(super) fn kind_name(kind: ObjectKind) -> &'static str {
@@ -204,33 +220,58 @@ impl Document {
         if root.value == Value::Null {
             return;
         }
-        let Some(mut sections) = Mapping::new(file, root, "definition file") else { return };
+        let Some(mut sections) = Mapping::new(file, root, "definition file") else {
+            return;
+        };
         if let Some(node) = sections.node("project") {
             self.read_project(file, node);
         }
         let read = |items: &[Node], one: &mut dyn FnMut(&Node)| items.iter().for_each(one);
-        read(sections.items("entities"), &mut |node| self.entities.extend(entity(file, node)));
-        read(sections.items("data_sources"), &mut |node| self.data_sources.extend(data_source(file, node)));
-        read(sections.items("feature_views"), &mut |node| self.feature_views.extend(feature_view(file, node)));
+        read(sections.items("entities"), &mut |node| {
+            self.entities.extend(entity(file, node))
+        });
+        read(sections.items("data_sources"), &mut |node| {
+            self.data_sources.extend(data_source(file, node))
+        });
+        read(sections.items("feature_views"), &mut |node| {
+            self.feature_views.extend(feature_view(file, node))
+        });
         read(sections.items("on_demand_feature_views"), &mut |node| {
             self.on_demand_feature_views.extend(on_demand(file, node));
         });
-        read(sections.items("feature_services"), &mut |node| self.feature_services.extend(service(file, node)));
-        read(sections.items("permissions"), &mut |node| self.permissions.extend(permission(file, node)));
-        read(sections.items("saved_datasets"), &mut |node| self.saved_datasets.extend(dataset(file, node)));
-        read(sections.items("proto"), &mut |node| self.protos.extend(proto(file, node)));
+        read(sections.items("feature_services"), &mut |node| {
+            self.feature_services.extend(service(file, node))
+        });
+        read(sections.items("permissions"), &mut |node| {
+            self.permissions.extend(permission(file, node))
+        });
+        read(sections.items("saved_datasets"), &mut |node| {
+            self.saved_datasets.extend(dataset(file, node))
+        });
+        read(sections.items("proto"), &mut |node| {
+            self.protos.extend(proto(file, node))
+        });
         sections.finish();
     }
 
     fn read_project(&mut self, file: &File, node: &Node) {
-        let Some(mut mapping) = Mapping::new(file, node, "project") else { return };
+        let Some(mut mapping) = Mapping::new(file, node, "project") else {
+            return;
+        };
         let place = mapping.place();
         if let Some(first) = &self.project {
             let hint = format!("it is defined at {}:{}", first.place.file, first.place.line);
-            file.report(Problem::error("the project is defined twice").at(node.line).hint(hint));
+            file.report(
+                Problem::error("the project is defined twice")
+                    .at(node.line)
+                    .hint(hint),
+            );
         }
-        self.project =
-            Some(ProjectDefinition { name: mapping.name("name"), common: common(&mut mapping), place });
+        self.project = Some(ProjectDefinition {
+            name: mapping.name("name"),
+            common: common(&mut mapping),
+            place,
+        });
         mapping.finish();
     }
 }
@@ -247,7 +288,9 @@ fn field_type(mapping: &mut Mapping<'_>, key: &'static str) -> Option<FieldType>
     let name = mapping.name(key)?;
     let parsed = FieldType::parse(&name.text);
     if parsed.is_none() {
-        let problem = Problem::error(format!("there is no type `{}`", name.text)).at(name.place.line).key(key);
+        let problem = Problem::error(format!("there is no type `{}`", name.text))
+            .at(name.place.line)
+            .key(key);
         mapping.file.report(problem.suggest(&name.text, types::known()));
     }
     parsed
@@ -260,7 +303,12 @@ fn entity(file: &File, node: &Node) -> Option<EntityDefinition> {
     let value_type = field_type(&mut mapping, "value_type");
     let common = common(&mut mapping);
     mapping.finish();
-    Some(EntityDefinition { name: name?, join_key, value_type, common })
+    Some(EntityDefinition {
+        name: name?,
+        join_key,
+        value_type,
+        common,
+    })
 }
 
 fn data_source(file: &File, node: &Node) -> Option<SourceDefinition> {
@@ -270,7 +318,11 @@ fn data_source(file: &File, node: &Node) -> Option<SourceDefinition> {
     let kind_missing = mapping.node("type").is_none();
     let kind = match mapping.choice("type", &KINDS) {
         None if kind_missing => {
-            file.report(Problem::error("data source without `type`").at(node.line).hint("file, push or request"));
+            file.report(
+                Problem::error("data source without `type`")
+                    .at(node.line)
+                    .hint("file, push or request"),
+            );
             None
         }
         // The keys depend on the type: without it they cannot be judged.
@@ -280,8 +332,12 @@ fn data_source(file: &File, node: &Node) -> Option<SourceDefinition> {
             format: mapping.choice("format", &["parquet", "delta"]),
             s3_endpoint_override: mapping.text("s3_endpoint_override").unwrap_or_default(),
         }),
-        Some("push") => mapping.required("batch_source").map(|batch_source| SourceKind::Push { batch_source }),
-        Some(_) => Some(SourceKind::Request { schema: schema(&mut mapping).unwrap_or_default() }),
+        Some("push") => mapping
+            .required("batch_source")
+            .map(|batch_source| SourceKind::Push { batch_source }),
+        Some(_) => Some(SourceKind::Request {
+            schema: schema(&mut mapping).unwrap_or_default(),
+        }),
     };
     let (mut timestamp_field, mut created, mut partition) = (String::new(), String::new(), String::new());
     let mut field_mapping = BTreeMap::new();
@@ -311,10 +367,17 @@ fn data_source(file: &File, node: &Node) -> Option<SourceDefinition> {
 fn schema(mapping: &mut Mapping<'_>) -> Option<Vec<FieldDefinition>> {
     let node = mapping.node("schema")?;
     let file = mapping.file;
-    let fields: Vec<FieldDefinition> =
-        file.items(node, "schema").iter().filter_map(|item| field(file, item)).collect();
+    let fields: Vec<FieldDefinition> = file
+        .items(node, "schema")
+        .iter()
+        .filter_map(|item| field(file, item))
+        .collect();
     for (index, later) in fields.iter().enumerate() {
-        if fields.iter().take(index).any(|field| field.name.text == later.name.text) {
+        if fields
+            .iter()
+            .take(index)
+            .any(|field| field.name.text == later.name.text)
+        {
             let text = format!("field `{}` is there twice", later.name.text);
             file.report(Problem::error(text).at(later.name.place.line));
         }
@@ -329,11 +392,16 @@ fn field(file: &File, node: &Node) -> Option<FieldDefinition> {
     let field_type = field_type(&mut mapping, "type");
     let field = FieldDefinition {
         name: name.clone().unwrap_or_default(),
-        field_type: field_type.clone().unwrap_or(FieldType::Plain(crate::model::ValueType::Unknown)),
+        field_type: field_type
+            .clone()
+            .unwrap_or(FieldType::Plain(crate::model::ValueType::Unknown)),
         description: mapping.text("description").unwrap_or_default(),
         tags: mapping.map("tags"),
         vector_index: mapping.bool("vector_index").unwrap_or_default(),
-        vector_length: mapping.int("vector_length").and_then(|length| i32::try_from(length).ok()).unwrap_or_default(),
+        vector_length: mapping
+            .int("vector_length")
+            .and_then(|length| i32::try_from(length).ok())
+            .unwrap_or_default(),
         vector_search_metric: mapping.text("vector_search_metric").unwrap_or_default(),
     };
     mapping.finish();
@@ -348,8 +416,13 @@ fn feature_view(file: &File, node: &Node) -> Option<FeatureViewDefinition> {
     let ttl = mapping.duration("ttl").unwrap_or_default();
     let schema = schema(&mut mapping);
     let schedule = mapping.name("schedule");
-    if let Some(text) = schedule.as_ref().and_then(|schedule| schedule_problem(&schedule.text)) {
-        let line = schedule.as_ref().map_or(node.line, |schedule| schedule.place.line);
+    if let Some(text) = schedule
+        .as_ref()
+        .and_then(|schedule| schedule_problem(&schedule.text))
+    {
+        let line = schedule
+            .as_ref()
+            .map_or(node.line, |schedule| schedule.place.line);
         file.report(Problem::error(text).at(line).key("schedule"));
     }
     let online = mapping.bool("online").unwrap_or(true);
@@ -389,9 +462,15 @@ fn view_name(mapping: &mut Mapping<'_>) -> Option<Name> {
 fn on_demand(file: &File, node: &Node) -> Option<OnDemandDefinition> {
     let mut mapping = Mapping::new(file, node, "on demand feature view")?;
     let name = view_name(&mut mapping);
-    let sources = mapping.items("sources").iter().filter_map(|item| projection(file, item)).collect();
+    let sources = mapping
+        .items("sources")
+        .iter()
+        .filter_map(|item| projection(file, item))
+        .collect();
     let schema = schema(&mut mapping).unwrap_or_default();
-    let place = mapping.node("expressions").map_or_else(|| mapping.place(), |node| file.place(node.line));
+    let place = mapping
+        .node("expressions")
+        .map_or_else(|| mapping.place(), |node| file.place(node.line));
     let definition = OnDemandDefinition {
         name: name.clone().unwrap_or_default(),
         sources,
@@ -412,7 +491,10 @@ fn on_demand(file: &File, node: &Node) -> Option<OnDemandDefinition> {
 fn projection(file: &File, node: &Node) -> Option<ProjectionDefinition> {
     if let Some(text) = node.scalar() {
         return Some(ProjectionDefinition {
-            view: Name { text, place: file.place(node.line) },
+            view: Name {
+                text,
+                place: file.place(node.line),
+            },
             features: None,
             alias: String::new(),
             join_key_map: BTreeMap::new(),
@@ -421,22 +503,42 @@ fn projection(file: &File, node: &Node) -> Option<ProjectionDefinition> {
     }
     let mut mapping = Mapping::new(file, node, "projection")?;
     let view = mapping.required("view");
-    let features = mapping.node("features").is_some().then(|| mapping.names("features"));
+    let features = mapping
+        .node("features")
+        .is_some()
+        .then(|| mapping.names("features"));
     let alias = mapping.text("alias").unwrap_or_default();
     let join_key_map = mapping.map("join_key_map");
-    let version = mapping.int("version").and_then(|version| i32::try_from(version).ok());
+    let version = mapping
+        .int("version")
+        .and_then(|version| i32::try_from(version).ok());
     mapping.finish();
-    Some(ProjectionDefinition { view: view?, features, alias, join_key_map, version })
+    Some(ProjectionDefinition {
+        view: view?,
+        features,
+        alias,
+        join_key_map,
+        version,
+    })
 }
 
 fn service(file: &File, node: &Node) -> Option<ServiceDefinition> {
     let mut mapping = Mapping::new(file, node, "feature service")?;
     let name = mapping.required("name");
-    let features = mapping.items("features").iter().filter_map(|item| projection(file, item)).collect();
+    let features = mapping
+        .items("features")
+        .iter()
+        .filter_map(|item| projection(file, item))
+        .collect();
     let precompute_online = mapping.bool("precompute_online").unwrap_or_default();
     let common = common(&mut mapping);
     mapping.finish();
-    Some(ServiceDefinition { name: name?, features, precompute_online, common })
+    Some(ServiceDefinition {
+        name: name?,
+        features,
+        precompute_online,
+        common,
+    })
 }
 
 fn permission(file: &File, node: &Node) -> Option<PermissionDefinition> {
@@ -445,12 +547,20 @@ fn permission(file: &File, node: &Node) -> Option<PermissionDefinition> {
     let types = mapping.choices("types", &PERMISSION_TYPES.map(|(name, _)| name));
     let actions = mapping.choices("actions", &ACTIONS);
     if actions.is_empty() {
-        file.report(Problem::error("permission without `actions`").at(node.line).hint("for example READ_ONLINE"));
+        file.report(
+            Problem::error("permission without `actions`")
+                .at(node.line)
+                .hint("for example READ_ONLINE"),
+        );
     }
     let policy = mapping.node("policy").and_then(|node| policy(file, node));
     if policy.is_none() {
         let hint = "for example `policy: {roles: [reader]}`";
-        file.report(Problem::error("permission without `policy`").at(node.line).hint(hint));
+        file.report(
+            Problem::error("permission without `policy`")
+                .at(node.line)
+                .hint(hint),
+        );
     }
     let definition = PermissionDefinition {
         name: name.clone().unwrap_or_default(),
@@ -487,7 +597,11 @@ fn dataset(file: &File, node: &Node) -> Option<DatasetDefinition> {
     let storage = mapping.node("storage");
     if storage.is_none() {
         let hint = "for example `storage: {type: file, path: data/dataset.parquet}`";
-        file.report(Problem::error("saved dataset without `storage`").at(node.line).hint(hint));
+        file.report(
+            Problem::error("saved dataset without `storage`")
+                .at(node.line)
+                .hint(hint),
+        );
     }
     let (path, s3_endpoint_override) = storage.and_then(|node| storage_path(file, node)).unzip();
     let definition = DatasetDefinition {
@@ -520,13 +634,23 @@ fn proto(file: &File, node: &Node) -> Option<ProtoDefinition> {
     let mut mapping = Mapping::new(file, node, "proto entry")?;
     let kinds = ObjectKind::ALL.map(kind_name);
     let missing = mapping.required("kind").is_none();
-    let kind = if missing { None } else { mapping.choice("kind", &kinds) };
+    let kind = if missing {
+        None
+    } else {
+        mapping.choice("kind", &kinds)
+    };
     let json = mapping.node("json").map(Node::to_json);
     if json.is_none() {
         file.report(Problem::error("proto entry without `json`").at(node.line));
     }
     let place = mapping.place();
     mapping.finish();
-    let kind = ObjectKind::ALL.into_iter().find(|known| kind == Some(kind_name(*known)))?;
-    Some(ProtoDefinition { kind, json: json?, place })
+    let kind = ObjectKind::ALL
+        .into_iter()
+        .find(|known| kind == Some(kind_name(*known)))?;
+    Some(ProtoDefinition {
+        kind,
+        json: json?,
+        place,
+    })
 }

@@ -47,7 +47,10 @@ fn objects_are_those_that_feast_registers() {
     let built = build_with(FEAST_YAML, &weather()).unwrap();
     let expected: Json = serde_json::from_str(FEAST_JSON).unwrap();
     for (kind, objects) in expected.as_object().unwrap() {
-        let kind = ObjectKind::ALL.into_iter().find(|known| syntax::kind_name(*known) == kind).unwrap();
+        let kind = ObjectKind::ALL
+            .into_iter()
+            .find(|known| syntax::kind_name(*known) == kind)
+            .unwrap();
         let mut ours: Vec<&Object> = built.iter().filter(|object| object.kind == kind).collect();
         ours.sort_by(|a, b| a.name.cmp(&b.name));
         assert_eq!(ours.len(), objects.as_array().unwrap().len(), "{kind:?}");
@@ -56,7 +59,12 @@ fn objects_are_those_that_feast_registers() {
             if kind == ObjectKind::OnDemandFeatureView {
                 let spec = ours.get_mut("spec").unwrap().as_object_mut().unwrap();
                 assert!(spec.remove("featureTransformation").is_some());
-                spec.get_mut("tags").unwrap().as_object_mut().unwrap().remove(EXPRESSIONS_TAG).unwrap();
+                spec.get_mut("tags")
+                    .unwrap()
+                    .as_object_mut()
+                    .unwrap()
+                    .remove(EXPRESSIONS_TAG)
+                    .unwrap();
             }
             assert_eq!(&ours, theirs);
         }
@@ -66,15 +74,26 @@ fn objects_are_those_that_feast_registers() {
 #[test]
 fn the_demo_project_builds() {
     let built = build_with(FLIGHTS_YAML, &Schemas::new()).unwrap();
-    assert!(built.iter().any(|object| object.kind == ObjectKind::FeatureService));
-    let weather = built.iter().find(|o| o.kind == ObjectKind::FeatureView && o.name == "weather").unwrap();
-    assert_eq!(weather.to_json().unwrap()["spec"]["tags"][SCHEDULE_TAG], "every 10m");
+    assert!(
+        built
+            .iter()
+            .any(|object| object.kind == ObjectKind::FeatureService)
+    );
+    let weather = built
+        .iter()
+        .find(|o| o.kind == ObjectKind::FeatureView && o.name == "weather")
+        .unwrap();
+    assert_eq!(
+        weather.to_json().unwrap()["spec"]["tags"][SCHEDULE_TAG],
+        "every 10m"
+    );
 }
 
 #[test]
 fn what_is_exported_comes_back_equal() {
     for (name, text) in [("feast", FEAST_YAML), ("flights", FLIGHTS_YAML)] {
-        let built = build_with(text, &weather()).unwrap_or_else(|_| build_with(text, &Schemas::new()).unwrap());
+        let built =
+            build_with(text, &weather()).unwrap_or_else(|_| build_with(text, &Schemas::new()).unwrap());
         let exported = export("ref", &built).unwrap();
         assert!(!exported.contains("proto:"), "{name}: {exported}");
         let again = build_with(&exported, &Schemas::new()).unwrap();
@@ -92,7 +111,12 @@ fn foreign() -> Vec<Object> {
         let json: Json = serde_json::from_str(json).unwrap();
         let message: DynamicMessage = object::dynamic_from_json(kind.message_name(), &json).unwrap();
         let bytes = prost::Message::encode_to_vec(&message).into();
-        objects.push(Object { kind, project: "ref".into(), name: name.into(), bytes });
+        objects.push(Object {
+            kind,
+            project: "ref".into(),
+            name: name.into(),
+            bytes,
+        });
     };
     add(
         ObjectKind::DataSource,
@@ -133,16 +157,29 @@ fn what_no_section_can_express_travels_as_proto() {
     let objects = foreign();
     let exported = export("ref", &objects).unwrap();
     let file = yaml::parse(&exported).unwrap();
-    let Some(yaml::Value::List(escaped)) = file.get("proto").map(|node| &node.value) else { unreachable!() };
-    assert_eq!(escaped.len(), 4, "only what has no section of its own:\n{exported}");
+    let Some(yaml::Value::List(escaped)) = file.get("proto").map(|node| &node.value) else {
+        unreachable!()
+    };
+    assert_eq!(
+        escaped.len(),
+        4,
+        "only what has no section of its own:\n{exported}"
+    );
     let again = build_with(&exported, &Schemas::new()).unwrap();
     for before in &objects {
-        let after = again.iter().find(|after| (after.kind, &after.name) == (before.kind, &before.name)).unwrap();
+        let after = again
+            .iter()
+            .find(|after| (after.kind, &after.name) == (before.kind, &before.name))
+            .unwrap();
         let mut expected = before.to_json().unwrap();
         expected.as_object_mut().unwrap().remove("meta");
         assert_eq!(expected, after.to_json().unwrap(), "{}", before.name);
     }
-    assert_eq!(export("ref", &again).unwrap(), exported, "a second export is the same text");
+    assert_eq!(
+        export("ref", &again).unwrap(),
+        exported,
+        "a second export is the same text"
+    );
 }
 
 #[test]
@@ -202,7 +239,13 @@ permissions:
   - {name: q, actions: [READ], policy: {roles: [r]}}
 ";
     let read: Vec<String> = problems(text);
-    assert_eq!(read, ["d.yaml:17: `actions`: permission: `READ` is not known (known here: CREATE, DESCRIBE, UPDATE, DELETE, READ_ONLINE, READ_OFFLINE, WRITE_ONLINE, WRITE_OFFLINE)", "d.yaml:17: permission without `actions` (for example READ_ONLINE)"]);
+    assert_eq!(
+        read,
+        [
+            "d.yaml:17: `actions`: permission: `READ` is not known (known here: CREATE, DESCRIBE, UPDATE, DELETE, READ_ONLINE, READ_OFFLINE, WRITE_ONLINE, WRITE_OFFLINE)",
+            "d.yaml:17: permission without `actions` (for example READ_ONLINE)"
+        ]
+    );
     let found = problems(&text.replace("[READ]", "[DESCRIBE]"));
     let expected = [
         "d.yaml:3: entity `AIRPORT` is defined twice, in another case (`airport` is defined at d.yaml:2)",
@@ -227,8 +270,16 @@ data_sources:
   - {name: weather, type: file, path: x, timestamp_field: event_time, field_mapping: {row: raw}}
 ";
     let found = build_with(text, &weather()).unwrap_err().to_string();
-    assert!(found.contains("d.yaml:3: `timestamp_field`: data source `weather`: its file has no column `event_time`"), "{found}");
-    assert!(found.contains("d.yaml:3: `field_mapping`: data source `weather`: its file has no column `row`"), "{found}");
+    assert!(
+        found.contains(
+            "d.yaml:3: `timestamp_field`: data source `weather`: its file has no column `event_time`"
+        ),
+        "{found}"
+    );
+    assert!(
+        found.contains("d.yaml:3: `field_mapping`: data source `weather`: its file has no column `row`"),
+        "{found}"
+    );
     let text = "\
 entities: [{name: airport, join_key: orign}]
 data_sources:
@@ -237,11 +288,22 @@ feature_views:
   - {name: v, entities: [airport], source: weather, schema: [{name: tmp, type: Float64}]}
 ";
     let found = build_with(text, &weather()).unwrap_err().to_string();
-    assert!(found.contains("d.yaml:5: feature view `v`: data source `weather` has no column `tmp` (did you mean `temp`?)"), "{found}");
-    assert!(found.contains("has no column `orign`, the join key of entity `airport` (did you mean `origin`?)"), "{found}");
+    assert!(
+        found.contains(
+            "d.yaml:5: feature view `v`: data source `weather` has no column `tmp` (did you mean `temp`?)"
+        ),
+        "{found}"
+    );
+    assert!(
+        found.contains("has no column `orign`, the join key of entity `airport` (did you mean `origin`?)"),
+        "{found}"
+    );
     let unnamed = "data_sources: [{name: weather, type: file, path: x}]\n";
     let found = build_with(unnamed, &weather()).unwrap_err().to_string();
-    assert!(found.contains("its file has several timestamps: event_timestamp, created"), "{found}");
+    assert!(
+        found.contains("its file has several timestamps: event_timestamp, created"),
+        "{found}"
+    );
 }
 
 #[tokio::test]
@@ -260,7 +322,10 @@ async fn a_folder_is_read_whole_or_not_at_all() {
     write("skipped/x.yaml", "nonsense: [");
     write(".feastignore", "skipped/ # a folder\n");
     write("features.py", "");
-    let sources = crate::config::Sources { chdir: Some(dir.path().to_path_buf()), ..Default::default() };
+    let sources = crate::config::Sources {
+        chdir: Some(dir.path().to_path_buf()),
+        ..Default::default()
+    };
     let config = Config::load(&sources).unwrap();
     let read = Definitions::read(&config).unwrap();
     assert_eq!((read.files, read.has_python), (2, true));

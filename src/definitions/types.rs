@@ -46,7 +46,11 @@ pub(super) enum FieldType {
 
 /// Names for messages.
 pub(super) fn known() -> impl Iterator<Item = &'static str> {
-    PRIMITIVES.iter().map(|(name, _, _)| *name).chain(["Array(Float32)", "Set(String)", "Struct({name: String})"])
+    PRIMITIVES.iter().map(|(name, _, _)| *name).chain([
+        "Array(Float32)",
+        "Set(String)",
+        "Struct({name: String})",
+    ])
 }
 
 impl FieldType {
@@ -61,13 +65,19 @@ impl FieldType {
     pub(super) fn from_stored(number: i32, tags: &BTreeMap<String, String>) -> Option<Self> {
         let value_type = ValueType::from_number(number);
         let structure = || {
-            let Json::Object(fields) = serde_json::from_str(tags.get(STRUCT_TAG)?).ok()? else { return None };
-            let fields = fields.iter().map(|(name, text)| Some((name.clone(), from_enum_text(text.as_str()?)?)));
+            let Json::Object(fields) = serde_json::from_str(tags.get(STRUCT_TAG)?).ok()? else {
+                return None;
+            };
+            let fields = fields
+                .iter()
+                .map(|(name, text)| Some((name.clone(), from_enum_text(text.as_str()?)?)));
             Some(Self::Struct(fields.collect::<Option<_>>()?))
         };
         match value_type {
             ValueType::Struct => Some(structure().unwrap_or(Self::Plain(value_type))),
-            ValueType::StructList => Some(structure().map_or(Self::Plain(value_type), |inner| Self::Array(Box::new(inner)))),
+            ValueType::StructList => {
+                Some(structure().map_or(Self::Plain(value_type), |inner| Self::Array(Box::new(inner))))
+            }
             ValueType::ValueList | ValueType::ValueSet => from_enum_text(tags.get(NESTED_TAG)?),
             ValueType::Unknown if number != 0 => None,
             plain => Some(Self::Plain(plain)),
@@ -81,7 +91,9 @@ impl FieldType {
             Self::Struct(_) => ValueType::Struct,
             Self::Array(inner) => match inner.as_ref() {
                 Self::Struct(_) => ValueType::StructList,
-                Self::Plain(item) if !is_collection(*item) => ValueType::from_name(&format!("Array({item})"))?,
+                Self::Plain(item) if !is_collection(*item) => {
+                    ValueType::from_name(&format!("Array({item})"))?
+                }
                 _ => ValueType::ValueList,
             },
             Self::Set(inner) => match inner.as_ref() {
@@ -101,7 +113,9 @@ impl FieldType {
                 _ if self.number() == Some(ValueType::ValueList) => Some((NESTED_TAG, self.enum_text())),
                 _ => None,
             },
-            Self::Set(_) if self.number() == Some(ValueType::ValueSet) => Some((NESTED_TAG, self.enum_text())),
+            Self::Set(_) if self.number() == Some(ValueType::ValueSet) => {
+                Some((NESTED_TAG, self.enum_text()))
+            }
             _ => None,
         }
     }
@@ -112,7 +126,10 @@ impl FieldType {
             Self::Plain(value_type) => {
                 let plain = PRIMITIVES.iter().find(|(_, _, known)| known == value_type);
                 // Collections of primitives are plain too: `Array(INT64)` is `Array` of `INT64`.
-                plain.map_or_else(|| split(*value_type).map_or_else(String::new, |inner| inner.enum_text()), |(_, name, _)| (*name).to_owned())
+                plain.map_or_else(
+                    || split(*value_type).map_or_else(String::new, |inner| inner.enum_text()),
+                    |(_, name, _)| (*name).to_owned(),
+                )
             }
             Self::Array(inner) => format!("Array({})", inner.enum_text()),
             Self::Set(inner) => format!("Set({})", inner.enum_text()),
@@ -150,14 +167,20 @@ fn collection(make: fn(Box<FieldType>) -> FieldType, inner: FieldType) -> FieldT
 /// Parses from the front; answers the rest.
 fn parse(text: &str) -> Option<(FieldType, &str)> {
     let text = text.trim_start();
-    let end = text.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_alphanumeric())
+        .unwrap_or(text.len());
     let (name, rest) = text.split_at(end);
     let inside = || rest.trim_start().strip_prefix('(');
     match name {
         "Array" | "Set" => {
             let (inner, rest) = parse(inside()?)?;
             let rest = rest.trim_start().strip_prefix(')')?;
-            let make = if name == "Array" { FieldType::Array } else { FieldType::Set };
+            let make = if name == "Array" {
+                FieldType::Array
+            } else {
+                FieldType::Set
+            };
             Some((collection(make, inner), rest))
         }
         "Struct" if inside().is_some() => {
@@ -196,10 +219,15 @@ fn from_enum_text(text: &str) -> Option<FieldType> {
     if text.starts_with('{') {
         let json: Json = serde_json::from_str(text).ok()?;
         let fields = json.get("__struct__")?.as_object()?;
-        let fields = fields.iter().map(|(name, text)| Some((name.clone(), from_enum_text(text.as_str()?)?)));
+        let fields = fields
+            .iter()
+            .map(|(name, text)| Some((name.clone(), from_enum_text(text.as_str()?)?)));
         return Some(FieldType::Struct(fields.collect::<Option<_>>()?));
     }
-    PRIMITIVES.iter().find(|(_, name, _)| *name == text).map(|(_, _, value_type)| FieldType::Plain(*value_type))
+    PRIMITIVES
+        .iter()
+        .find(|(_, name, _)| *name == text)
+        .map(|(_, _, value_type)| FieldType::Plain(*value_type))
 }
 
 /// As Python's `json.dumps` spaces it.
@@ -242,24 +270,63 @@ mod tests {
             ("Array(Int64)", 14, None),
             ("Set(String)", 23, None),
             ("Array(Map)", 21, None),
-            ("Struct({a: String, b: Int64})", 34, Some((STRUCT_TAG, "{\"a\": \"STRING\", \"b\": \"INT64\"}"))),
-            ("Array(Struct({a: UnixTimestamp}))", 35, Some((STRUCT_TAG, "{\"a\": \"UNIX_TIMESTAMP\"}"))),
-            ("Array(Array(Int64))", 42, Some((NESTED_TAG, "Array(Array(INT64))"))),
-            ("Set(Array(Float32))", 43, Some((NESTED_TAG, "Set(Array(FLOAT32))"))),
+            (
+                "Struct({a: String, b: Int64})",
+                34,
+                Some((STRUCT_TAG, "{\"a\": \"STRING\", \"b\": \"INT64\"}")),
+            ),
+            (
+                "Array(Struct({a: UnixTimestamp}))",
+                35,
+                Some((STRUCT_TAG, "{\"a\": \"UNIX_TIMESTAMP\"}")),
+            ),
+            (
+                "Array(Array(Int64))",
+                42,
+                Some((NESTED_TAG, "Array(Array(INT64))")),
+            ),
+            (
+                "Set(Array(Float32))",
+                43,
+                Some((NESTED_TAG, "Set(Array(FLOAT32))")),
+            ),
             (
                 "Struct({a: Struct({b: Array(Float64)})})",
                 34,
-                Some((STRUCT_TAG, "{\"a\": \"{\\\"__struct__\\\": {\\\"b\\\": \\\"Array(FLOAT64)\\\"}}\"}")),
+                Some((
+                    STRUCT_TAG,
+                    "{\"a\": \"{\\\"__struct__\\\": {\\\"b\\\": \\\"Array(FLOAT64)\\\"}}\"}",
+                )),
             ),
         ] {
             let parsed = FieldType::parse(text).unwrap();
             assert_eq!(parsed.number().unwrap().number(), number, "{text}");
-            assert_eq!(parsed.tags().as_ref().map(|(name, value)| (*name, value.as_str())), tag, "{text}");
+            assert_eq!(
+                parsed
+                    .tags()
+                    .as_ref()
+                    .map(|(name, value)| (*name, value.as_str())),
+                tag,
+                "{text}"
+            );
             assert_eq!(parsed.to_string(), text);
-            let tags = parsed.tags().map(|(name, value)| (name.to_owned(), value)).into_iter().collect();
+            let tags = parsed
+                .tags()
+                .map(|(name, value)| (name.to_owned(), value))
+                .into_iter()
+                .collect();
             assert_eq!(FieldType::from_stored(number, &tags).unwrap(), parsed, "{text}");
         }
-        for bad in ["Int", "int64", "Array", "Array(Int64", "Set(Map)", "Struct({})", "Int64)", ""] {
+        for bad in [
+            "Int",
+            "int64",
+            "Array",
+            "Array(Int64",
+            "Set(Map)",
+            "Struct({})",
+            "Int64)",
+            "",
+        ] {
             assert_eq!(FieldType::parse(bad), None, "{bad}");
         }
     }

@@ -40,14 +40,22 @@ impl Builder<'_> {
                 precompute_online: definition.precompute_online,
                 logging_config: None,
             };
-            let service = core::FeatureService { spec: Some(spec), meta: None };
+            let service = core::FeatureService {
+                spec: Some(spec),
+                meta: None,
+            };
             self.put(ObjectKind::FeatureService, &name.text, &service);
         }
     }
 
     pub(super) fn permissions(&mut self) {
         for definition in &self.document.permissions {
-            let number = |name: &&str| PERMISSION_TYPES.iter().find(|(known, _)| known == name).map(|(_, n)| *n);
+            let number = |name: &&str| {
+                PERMISSION_TYPES
+                    .iter()
+                    .find(|(known, _)| known == name)
+                    .map(|(_, n)| *n)
+            };
             let mut types: Vec<i32> = definition.types.iter().filter_map(number).collect();
             if types.is_empty() {
                 types = EVERY_TYPE.to_vec();
@@ -64,7 +72,10 @@ impl Builder<'_> {
                 policy: Some(policy(&definition.policy)),
                 tags: definition.tags.clone(),
             };
-            let permission = core::Permission { spec: Some(spec), meta: None };
+            let permission = core::Permission {
+                spec: Some(spec),
+                meta: None,
+            };
             self.put(ObjectKind::Permission, &definition.name.text, &permission);
         }
     }
@@ -87,7 +98,9 @@ impl Builder<'_> {
                 features: definition.features.clone(),
                 join_keys: definition.join_keys.clone(),
                 full_feature_names: definition.full_feature_names,
-                storage: Some(core::SavedDatasetStorage { kind: Some(Kind::FileStorage(storage)) }),
+                storage: Some(core::SavedDatasetStorage {
+                    kind: Some(Kind::FileStorage(storage)),
+                }),
                 tags: definition.tags.clone(),
                 feature_service_name: definition.feature_service.clone(),
                 namespace: definition.namespace.clone(),
@@ -95,7 +108,10 @@ impl Builder<'_> {
                 description: definition.description.clone(),
                 ..Default::default()
             };
-            let dataset = core::SavedDataset { spec: Some(spec), meta: None };
+            let dataset = core::SavedDataset {
+                spec: Some(spec),
+                meta: None,
+            };
             self.put(ObjectKind::SavedDataset, &name.text, &dataset);
         }
     }
@@ -110,32 +126,50 @@ impl Builder<'_> {
         };
         let Some(view) = self.views.get(&parsed.view) else {
             let known: Vec<String> = self.views.keys().cloned().collect();
-            let wanted = crate::definitions::reader::Name { text: parsed.view, place: name.place.clone() };
+            let wanted = crate::definitions::reader::Name {
+                text: parsed.view,
+                place: name.place.clone(),
+            };
             self.missing(ObjectKind::FeatureView, what, &wanted, &known);
             return;
         };
         let features = &view.projection.feature_columns;
         if features.iter().all(|feature| feature.name != parsed.feature) {
-            let text = format!("{what}: feature view `{}` has no feature `{}`", parsed.view, parsed.feature);
+            let text = format!(
+                "{what}: feature view `{}` has no feature `{}`",
+                parsed.view, parsed.feature
+            );
             let known: Vec<String> = features.iter().map(|feature| feature.name.clone()).collect();
-            let problem = name.place.error(text).suggest(&parsed.feature, known.iter().map(String::as_str));
+            let problem = name
+                .place
+                .error(text)
+                .suggest(&parsed.feature, known.iter().map(String::as_str));
             self.report(problem);
         }
     }
 }
 
 fn policy(definition: &PolicyDefinition) -> core::Policy {
-    let PolicyDefinition { roles, groups, namespaces } = definition;
+    let PolicyDefinition {
+        roles,
+        groups,
+        namespaces,
+    } = definition;
     let policy = match (roles.is_empty(), groups.is_empty(), namespaces.is_empty()) {
         (false, _, _) => PolicyType::RoleBasedPolicy(RoleBasedPolicy { roles: roles.clone() }),
         (true, false, false) => PolicyType::CombinedGroupNamespacePolicy(CombinedGroupNamespacePolicy {
             groups: groups.clone(),
             namespaces: namespaces.clone(),
         }),
-        (true, _, true) => PolicyType::GroupBasedPolicy(GroupBasedPolicy { groups: groups.clone() }),
-        (true, true, false) => {
-            PolicyType::NamespaceBasedPolicy(NamespaceBasedPolicy { namespaces: namespaces.clone() })
-        }
+        (true, _, true) => PolicyType::GroupBasedPolicy(GroupBasedPolicy {
+            groups: groups.clone(),
+        }),
+        (true, true, false) => PolicyType::NamespaceBasedPolicy(NamespaceBasedPolicy {
+            namespaces: namespaces.clone(),
+        }),
     };
-    core::Policy { policy_type: Some(policy), ..Default::default() }
+    core::Policy {
+        policy_type: Some(policy),
+        ..Default::default()
+    }
 }

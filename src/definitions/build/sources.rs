@@ -33,15 +33,19 @@ impl Builder<'_> {
         self.protos(|kind| kind == ObjectKind::DataSource);
         let definitions = &self.document.data_sources;
         // Push sources embed their batch source, so they come second.
-        let (first, second): (Vec<_>, Vec<_>) =
-            definitions.iter().partition(|definition| !matches!(definition.kind, SourceKind::Push { .. }));
+        let (first, second): (Vec<_>, Vec<_>) = definitions
+            .iter()
+            .partition(|definition| !matches!(definition.kind, SourceKind::Push { .. }));
         for definition in first.into_iter().chain(second) {
             let name = &definition.name.text;
             let Some(source) = self.data_source(definition) else {
                 self.broken(ObjectKind::DataSource, name);
                 continue;
             };
-            let registered = DataSource { project: self.project.to_owned(), ..source.clone() };
+            let registered = DataSource {
+                project: self.project.to_owned(),
+                ..source.clone()
+            };
             self.put(ObjectKind::DataSource, name, &registered);
             self.sources.insert(name.clone(), source);
         }
@@ -57,8 +61,15 @@ impl Builder<'_> {
                     self.report(definition.name.place.error(text));
                 }
                 let schema = schema.iter().map(field).collect();
-                let options = RequestDataOptions { schema, ..Default::default() };
-                (Some(Options::RequestDataOptions(options)), SourceType::RequestSource, REQUEST_CLASS)
+                let options = RequestDataOptions {
+                    schema,
+                    ..Default::default()
+                };
+                (
+                    Some(Options::RequestDataOptions(options)),
+                    SourceType::RequestSource,
+                    REQUEST_CLASS,
+                )
             }
         };
         let mut source = DataSource {
@@ -89,7 +100,10 @@ impl Builder<'_> {
             return None;
         };
         // Feast copies these from the batch source (`feast/data_source.py:PushSource`).
-        let inner = DataSource { data_source_class_type: String::new(), ..inner.clone() };
+        let inner = DataSource {
+            data_source_class_type: String::new(),
+            ..inner.clone()
+        };
         Some(DataSource {
             name: definition.name.text.clone(),
             description: definition.common.description.clone(),
@@ -108,11 +122,18 @@ impl Builder<'_> {
 
     /// Looks for the columns a source names, and for its timestamp when it names none.
     fn check_columns(&mut self, source: &mut DataSource, name: &Name) -> Option<()> {
-        let Some(schema) = self.schemas.get(&source.name) else { return Some(()) };
+        let Some(schema) = self.schemas.get(&source.name) else {
+            return Some(());
+        };
         if source.timestamp_field.is_empty() {
-            let is_time = |kind: &arrow::datatypes::DataType| matches!(kind, arrow::datatypes::DataType::Timestamp(..));
-            let times: Vec<&String> =
-                schema.fields().iter().filter(|f| is_time(f.data_type())).map(|f| f.name()).collect();
+            let is_time =
+                |kind: &arrow::datatypes::DataType| matches!(kind, arrow::datatypes::DataType::Timestamp(..));
+            let times: Vec<&String> = schema
+                .fields()
+                .iter()
+                .filter(|f| is_time(f.data_type()))
+                .map(|f| f.name())
+                .collect();
             if let [only] = times.as_slice() {
                 source.timestamp_field = (*only).clone();
             } else {
@@ -126,9 +147,18 @@ impl Builder<'_> {
                 return None;
             }
         }
-        let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let columns: Vec<&str> = schema
+            .fields()
+            .iter()
+            .map(|field| field.name().as_str())
+            .collect();
         // The timestamp columns may be named as they are in the file or as they are mapped.
-        let mapped = |column: &str| source.field_mapping.iter().any(|(from, to)| to == column && columns.contains(&from.as_str()));
+        let mapped = |column: &str| {
+            source
+                .field_mapping
+                .iter()
+                .any(|(from, to)| to == column && columns.contains(&from.as_str()))
+        };
         let named = [
             ("timestamp_field", &source.timestamp_field),
             ("created_timestamp_column", &source.created_timestamp_column),
@@ -137,12 +167,26 @@ impl Builder<'_> {
         for (key, column) in named {
             if !column.is_empty() && !columns.contains(&column.as_str()) && !mapped(column) {
                 let text = format!("data source `{}`: its file has no column `{column}`", source.name);
-                problems.push(name.place.error(text).key(key).suggest(column, columns.iter().copied()));
+                problems.push(
+                    name.place
+                        .error(text)
+                        .key(key)
+                        .suggest(column, columns.iter().copied()),
+                );
             }
         }
-        for from in source.field_mapping.keys().filter(|from| !columns.contains(&from.as_str())) {
+        for from in source
+            .field_mapping
+            .keys()
+            .filter(|from| !columns.contains(&from.as_str()))
+        {
             let text = format!("data source `{}`: its file has no column `{from}`", source.name);
-            problems.push(name.place.error(text).key("field_mapping").suggest(from, columns.iter().copied()));
+            problems.push(
+                name.place
+                    .error(text)
+                    .key("field_mapping")
+                    .suggest(from, columns.iter().copied()),
+            );
         }
         let fine = problems.is_empty();
         problems.into_iter().for_each(|problem| self.report(problem));
@@ -151,7 +195,14 @@ impl Builder<'_> {
 }
 
 fn file_options(kind: &SourceKind) -> Option<Options> {
-    let SourceKind::File { path, format, s3_endpoint_override } = kind else { return None };
+    let SourceKind::File {
+        path,
+        format,
+        s3_endpoint_override,
+    } = kind
+    else {
+        return None;
+    };
     Some(Options::FileOptions(FileOptions {
         file_format: format.map(file_format),
         uri: path.clone(),

@@ -19,8 +19,8 @@ use crate::{
         value::arrow::{arrow_type, from_arrow_type},
     },
     proto::feast::core::{
-        self, DataSource, FeatureSpecV2, FeatureViewProjection, OnDemandSource,
-        data_source::SourceType, feature_transformation_v2::Transformation, on_demand_source::Source,
+        self, DataSource, FeatureSpecV2, FeatureViewProjection, OnDemandSource, data_source::SourceType,
+        feature_transformation_v2::Transformation, on_demand_source::Source,
     },
     transform::expressions,
 };
@@ -31,7 +31,10 @@ const VIEW_TYPE: &str = "featureView";
 impl Builder<'_> {
     pub(super) fn feature_views(&mut self) {
         self.protos(|kind| {
-            matches!(kind, ObjectKind::FeatureView | ObjectKind::StreamFeatureView | ObjectKind::LabelView)
+            matches!(
+                kind,
+                ObjectKind::FeatureView | ObjectKind::StreamFeatureView | ObjectKind::LabelView
+            )
         });
         for definition in &self.document.feature_views {
             let name = &definition.name.text;
@@ -39,7 +42,14 @@ impl Builder<'_> {
                 self.broken(ObjectKind::FeatureView, name);
                 continue;
             };
-            self.put(ObjectKind::FeatureView, name, &core::FeatureView { spec: Some(spec.clone()), meta: None });
+            self.put(
+                ObjectKind::FeatureView,
+                name,
+                &core::FeatureView {
+                    spec: Some(spec.clone()),
+                    meta: None,
+                },
+            );
             let known = KnownView {
                 projection: projection(&spec.name, &spec.features, spec.batch_source.as_ref(), VIEW_TYPE),
                 join_keys: spec.entity_columns,
@@ -75,7 +85,13 @@ impl Builder<'_> {
         }
         for entity in &entities {
             if entity_columns.iter().all(|column| column.name != entity.join_key) {
-                let column = self.key_column(&what, &definition.name.place, entity, columns.as_deref(), &batch_source);
+                let column = self.key_column(
+                    &what,
+                    &definition.name.place,
+                    entity,
+                    columns.as_deref(),
+                    &batch_source,
+                );
                 entity_columns.push(column);
             }
         }
@@ -107,18 +123,31 @@ impl Builder<'_> {
     /// The entities of a view; the dummy when it names none.
     fn entity_names(&mut self, what: &str, names: &[Name]) -> Option<Vec<core::EntitySpecV2>> {
         if names.is_empty() {
-            return Some(self.entities.get(DUMMY_ENTITY_NAME).cloned().into_iter().collect());
+            return Some(
+                self.entities
+                    .get(DUMMY_ENTITY_NAME)
+                    .cloned()
+                    .into_iter()
+                    .collect(),
+            );
         }
         let mut found: Vec<core::EntitySpecV2> = Vec::new();
         for name in names {
             let Some(entity) = self.entities.get(&name.text).cloned() else {
-                let known: Vec<String> =
-                    self.entities.keys().filter(|name| *name != DUMMY_ENTITY_NAME).cloned().collect();
+                let known: Vec<String> = self
+                    .entities
+                    .keys()
+                    .filter(|name| *name != DUMMY_ENTITY_NAME)
+                    .cloned()
+                    .collect();
                 self.missing(ObjectKind::Entity, what, name, &known);
                 continue;
             };
             if let Some(other) = found.iter().find(|other| other.join_key == entity.join_key) {
-                let text = format!("{what}: entities `{}` and `{}` share a join key", other.name, entity.name);
+                let text = format!(
+                    "{what}: entities `{}` and `{}` share a join key",
+                    other.name, entity.name
+                );
                 self.report(name.place.error(text));
             }
             found.push(entity);
@@ -136,17 +165,31 @@ impl Builder<'_> {
         let kind = SourceType::try_from(source.r#type).unwrap_or_default();
         match kind {
             SourceType::RequestSource => {
-                let text = format!("{what}: `{}` is a request source, which has no history", name.text);
-                self.report(name.place.error(text).hint("request sources are for on demand feature views"));
+                let text = format!(
+                    "{what}: `{}` is a request source, which has no history",
+                    name.text
+                );
+                self.report(
+                    name.place
+                        .error(text)
+                        .hint("request sources are for on demand feature views"),
+                );
                 None
             }
             SourceType::PushSource | SourceType::StreamKafka | SourceType::StreamKinesis => {
                 let Some(inner) = source.batch_source.as_deref() else {
-                    self.report(name.place.error(format!("{what}: `{}` has no batch source", name.text)));
+                    self.report(
+                        name.place
+                            .error(format!("{what}: `{}` has no batch source", name.text)),
+                    );
                     return None;
                 };
                 // The batch source itself is known with its class, which push sources drop.
-                let batch = self.sources.get(&inner.name).cloned().unwrap_or_else(|| inner.clone());
+                let batch = self
+                    .sources
+                    .get(&inner.name)
+                    .cloned()
+                    .unwrap_or_else(|| inner.clone());
                 Some((batch, Some(source)))
             }
             _ => Some((source, None)),
@@ -162,11 +205,16 @@ impl Builder<'_> {
     ) {
         for column in columns {
             let entity = entities.iter().find(|entity| entity.join_key == column.name);
-            let Some(entity) = entity.filter(|entity| entity.value_type != 0) else { continue };
+            let Some(entity) = entity.filter(|entity| entity.value_type != 0) else {
+                continue;
+            };
             if entity.value_type != column.value_type {
                 let wanted = ValueType::from_number(entity.value_type);
                 let found = ValueType::from_number(column.value_type);
-                let text = format!("{what}: join key `{}` is {found}, entity `{}` says {wanted}", column.name, entity.name);
+                let text = format!(
+                    "{what}: join key `{}` is {found}, entity `{}` says {wanted}",
+                    column.name, entity.name
+                );
                 let place = place_of(definition.schema.as_deref(), &column.name, &definition.name.place);
                 self.report(place.error(text));
             }
@@ -174,13 +222,25 @@ impl Builder<'_> {
     }
 
     /// Every declared feature must be a column of the source.
-    fn check_features(&mut self, what: &str, definition: &FeatureViewDefinition, columns: &Schema, source: &DataSource) {
+    fn check_features(
+        &mut self,
+        what: &str,
+        definition: &FeatureViewDefinition,
+        columns: &Schema,
+        source: &DataSource,
+    ) {
         let names = visible_columns(columns, source);
         for declared in definition.schema.iter().flatten() {
             let name = &declared.name.text;
             if !names.contains(name) {
                 let text = format!("{what}: data source `{}` has no column `{name}`", source.name);
-                self.report(declared.name.place.error(text).suggest(name, names.iter().map(String::as_str)));
+                self.report(
+                    declared
+                        .name
+                        .place
+                        .error(text)
+                        .suggest(name, names.iter().map(String::as_str)),
+                );
             }
         }
     }
@@ -206,13 +266,19 @@ impl Builder<'_> {
                 self.report(place.error(text).suggest(name, names.iter().map(String::as_str)));
             }
         }
-        let inferred = columns.and_then(|columns| columns.field_with_name(name).ok()).map(stored_type);
+        let inferred = columns
+            .and_then(|columns| columns.field_with_name(name).ok())
+            .map(stored_type);
         let value_type = match (entity.value_type, inferred) {
             (0, Some(inferred)) => inferred,
             (0, None) => ValueType::String.number(),
             (known, _) => known,
         };
-        FeatureSpecV2 { name: name.clone(), value_type, ..Default::default() }
+        FeatureSpecV2 {
+            name: name.clone(),
+            value_type,
+            ..Default::default()
+        }
     }
 
     pub(super) fn on_demand_views(&mut self) {
@@ -222,7 +288,10 @@ impl Builder<'_> {
                 self.broken(ObjectKind::FeatureView, name);
                 continue;
             };
-            let view = core::OnDemandFeatureView { spec: Some(spec.clone()), meta: None };
+            let view = core::OnDemandFeatureView {
+                spec: Some(spec.clone()),
+                meta: None,
+            };
             self.put(ObjectKind::OnDemandFeatureView, name, &view);
             let known = KnownView {
                 projection: projection(&spec.name, &spec.features, None, VIEW_TYPE),
@@ -250,7 +319,9 @@ impl Builder<'_> {
         }
         let entities = self.entity_names(&what, &definition.entities);
         if definition.write_to_online_store && definition.entities.is_empty() {
-            self.report(name.place.error(format!("{what} is written to the online store, so it needs `entities`")));
+            self.report(name.place.error(format!(
+                "{what} is written to the online store, so it needs `entities`"
+            )));
         }
         if self.problems.0.len() > before {
             return None;
@@ -271,7 +342,11 @@ impl Builder<'_> {
         };
         let columns = entities.iter().map(|entity| FeatureSpecV2 {
             name: entity.join_key.clone(),
-            value_type: if entity.value_type == 0 { ValueType::String.number() } else { entity.value_type },
+            value_type: if entity.value_type == 0 {
+                ValueType::String.number()
+            } else {
+                entity.value_type
+            },
             ..Default::default()
         });
         Some(core::OnDemandFeatureViewSpec {
@@ -297,7 +372,11 @@ impl Builder<'_> {
     }
 
     /// An input of an on demand view: its key, its stored form, its fields.
-    fn input(&mut self, what: &str, wanted: &ProjectionDefinition) -> Option<(String, Source, Vec<FeatureSpecV2>)> {
+    fn input(
+        &mut self,
+        what: &str,
+        wanted: &ProjectionDefinition,
+    ) -> Option<(String, Source, Vec<FeatureSpecV2>)> {
         let name = &wanted.view.text;
         if let Some(source) = self.sources.get(name).filter(|_| !self.views.contains_key(name)) {
             if source.r#type != SourceType::RequestSource as i32 {
@@ -305,7 +384,10 @@ impl Builder<'_> {
                 self.report(wanted.view.place.error(text));
                 return None;
             }
-            let source = DataSource { data_source_class_type: String::new(), ..source.clone() };
+            let source = DataSource {
+                data_source_class_type: String::new(),
+                ..source.clone()
+            };
             let fields = request_fields(&source).into_iter().map(|field| FeatureSpecV2 {
                 value_type: field.value_type.number(),
                 name: field.name,
@@ -315,7 +397,11 @@ impl Builder<'_> {
             return Some((name.clone(), Source::RequestDataSource(source), fields));
         }
         let (projection, mut fields) = self.projection(what, wanted)?;
-        let key = if wanted.alias.is_empty() { name.clone() } else { wanted.alias.clone() };
+        let key = if wanted.alias.is_empty() {
+            name.clone()
+        } else {
+            wanted.alias.clone()
+        };
         fields.extend(projection.feature_columns.iter().cloned());
         Some((key, Source::FeatureViewProjection(projection), fields))
     }
@@ -338,13 +424,26 @@ impl Builder<'_> {
         }
         let schema = Schema::new(columns.into_values().collect::<Vec<_>>());
         for (output, text) in &definition.expressions {
-            if definition.schema.iter().all(|declared| declared.name.text != *output) {
-                let known = definition.schema.iter().map(|declared| declared.name.text.as_str());
-                let problem = place.error(format!("{what}: `{output}` is not in its schema")).key("expressions");
+            if definition
+                .schema
+                .iter()
+                .all(|declared| declared.name.text != *output)
+            {
+                let known = definition
+                    .schema
+                    .iter()
+                    .map(|declared| declared.name.text.as_str());
+                let problem = place
+                    .error(format!("{what}: `{output}` is not in its schema"))
+                    .key("expressions");
                 self.report(problem.suggest(output, known));
             }
             if let Err(error) = expressions::check(text, &schema) {
-                self.report(place.error(format!("{what}: {}", error.message())).key("expressions"));
+                self.report(
+                    place
+                        .error(format!("{what}: {}", error.message()))
+                        .key("expressions"),
+                );
             }
         }
     }
@@ -373,7 +472,10 @@ impl Builder<'_> {
                 match known.iter().find(|column| column.name == feature.text) {
                     Some(column) => projection.feature_columns.push(column.clone()),
                     None => {
-                        let text = format!("{what}: feature view `{}` has no feature `{}`", name.text, feature.text);
+                        let text = format!(
+                            "{what}: feature view `{}` has no feature `{}`",
+                            name.text, feature.text
+                        );
                         let known = known.iter().map(|column| column.name.as_str());
                         problems.push(feature.place.error(text).suggest(&feature.text, known));
                     }
@@ -401,14 +503,21 @@ fn projection(
     source: Option<&DataSource>,
     view_type: &str,
 ) -> FeatureViewProjection {
-    let embedded = source.map(|source| DataSource { data_source_class_type: String::new(), ..source.clone() });
-    let created = source.map(|source| source.created_timestamp_column.clone()).unwrap_or_default();
+    let embedded = source.map(|source| DataSource {
+        data_source_class_type: String::new(),
+        ..source.clone()
+    });
+    let created = source
+        .map(|source| source.created_timestamp_column.clone())
+        .unwrap_or_default();
     FeatureViewProjection {
         feature_view_name: name.to_owned(),
         feature_columns: features.to_vec(),
         timestamp_field: created.clone(),
         created_timestamp_column: created,
-        date_partition_column: source.map(|source| source.date_partition_column.clone()).unwrap_or_default(),
+        date_partition_column: source
+            .map(|source| source.date_partition_column.clone())
+            .unwrap_or_default(),
         batch_source: embedded,
         view_type: view_type.to_owned(),
         ..Default::default()
@@ -420,29 +529,50 @@ pub(super) fn projection_of(object: &Object) -> Result<(FeatureViewProjection, V
     let name = &object.name;
     Ok(match object.kind {
         ObjectKind::OnDemandFeatureView => {
-            let spec = object.decode::<core::OnDemandFeatureView>()?.spec.unwrap_or_default();
-            (projection(name, &spec.features, None, VIEW_TYPE), spec.entity_columns)
+            let spec = object
+                .decode::<core::OnDemandFeatureView>()?
+                .spec
+                .unwrap_or_default();
+            (
+                projection(name, &spec.features, None, VIEW_TYPE),
+                spec.entity_columns,
+            )
         }
         ObjectKind::StreamFeatureView => {
-            let spec = object.decode::<core::StreamFeatureView>()?.spec.unwrap_or_default();
+            let spec = object
+                .decode::<core::StreamFeatureView>()?
+                .spec
+                .unwrap_or_default();
             let keys = spec.entity_columns;
             let mut features = spec.features;
             features.retain(|feature| keys.iter().all(|key| key.name != feature.name));
-            (projection(name, &features, spec.batch_source.as_ref(), VIEW_TYPE), keys)
+            (
+                projection(name, &features, spec.batch_source.as_ref(), VIEW_TYPE),
+                keys,
+            )
         }
         ObjectKind::LabelView => {
             let spec = object.decode::<core::LabelView>()?.spec.unwrap_or_default();
-            (projection(name, &spec.features, spec.source.as_ref(), "labelView"), spec.entity_columns)
+            (
+                projection(name, &spec.features, spec.source.as_ref(), "labelView"),
+                spec.entity_columns,
+            )
         }
         _ => {
             let spec = object.decode::<core::FeatureView>()?.spec.unwrap_or_default();
-            (projection(name, &spec.features, spec.batch_source.as_ref(), VIEW_TYPE), spec.entity_columns)
+            (
+                projection(name, &spec.features, spec.batch_source.as_ref(), VIEW_TYPE),
+                spec.entity_columns,
+            )
         }
     })
 }
 
 fn place_of(schema: Option<&[FieldDefinition]>, name: &str, otherwise: &Place) -> Place {
-    let field = schema.unwrap_or_default().iter().find(|field| field.name.text == name);
+    let field = schema
+        .unwrap_or_default()
+        .iter()
+        .find(|field| field.name.text == name);
     field.map_or_else(|| otherwise.clone(), |field| field.name.place.clone())
 }
 
@@ -452,8 +582,18 @@ fn stored_type(column: &ArrowField) -> i32 {
 
 /// The columns of a source under the names that views use.
 fn visible_columns(columns: &Schema, source: &DataSource) -> Vec<String> {
-    let name = |column: &str| source.field_mapping.get(column).cloned().unwrap_or_else(|| column.to_owned());
-    columns.fields().iter().map(|column| name(column.name())).collect()
+    let name = |column: &str| {
+        source
+            .field_mapping
+            .get(column)
+            .cloned()
+            .unwrap_or_else(|| column.to_owned())
+    };
+    columns
+        .fields()
+        .iter()
+        .map(|column| name(column.name()))
+        .collect()
 }
 
 /// The features a source offers (`feast/inference.py`): every column but keys, times and `__` ones.
@@ -462,12 +602,24 @@ fn inferred(columns: &Schema, source: &DataSource, is_key: &dyn Fn(&str) -> bool
     for column in columns.fields() {
         let stored = column.name().as_str();
         let name = source.field_mapping.get(stored).map_or(stored, String::as_str);
-        let times = [source.timestamp_field.as_str(), source.created_timestamp_column.as_str()];
+        let times = [
+            source.timestamp_field.as_str(),
+            source.created_timestamp_column.as_str(),
+        ];
         let is_time = times.contains(&stored) || times.contains(&name);
-        if is_time || is_key(name) || stored.starts_with("__") || stored.ends_with("__") || name == DUMMY_JOIN_KEY {
+        if is_time
+            || is_key(name)
+            || stored.starts_with("__")
+            || stored.ends_with("__")
+            || name == DUMMY_JOIN_KEY
+        {
             continue;
         }
-        features.push(FeatureSpecV2 { name: name.to_owned(), value_type: stored_type(column), ..Default::default() });
+        features.push(FeatureSpecV2 {
+            name: name.to_owned(),
+            value_type: stored_type(column),
+            ..Default::default()
+        });
     }
     features
 }

@@ -35,32 +35,53 @@ impl Entry {
     }
 
     fn text(self, key: &str, text: &str) -> Self {
-        if text.is_empty() { self } else { self.put(key, text) }
+        if text.is_empty() {
+            self
+        } else {
+            self.put(key, text)
+        }
     }
 
     fn texts(self, key: &str, texts: &[String]) -> Self {
-        if texts.is_empty() { self } else { self.put(key, texts.to_vec()) }
+        if texts.is_empty() {
+            self
+        } else {
+            self.put(key, texts.to_vec())
+        }
     }
 
     fn list(self, key: &str, items: Vec<Json>) -> Self {
-        if items.is_empty() { self } else { self.put(key, items) }
+        if items.is_empty() {
+            self
+        } else {
+            self.put(key, items)
+        }
     }
 
     fn map(self, key: &str, map: &BTreeMap<String, String>) -> Self {
         if map.is_empty() {
             return self;
         }
-        let pairs: Map<String, Json> = map.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect();
+        let pairs: Map<String, Json> = map
+            .iter()
+            .map(|(key, value)| (key.clone(), value.clone().into()))
+            .collect();
         self.put(key, pairs)
     }
 
     /// A switch, when it stands differently from its default.
     fn switch(self, key: &str, value: bool, default: bool) -> Self {
-        if value == default { self } else { self.put(key, value) }
+        if value == default {
+            self
+        } else {
+            self.put(key, value)
+        }
     }
 
     fn common(self, description: &str, tags: &BTreeMap<String, String>, owner: &str) -> Self {
-        self.text("description", description).map("tags", tags).text("owner", owner)
+        self.text("description", description)
+            .map("tags", tags)
+            .text("owner", owner)
     }
 
     fn done(self) -> Option<Json> {
@@ -80,11 +101,18 @@ pub(super) fn natural(object: &Object) -> Result<Option<Json>> {
     Ok(match object.kind {
         ObjectKind::Entity => entity(&object.decode::<core::Entity>()?.spec.unwrap_or_default()),
         ObjectKind::DataSource => data_source(&object.decode()?),
-        ObjectKind::FeatureView => feature_view(&object.decode::<core::FeatureView>()?.spec.unwrap_or_default()),
-        ObjectKind::OnDemandFeatureView => {
-            on_demand(&object.decode::<core::OnDemandFeatureView>()?.spec.unwrap_or_default())
+        ObjectKind::FeatureView => {
+            feature_view(&object.decode::<core::FeatureView>()?.spec.unwrap_or_default())
         }
-        ObjectKind::FeatureService => service(&object.decode::<core::FeatureService>()?.spec.unwrap_or_default()),
+        ObjectKind::OnDemandFeatureView => on_demand(
+            &object
+                .decode::<core::OnDemandFeatureView>()?
+                .spec
+                .unwrap_or_default(),
+        ),
+        ObjectKind::FeatureService => {
+            service(&object.decode::<core::FeatureService>()?.spec.unwrap_or_default())
+        }
         ObjectKind::Permission => permission(&object.decode::<core::Permission>()?.spec.unwrap_or_default()),
         ObjectKind::SavedDataset => dataset(&object.decode::<core::SavedDataset>()?.spec.unwrap_or_default()),
         _ => None,
@@ -97,7 +125,10 @@ fn entity(spec: &core::EntitySpecV2) -> Option<Json> {
         entry = entry.text("join_key", &spec.join_key);
     }
     if spec.value_type != 0 {
-        entry = entry.put("value_type", FieldType::from_stored(spec.value_type, &BTreeMap::new())?.to_string());
+        entry = entry.put(
+            "value_type",
+            FieldType::from_stored(spec.value_type, &BTreeMap::new())?.to_string(),
+        );
     }
     entry.common(&spec.description, &spec.tags, &spec.owner).done()
 }
@@ -114,15 +145,17 @@ fn data_source(source: &core::DataSource) -> Option<Json> {
             .text("created_timestamp_column", &source.created_timestamp_column)
             .text("date_partition_column", &source.date_partition_column)
             .map("field_mapping", &source.field_mapping),
-        (SourceType::PushSource, _) => {
-            entry.put("type", "push").text("batch_source", &source.batch_source.as_ref()?.name)
-        }
-        (SourceType::RequestSource, Some(Options::RequestDataOptions(options))) => {
-            entry.put("type", "request").list("schema", fields(&options.schema)?)
-        }
+        (SourceType::PushSource, _) => entry
+            .put("type", "push")
+            .text("batch_source", &source.batch_source.as_ref()?.name),
+        (SourceType::RequestSource, Some(Options::RequestDataOptions(options))) => entry
+            .put("type", "request")
+            .list("schema", fields(&options.schema)?),
         _ => return None,
     };
-    entry.common(&source.description, &source.tags, &source.owner).done()
+    entry
+        .common(&source.description, &source.tags, &source.owner)
+        .done()
 }
 
 #[expect(deprecated, reason = "the field Feast uses")]
@@ -159,7 +192,13 @@ fn field(spec: &FeatureSpecV2) -> Option<Json> {
 
 /// Entity names without the dummy of views that have none.
 fn entities(names: &[String]) -> Vec<String> {
-    if let [only] = names && only == DUMMY_ENTITY_NAME { Vec::new() } else { names.to_vec() }
+    if let [only] = names
+        && only == DUMMY_ENTITY_NAME
+    {
+        Vec::new()
+    } else {
+        names.to_vec()
+    }
 }
 
 fn feature_view(spec: &core::FeatureViewSpec) -> Option<Json> {
@@ -168,16 +207,29 @@ fn feature_view(spec: &core::FeatureViewSpec) -> Option<Json> {
     let schedule = tags.remove(SCHEDULE_TAG).unwrap_or_default();
     let names = entities(&spec.entities);
     // Key columns are written out, so that their types do not hang on entities or files.
-    let keys = if names.is_empty() { Vec::new() } else { fields(&spec.entity_columns)? };
+    let keys = if names.is_empty() {
+        Vec::new()
+    } else {
+        fields(&spec.entity_columns)?
+    };
     let mut schema = keys;
     schema.extend(fields(&spec.features)?);
-    let ttl = spec.ttl.and_then(|ttl| Duration::try_from(ttl).ok()).unwrap_or_default();
-    let mut entry =
-        Entry::default().text("name", &spec.name).texts("entities", &names).text("source", &source.name);
+    let ttl = spec
+        .ttl
+        .and_then(|ttl| Duration::try_from(ttl).ok())
+        .unwrap_or_default();
+    let mut entry = Entry::default()
+        .text("name", &spec.name)
+        .texts("entities", &names)
+        .text("source", &source.name);
     if !ttl.is_zero() {
         entry = entry.put("ttl", show_duration(ttl));
     }
-    let version = if spec.version == "latest" { "" } else { &spec.version };
+    let version = if spec.version == "latest" {
+        ""
+    } else {
+        &spec.version
+    };
     entry
         .list("schema", schema)
         .switch("online", spec.online, true)
@@ -199,12 +251,18 @@ fn on_demand(spec: &core::OnDemandFeatureViewSpec) -> Option<Json> {
             Source::RequestDataSource(source) => Json::from(source.name.clone()),
             // Which of the view's features are read is not compared with the view here: all are named
             // unless the projection is plain.
-            Source::FeatureViewProjection(inner) if inner.feature_view_name == *key => projection(inner, false)?,
+            Source::FeatureViewProjection(inner) if inner.feature_view_name == *key => {
+                projection(inner, false)?
+            }
             Source::FeatureViewProjection(inner) => projection(inner, true)?,
             Source::FeatureView(_) => return None,
         });
     }
-    let version = if spec.version == "latest" { "" } else { &spec.version };
+    let version = if spec.version == "latest" {
+        ""
+    } else {
+        &spec.version
+    };
     Entry::default()
         .text("name", &spec.name)
         .list("sources", sources)
@@ -227,7 +285,11 @@ fn projection(projection: &core::FeatureViewProjection, named: bool) -> Option<J
     if plain && !named {
         return Some(projection.feature_view_name.clone().into());
     }
-    let features: Vec<String> = projection.feature_columns.iter().map(|column| column.name.clone()).collect();
+    let features: Vec<String> = projection
+        .feature_columns
+        .iter()
+        .map(|column| column.name.clone())
+        .collect();
     let mut entry = Entry::default()
         .text("view", &projection.feature_view_name)
         .texts("features", &features)
@@ -240,7 +302,11 @@ fn projection(projection: &core::FeatureViewProjection, named: bool) -> Option<J
 }
 
 fn service(spec: &core::FeatureServiceSpec) -> Option<Json> {
-    let features: Vec<Json> = spec.features.iter().map(|part| projection(part, true)).collect::<Option<_>>()?;
+    let features: Vec<Json> = spec
+        .features
+        .iter()
+        .map(|part| projection(part, true))
+        .collect::<Option<_>>()?;
     Entry::default()
         .text("name", &spec.name)
         .list("features", features)
@@ -263,9 +329,9 @@ fn permission(spec: &core::PermissionSpec) -> Option<Json> {
         PolicyType::RoleBasedPolicy(policy) => Entry::default().texts("roles", &policy.roles),
         PolicyType::GroupBasedPolicy(policy) => Entry::default().texts("groups", &policy.groups),
         PolicyType::NamespaceBasedPolicy(policy) => Entry::default().texts("namespaces", &policy.namespaces),
-        PolicyType::CombinedGroupNamespacePolicy(policy) => {
-            Entry::default().texts("groups", &policy.groups).texts("namespaces", &policy.namespaces)
-        }
+        PolicyType::CombinedGroupNamespacePolicy(policy) => Entry::default()
+            .texts("groups", &policy.groups)
+            .texts("namespaces", &policy.namespaces),
     };
     Entry::default()
         .text("name", &spec.name)
@@ -279,7 +345,9 @@ fn permission(spec: &core::PermissionSpec) -> Option<Json> {
 }
 
 fn dataset(spec: &core::SavedDatasetSpec) -> Option<Json> {
-    let Kind::FileStorage(storage) = spec.storage.as_ref()?.kind.as_ref()? else { return None };
+    let Kind::FileStorage(storage) = spec.storage.as_ref()?.kind.as_ref()? else {
+        return None;
+    };
     let place = Entry::default()
         .put("type", "file")
         .text("path", &storage.uri)

@@ -1,0 +1,199 @@
+//! What `plan`, `apply` and `demo` share: definitions into a plan, a plan into text, and the tables of
+//! the online store that go with it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use clap::Args;
+use prost::Message as _;
+use serde_json::Value as Json;
+
+use crate::{
+    config::OnlineStoreConfig,
+    context::Context,
+    definitions::{Definitions, Validation},
+    error::Result,
+    model::{FeatureView, Object, ObjectKind, OnDemandFeatureView, feature_view::DUMMY_ENTITY_NAME},
+    online::plan::stored_form,
+    proto::feast::core::{self, infra_object::InfraObject as Inner},
+    registry::{
+        Catalog, View,
+        apply::{FieldChange, Plan, PlannedAction, PlannedChange},
+    },
+};
+
+/// How repositories are read.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Do not look at the files of data sources; every schema must then be written out
+    #[arg(long)]
+    pub(super) skip_source_validation: bool,
+}
+
+/// A plan and the views that will have a table in the online store.
+pub(super) struct Planned {
+    pub(super) plan: Plan,
+    pub(super) served: Vec<String>,
+}
+
+/// Reads the repository and compares it with the registry; changes nothing.
+pub(super) async fn plan(context: &Context, options: &Options) -> Result<Planned> {
+    let definitions = Definitions::read(&context.config)?;
+    if let Some(error) = definitions.nothing_defined() {
+        return Err(error);
+    }
+    let validation = if options.skip_source_validation {
+        Validation::Skipped
+    } else {
+        Validation::Sources
+    };
+    let project = &context.config.project;
+    let objects = definitions
+        .resolve(project, context.offline.as_ref(), validation)
+        .await?;
+    let served = objects
+        .iter()
+        .filter_map(|object| served_name(object).transpose())
+        .collect::<Result<_>>()?;
+    Ok(Planned {
+        plan: context.registry.plan(project, objects).await?,
+        served,
+    })
+}
+
+/// The name of a view that is served online, for objects that are such a view.
+fn served_name(object: &Object) -> Result<Option<String>> {
+    let online = match object.kind {
+        ObjectKind::OnDemandFeatureView => OnDemandFeatureView::from_object(object)?.write_to_online_store,
+        kind if kind.is_view() => FeatureView::from_object(object)?.online,
+        _ => false,
+    };
+    Ok(online.then(|| object.name.clone()))
+}
+
+/// Tables of the online store that a plan makes and drops.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Tables {
+    pub(super) created: Vec<String>,
+    pub(super) dropped: Vec<String>,
+}
+
+impl Tables {
+    /// What the step from one catalog to the next means; `wanted` names the views served afterwards.
+    pub(super) fn between(before: &Catalog, wanted: &[String], changes: &[PlannedChange]) -> Self {
+        let had: Vec<String> = served(before).into_iter().map(|view| view.name.clone()).collect();
+        let deleted = |name: &String| {
+            let gone = |change: &PlannedChange| {
+                change.action == PlannedAction::Delete && change.kind.is_view() && change.name == *name
+            };
+            changes.iter().any(gone) && !wanted.contains(name)
+        };
+        Self {
+            created: wanted
+                .iter()
+                .filter(|name| !had.contains(name))
+                .cloned()
+                .collect(),
+            dropped: had.iter().filter(|name| deleted(name)).cloned().collect(),
+        }
+    }
+}
+
+/// The views that have a table in the online store.
+pub(super) fn served(catalog: &Catalog) -> Vec<Arc<FeatureView>> {
+    let mut views: Vec<Arc<FeatureView>> = catalog
+        .stored_views()
+        .into_iter()
+        .filter(|view| view.online)
+        .map(Arc::clone)
+        .collect();
+    for view in catalog.views() {
+        if let View::OnDemand(view) = view
+            && view.write_to_online_store
+        {
+            views.push(Arc::new(stored_form(view, catalog)));
+        }
+    }
+    views.sort_by(|a, b| a.name.cmp(&b.name));
+    views
+}
+
+/// Makes the online store's tables those of the catalog, and notes them in the registry as Feast does.
+pub(super) async fn provision(context: &Context, catalog: &Catalog, dropped: &[String]) -> Result<()> {
+    let views = served(catalog);
+    context
+        .online
+        .provision(&catalog.project, &views, dropped)
+        .await
+        .map_err(|error| {
+            error
+                .context("the registry has changed, but the online store could not follow")
+                .hint("apply again when the online store can be written")
+        })?;
+    if let OnlineStoreConfig::Sqlite { path } = &context.config.online_store {
+        let object = |view: &Arc<FeatureView>| core::InfraObject {
+            infra_object_class_type: "feast.infra.online_stores.sqlite.SqliteTable".to_owned(),
+            infra_object: Some(Inner::SqliteTable(core::SqliteTable {
+                path: path.display().to_string(),
+                name: format!("{}_{}", catalog.project, view.name),
+            })),
+        };
+        let infra = core::Infra {
+            infra_objects: views.iter().map(object).collect(),
+        };
+        context
+            .registry
+            .put_infra(&catalog.project, Bytes::from(infra.encode_to_vec()))
+            .await?;
+    }
+    Ok(())
+}
+
+/// Whether a line about the object is of interest: Feast keeps quiet about the same ones.
+pub(super) fn is_shown(kind: ObjectKind, name: &str) -> bool {
+    !(kind == ObjectKind::Entity && name == DUMMY_ENTITY_NAME)
+}
+
+/// One planned change as text: `+`, `~` or `-`, and the fields an update touches.
+pub(super) fn describe(change: &PlannedChange) -> Vec<String> {
+    let sign = match change.action {
+        PlannedAction::Create => '+',
+        PlannedAction::Update => '~',
+        PlannedAction::Delete => '-',
+    };
+    let version = match (change.action, change.version) {
+        (PlannedAction::Update, Some(version)) => format!(" (new version {version})"),
+        _ => String::new(),
+    };
+    let mut lines = vec![format!("{sign} {} {}{version}", change.kind.label(), change.name)];
+    lines.extend(
+        change
+            .fields
+            .iter()
+            .map(|field| format!("    {}", describe_field(field))),
+    );
+    lines
+}
+
+fn describe_field(change: &FieldChange) -> String {
+    match (&change.old, &change.new) {
+        (Some(old), Some(new)) => format!("~ {}: {} -> {}", change.path, short(old), short(new)),
+        (None, Some(new)) => format!("+ {}: {}", change.path, short(new)),
+        (Some(old), None) => format!("- {}: {}", change.path, short(old)),
+        (None, None) => change.path.clone(),
+    }
+}
+
+/// A value on one line that a terminal has room for.
+fn short(value: &Json) -> String {
+    const ROOM: usize = 120;
+    let text = value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
+        .replace('\n', "\\n");
+    if text.chars().count() <= ROOM {
+        return text;
+    }
+    let start: String = text.chars().take(ROOM).collect();
+    format!("{start}…")
+}
