@@ -141,6 +141,8 @@ where
         }
         ListenerKind::Online => {
             let router = online::http::router(context.clone());
+            let router = mount(router, online::grpc::serving_service(context));
+            let router = mount(router, online::grpc::feature_server(context));
             mount(router, health.clone())
         }
         ListenerKind::Offline => grpc(mount(Router::new(), offline::flight::service(context.clone())))?,
