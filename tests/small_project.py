@@ -14,8 +14,11 @@ START, END = "2026-02-01T00:00:00", "2026-03-01T12:00:00"
 FEATURE_STORE = """project: small
 provider: local
 registry: data/registry.db
-online_store: {type: sqlite, path: data/online.db}
-offline_store: {type: file}
+online_store:
+  type: sqlite
+  path: data/online.db
+offline_store:
+  type: file
 entity_key_serialization_version: 3
 """
 

@@ -109,7 +109,7 @@ def test_every_mistake_is_reported_at_once(repo: Path) -> None:
 
 BAD_CONFIGURATION = {
     "broken yaml": ("provider: local", "provider: [local", ["feature_store.yaml"]),
-    "unknown online store": ("type: sqlite", "type: squlite", ["feature_store.yaml:4", "squlite", "sqlite"]),
+    "unknown online store": ("type: sqlite", "type: squlite", ["feature_store.yaml:5", "squlite", "sqlite"]),
     "unknown key of ours": ("offline_store:", "thali: {memry_limit: 1GiB}\noffline_store:", ["memry_limit", "memory_limit"]),
     "missing variable": ("path: data/online.db", "path: ${NOT_SET_ANYWHERE}/online.db", ["NOT_SET_ANYWHERE"]),
     "no project": ("project: small\n", "", ["project"]),

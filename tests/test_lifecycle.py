@@ -103,7 +103,6 @@ def test_grpc_health(repo: Path, layout: str) -> None:
     with Thali.serve(repo, layout) as thali:
         for name in GRPC:
             assert health(thali.url(name)) == health_pb2.HealthCheckResponse.SERVING, name
-        assert health(thali.url("registry"), "feast.registry.RegistryServer") == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_the_health_command(node: Node) -> None:
