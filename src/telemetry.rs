@@ -19,7 +19,8 @@ pub struct Telemetry {
 /// # Errors
 /// `Config` when the level or the endpoint is malformed.
 pub fn start(level: &str, endpoint: Option<&str>) -> Result<Telemetry> {
-    let filter = EnvFilter::try_new(level).map_err(|error| {
+    // The ticker reports its own start-up as information.
+    let filter = EnvFilter::try_new(format!("{level},tokio_cron_scheduler=warn")).map_err(|error| {
         Error::config(format!("`{level}` is no log level: {error}"))
             .hint("use error, warn, info, debug or trace")
     })?;
