@@ -39,7 +39,7 @@ export function App() {
       <a className="skip" href="#main">
         Skip to content
       </a>
-      <aside className={open ? "side open" : "side"}>
+      <header className={open ? "side open" : "side"}>
         <div className="brand">
           <Link href="/" className="logo">
             <Mark /> thali
@@ -59,7 +59,7 @@ export function App() {
           {project && <Navigation project={project} location={location} />}
           <Foot />
         </div>
-      </aside>
+      </header>
       <div className="body">
         {project && (
           <div className="top">

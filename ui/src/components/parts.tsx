@@ -44,11 +44,16 @@ export function Empty({ title, children }: { title: string; children?: ReactNode
   );
 }
 
-/** Loading, the server's error, or what `children` make of the answer. */
-export function Loaded<T>({ of, children }: { of: Result<T>; children: (data: T) => ReactNode }) {
+/** Loading, the server's error (under `title`, where it takes the place of a whole page), or what `children` make of the answer. */
+export function Loaded<T>({ of, title, children }: { of: Result<T>; title?: string; children: (data: T) => ReactNode }) {
   if (of.data !== undefined) return <>{children(of.data)}</>;
-  if (of.error) return <ErrorBox error={of.error} retry={() => void of.refetch()} />;
-  return <Spinner />;
+  if (!of.error) return <Spinner />;
+  return (
+    <>
+      {title && <Heading title={title} />}
+      <ErrorBox error={of.error} retry={() => void of.refetch()} />
+    </>
+  );
 }
 
 export function Heading({

@@ -12,7 +12,7 @@ export function DataSourcePage({ project, name }: PageProps) {
   useTitle(name, "Data sources", project);
   const source = useDataSource(project, name);
   return (
-    <Loaded of={source}>
+    <Loaded of={source} title={name}>
       {(found) => (
         <>
           <Heading kind={`${sourceKind(found)} source`} title={found.name}>

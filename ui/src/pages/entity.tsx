@@ -11,7 +11,7 @@ export function EntityPage({ project, name }: PageProps) {
   useTitle(name, "Entities", project);
   const entity = useEntity(project, name);
   return (
-    <Loaded of={entity}>
+    <Loaded of={entity} title={name}>
       {(found) => {
         const { spec, meta } = found;
         return (

@@ -11,7 +11,7 @@ export function FeatureServicePage({ project, name }: PageProps) {
   const service = useFeatureService(project, name);
   const [tab] = useParam("tab");
   return (
-    <Loaded of={service}>
+    <Loaded of={service} title={name}>
       {(found) => {
         const { spec, meta } = found;
         const projections = spec.features ?? [];

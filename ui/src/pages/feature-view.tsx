@@ -7,5 +7,5 @@ import type { PageProps } from "../routes";
 export function FeatureViewPage({ project, name }: PageProps) {
   useTitle(name, "Feature views", project);
   const view = useFeatureView(project, name);
-  return <Loaded of={view}>{(found) => <ViewDetail project={project} view={found} />}</Loaded>;
+  return <Loaded of={view} title={name}>{(found) => <ViewDetail project={project} view={found} />}</Loaded>;
 }

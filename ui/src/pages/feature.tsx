@@ -9,7 +9,7 @@ export function FeaturePage({ project, view, name }: PageProps) {
   useTitle(name, view, project);
   const feature = useFeature(project, view, name);
   return (
-    <Loaded of={feature}>
+    <Loaded of={feature} title={name}>
       {(found) => (
         <>
           <Heading kind={`Feature of ${view}`} title={name}>

@@ -7,5 +7,5 @@ import type { PageProps } from "../routes";
 export function LabelViewPage({ project, name }: PageProps) {
   useTitle(name, "Label views", project);
   const view = useLabelView(project, name);
-  return <Loaded of={view}>{(found) => <ViewDetail project={project} view={found} />}</Loaded>;
+  return <Loaded of={view} title={name}>{(found) => <ViewDetail project={project} view={found} />}</Loaded>;
 }

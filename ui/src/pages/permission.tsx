@@ -8,7 +8,7 @@ export function PermissionPage({ project, name }: PageProps) {
   useTitle(name, "Permissions", project);
   const permission = usePermission(project, name);
   return (
-    <Loaded of={permission}>
+    <Loaded of={permission} title={name}>
       {(found) => {
         const { spec, meta } = found;
         return (

@@ -11,7 +11,7 @@ export function SavedDatasetPage({ project, name }: PageProps) {
   useTitle(name, "Saved datasets", project);
   const dataset = useSavedDataset(project, name);
   return (
-    <Loaded of={dataset}>
+    <Loaded of={dataset} title={name}>
       {(found) => {
         const { spec, meta } = found;
         return (
