@@ -247,7 +247,7 @@ fn write(
     now: DateTime<Utc>,
 ) -> Result<(Vec<Change>, Option<u32>)> {
     if object.kind.is_view() {
-        let view = version::Apply { old, history, now }.view(object)?;
+        let view = version::Apply { old, history, now }.view(&object)?;
         return Ok((view.changes, view.version));
     }
     Ok(match merge(old, object, now)? {

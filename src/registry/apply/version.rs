@@ -119,13 +119,13 @@ impl Apply<'_> {
     ///
     /// # Errors
     /// A malformed version, or `FeatureViewPinConflict`.
-    pub(super) fn view(&self, incoming: Object) -> Result<ViewChanges> {
-        match parse_version(version_text(&incoming)?)? {
-            None => self.latest(&incoming),
+    pub(super) fn view(&self, incoming: &Object) -> Result<ViewChanges> {
+        match parse_version(version_text(incoming)?)? {
+            None => self.latest(incoming),
             Some(number) => match self.history.iter().find(|version| version.number == number) {
-                Some(snapshot) => self.pin(&incoming, snapshot),
+                Some(snapshot) => self.pin(incoming, snapshot),
                 // A version that does not exist yet, under the number it was given.
-                None => self.store_as_version(&incoming, number),
+                None => self.store_as_version(incoming, number),
             },
         }
     }

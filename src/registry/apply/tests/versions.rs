@@ -100,3 +100,33 @@ async fn the_code_of_an_on_demand_view_is_its_text() {
     let applied = f.single(on_demand("headwind", "weather", "a - b")).await.unwrap();
     assert_eq!((applied.outcome, applied.version), (Outcome::Updated, Some(1)));
 }
+
+#[tokio::test]
+async fn a_pinned_view_is_in_the_state_it_is_in_now() {
+    let f = fixture();
+    f.apply(repository()).await.unwrap();
+    f.registry
+        .record_materialization(PROJECT, "weather", interval(1, 2))
+        .await
+        .unwrap();
+    f.registry
+        .set_state(PROJECT, "weather", FeatureViewState::Materializing)
+        .await
+        .unwrap();
+    let mut spec = view_spec("weather");
+    spec.features.push(feature("dew", 5));
+    assert_eq!(
+        f.single(view_of(spec.clone())).await.unwrap().version,
+        Some(1),
+        "a snapshot in the middle of a run"
+    );
+    f.registry
+        .record_materialization(PROJECT, "weather", interval(2, 3))
+        .await
+        .unwrap();
+    spec.version = "v1".to_owned();
+    f.single(view_of(spec)).await.unwrap();
+    let meta = f.feature_view("weather").await.meta.unwrap();
+    assert_eq!(meta.state(), FeatureViewState::AvailableOnline);
+    assert_eq!(meta.materialization_intervals.len(), 2);
+}
