@@ -540,3 +540,6 @@ fn outputs_of(on_demand: &OnDemand, outputs: &RecordBatch, rows: usize) -> Resul
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
