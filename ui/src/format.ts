@@ -138,7 +138,7 @@ export function materializedUntil(view: FeatureView): string | undefined {
   );
 }
 
-export type Freshness = "fresh" | "stale" | "empty" | "not materialized";
+export type Freshness = "up to date" | "stale" | "empty" | "not materialized";
 
 /** Whether what is online can still be within its time to live. */
 export function freshness(view: FeatureView, now: number): Freshness {
@@ -146,5 +146,5 @@ export function freshness(view: FeatureView, now: number): Freshness {
   const until = materializedUntil(view);
   if (!until) return "empty";
   const ttl = protoSeconds(view.spec.ttl);
-  return ttl > 0 && (now - Date.parse(until)) / 1000 > ttl ? "stale" : "fresh";
+  return ttl > 0 && (now - Date.parse(until)) / 1000 > ttl ? "stale" : "up to date";
 }

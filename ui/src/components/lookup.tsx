@@ -301,9 +301,10 @@ function Age({ row, now }: { row: Row; now: number }) {
   if (!at) return <span className="faint">–</span>;
   const age = (now - Date.parse(at)) / 1000;
   const ttl = protoSeconds(row.ttl);
+  const past = ttl > 0 && age > ttl;
   return (
-    <span>
-      <span className="nowrap">{duration(age)}</span> {ttl > 0 && age > ttl && <Badge tone="warn">past ttl {duration(ttl)}</Badge>}
+    <span title={past ? `The time to live of ${row.view} is ${duration(ttl)}` : undefined}>
+      <span className="nowrap">{duration(age)}</span> {past && <Badge tone="warn">past ttl</Badge>}
     </span>
   );
 }

@@ -67,7 +67,7 @@ function Badges({ view }: { view: FeatureView }) {
       {spec.online && <Badge>online</Badge>}
       {spec.offline && <Badge>offline writes</Badge>}
       {state !== "not materialized" && (
-        <Badge tone={state === "fresh" ? "ok" : state === "stale" ? "warn" : "quiet"}>{state}</Badge>
+        <Badge tone={state === "up to date" ? "ok" : state === "stale" ? "warn" : "quiet"}>{state}</Badge>
       )}
       {meta?.state && !PLAIN_STATES.has(meta.state) && <Badge>{meta.state.toLowerCase().replaceAll("_", " ")}</Badge>}
     </>

@@ -158,7 +158,7 @@ const COLUMNS = (project: string) => [
 ];
 
 export function FreshnessBadge({ state }: { state: Freshness }) {
-  const tone = state === "fresh" ? "ok" : state === "stale" ? "warn" : "quiet";
+  const tone = state === "up to date" ? "ok" : state === "stale" ? "warn" : "quiet";
   return <Badge tone={tone}>{state}</Badge>;
 }
 
