@@ -71,7 +71,7 @@ BAD_DEFINITIONS = {
     "on-demand view without its input": ("sources: [stats, trip]", "sources: [stats, journey]", ["journey", "better"]),
     "expression over an unknown input": ('"rate + bonus"', '"rate + malus"', ["malus", "better"]),
     "a feature that the source lacks": ("{name: trips, type: Int64}", "{name: tripz, type: Int64}", ["tripz"]),
-    "a timestamp column that the source lacks": ("timestamp_field: event_timestamp", "timestamp_field: happened", ["happened", "stats.parquet"]),
+    "a timestamp column that the source lacks": ("timestamp_field: event_timestamp", "timestamp_field: happened", ["happened", "stats_file"]),
     "a file that is not there": ("path: data/stats.parquet", "path: data/nothing.parquet", ["nothing.parquet"]),
     "names that differ only in case": (
         "on_demand_feature_views:",
@@ -221,12 +221,13 @@ def run_with_little_room(repo: Path, room: int, *arguments: str) -> subprocess.C
 
 
 def test_a_full_disk_during_apply(repo: Path) -> None:
-    (repo / "more.yaml").write_text("".join(["entities:\n", *(f"  - {{name: e{n}, value_type: String, description: {'x' * 100}}}\n" for n in range(200))]))
+    (repo / "more.yaml").write_text("entities:\n" + "".join(f"  - {{name: e{n}, value_type: String, description: {'x' * 200}}}\n" for n in range(2000)))
     before = state(repo)
-    done = run_with_little_room(repo, len(before["registry"]) + 4096, "apply")
+    done = run_with_little_room(repo, 200_000, "apply")
     assert done.returncode == 2, f"{done.returncode}\n{done.stderr}"
     assert "registry.db" in done.stderr and "panicked" not in done.stderr
-    assert state(repo)["registry"] == before["registry"]
+    assert state(repo) == before
+    assert not list((repo / "data").glob("registry.db?*")), "the unfinished file was left behind"
     harness.succeed(repo, "apply")
 
 
@@ -382,5 +383,5 @@ def test_a_folder_without_write_permission(repo: Path) -> None:
         [str(binary), "-c", str(repo), "apply"], capture_output=True, text=True, env=harness.environment(), timeout=harness.DEADLINE, user=65534, group=65534
     )
     assert done.returncode in (1, 2), done.stdout
-    assert "registry.db" in done.stderr and "panicked" not in done.stderr
+    assert str(repo / "data") in done.stderr and "panicked" not in done.stderr
     assert state(repo) == before

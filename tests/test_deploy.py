@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -162,8 +163,6 @@ def test_the_image_serves_as_a_user_without_rights(image: Path) -> None:
     with open(log, "w") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, **options)
     node = Node(process, log)
-    import threading
-
     threading.Thread(target=node._read, daemon=True).start()
     try:
         node.wait_ready()

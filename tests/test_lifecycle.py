@@ -6,6 +6,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -179,7 +180,7 @@ def test_readiness_turns_false_before_anything_is_refused(repo: Path) -> None:
         status, answer = http("POST", f"{node.addresses['online']}/get-online-features", json.loads(BODY))
         assert status == 200, "a request during the delay is still served"
         assert answer["results"][1]["values"] == [0.5]
-        assert health(node.addresses["registry"]) == health_pb2.HealthCheckResponse.NOT_SERVING
+        eventually(lambda: health(node.addresses["registry"]) == health_pb2.HealthCheckResponse.NOT_SERVING, "so does gRPC health")
         assert node.wait() == 0
     finally:
         node.kill()
@@ -217,8 +218,6 @@ def test_killed_while_it_writes_it_starts_again(tmp_path: Path) -> None:
     repo = small_project.create(tmp_path, rows=20_000)
     harness.succeed(repo, "apply")
     node = Node.start(repo)
-    import threading
-
     body = {"start_ts": small_project.START, "end_ts": small_project.END}
 
     def ask() -> None:

@@ -256,6 +256,9 @@ def test_http_answers_equal_stock_feasts(case: str, applied: Served, store: Any,
     expected = ask(oracle.url)
     if case.startswith("every type"):
         expected["f_int64"]["values"] = [None if value is None else 2**53 + 1 for value in expected["f_int64"]["values"]]
+    if case == "every type, empty":  # stock Feast shows the number pandas keeps for a missing time
+        assert expected["f_time"]["values"][0] == -(2**63)
+        expected["f_time"]["values"][0] = None
     assert ask(applied.thali.url("online")) == expected
 
 
