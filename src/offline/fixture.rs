@@ -41,7 +41,7 @@ pub(super) struct Fixture {
     pub(super) objects: Vec<Object>,
     pub(super) store: Arc<FileStore>,
     pub(super) transformer: Arc<Transformer>,
-    pub(super) folder: TempDir,
+    _folder: TempDir,
 }
 
 impl Fixture {
@@ -77,7 +77,7 @@ impl Fixture {
             objects,
             store: Arc::new(FileStore::new(config).unwrap()),
             transformer: Arc::new(Transformer::new(python, Arc::default())),
-            folder,
+            _folder: folder,
         }
     }
 

@@ -34,6 +34,7 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use self::{command::Command, pending::Pending};
+use super::store::bytes_of;
 use crate::{
     context::Context,
     error::{Error, Kind, Result},
@@ -88,7 +89,7 @@ impl Upload {
     }
 
     fn memory(&self) -> usize {
-        self.batches.iter().map(RecordBatch::get_array_memory_size).sum()
+        self.batches.iter().map(bytes_of).sum()
     }
 }
 
@@ -120,7 +121,7 @@ impl Server {
         let mut upload = Upload::empty();
         let mut bytes = 0;
         while let Some(batch) = rows.try_next().await.map_err(|error| malformed(&error))? {
-            bytes += batch.get_array_memory_size();
+            bytes += bytes_of(&batch);
             if bytes > self.upload_limit {
                 let limit = self.upload_limit >> 20;
                 return Err(Error::new(

@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Instant};
 
 use arrow::{
     datatypes::{DataType, Schema, SchemaRef},
-    record_batch::RecordBatch,
+    record_batch::{RecordBatch, RecordBatchOptions},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use datafusion::{execution::SendableRecordBatchStream, physical_plan::stream::RecordBatchStreamAdapter};
@@ -252,7 +252,18 @@ fn without_index(schema: &SchemaRef, batches: Vec<RecordBatch>) -> Result<(Schem
         };
     }
     let schema = Arc::new(Schema::new_with_metadata(projected.fields, metadata));
-    let project = |batch: RecordBatch| Ok(batch.project(&kept)?.with_schema(Arc::clone(&schema))?);
+    let project = |batch: RecordBatch| {
+        let columns = kept
+            .iter()
+            .map(|&place| Arc::clone(batch.column(place)))
+            .collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        Ok(RecordBatch::try_new_with_options(
+            Arc::clone(&schema),
+            columns,
+            &options,
+        )?)
+    };
     let batches = batches.into_iter().map(project).collect::<Result<Vec<_>>>()?;
     Ok((schema, batches))
 }
@@ -277,7 +288,8 @@ fn timestamp_column(schema: &Schema) -> Result<&str> {
     if schema.index_of(EVENT_TIMESTAMP).is_ok() {
         return Ok(EVENT_TIMESTAMP);
     }
-    let is_time = |data_type: &DataType| is_moment(data_type);
+    // A date is no moment of its own: birthdays must not make the choice unclear.
+    let is_time = |data_type: &DataType| matches!(data_type, DataType::Timestamp(..));
     let mut times = schema.fields().iter().filter(|field| is_time(field.data_type()));
     match (times.next(), times.next()) {
         (Some(only), None) => Ok(only.name()),

@@ -3,7 +3,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
+use arrow::{
+    array::{Array, ArrayRef},
+    datatypes::SchemaRef,
+    record_batch::RecordBatch,
+};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use datafusion::execution::SendableRecordBatchStream;
@@ -111,4 +115,11 @@ pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     } else {
         names.join(", ")
     }
+}
+
+/// Bytes of the batch's own part of its buffers. Columns that came in one message share its buffer, and
+/// would otherwise count all of it each.
+pub(super) fn bytes_of(batch: &RecordBatch) -> usize {
+    let column = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_default();
+    batch.columns().iter().map(column).sum()
 }

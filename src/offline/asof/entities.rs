@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     model::ValueType,
-    offline::store::listed,
+    offline::store::{bytes_of, listed},
 };
 
 /// Entity rows. They leave the join as they came, but for the time column, which is given in UTC.
@@ -90,7 +90,7 @@ impl Entities {
 
     /// Bytes they hold.
     pub fn memory(&self) -> usize {
-        self.batches.iter().map(RecordBatch::get_array_memory_size).sum()
+        self.batches.iter().map(bytes_of).sum()
     }
 
     /// Sorts the rows by these key columns and time.

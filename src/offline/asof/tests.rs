@@ -1,13 +1,14 @@
 //! The join against an oracle that looks at every feature row for every entity row.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use arrow::array::{AsArray, RecordBatch, StringArray, TimestampMicrosecondArray, TimestampNanosecondArray};
 use arrow::datatypes::Int64Type;
 use datafusion::execution::memory_pool::{GreedyMemoryPool, UnboundedMemoryPool};
 use futures::TryStreamExt;
 use proptest::{collection::vec, option, prelude::*};
+use tokio::runtime::Runtime;
 
 use super::*;
 use crate::{error::Kind, offline::store::JoinFeature, proto::feast::core::DataSource};
@@ -279,13 +280,15 @@ fn check(case: &Case, batches: &[RecordBatch]) {
     assert_eq!(row, case.entities.len(), "every entity row once");
 }
 
+/// One for all cases: starting threads would cost more than joining.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_answer_is_the_oracles(case in case()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let batches = runtime.block_on(join(&case, Arc::new(UnboundedMemoryPool::default()))).unwrap();
+        let batches = RUNTIME.block_on(join(&case, Arc::new(UnboundedMemoryPool::default()))).unwrap();
         check(&case, &batches);
     }
 }

@@ -203,6 +203,11 @@ impl Table {
         &self.stored
     }
 
+    /// Whether some columns are names of folders.
+    pub(super) fn is_partitioned(&self) -> bool {
+        !self.listing.options().table_partition_cols.is_empty()
+    }
+
     /// The mapped name of the timestamp column.
     ///
     /// # Errors

@@ -503,3 +503,54 @@ async fn a_saved_stream_is_a_file_of_its_own() {
     );
     assert!(!folder.path().join("broken.parquet").exists());
 }
+
+#[tokio::test]
+async fn parts_of_a_file_that_cannot_matter_are_not_read() {
+    use parquet::file::{
+        properties::WriterProperties, reader::FileReader, serialized_reader::SerializedFileReader,
+    };
+
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("d.parquet");
+    let properties = WriterProperties::builder()
+        .set_max_row_group_row_count(Some(1))
+        .build();
+    let mut writer =
+        ArrowWriter::try_new(File::create(&path).unwrap(), drivers().schema(), Some(properties)).unwrap();
+    writer.write(&drivers()).unwrap();
+    writer.close().unwrap();
+    // Whoever reads the rows of 08:00 or of driver 2 finds rubbish.
+    let mut bytes = std::fs::read(&path).unwrap();
+    let reader = SerializedFileReader::new(File::open(&path).unwrap()).unwrap();
+    for group in [0, 2] {
+        for column in reader.metadata().row_group(group).columns() {
+            let (start, length) = column.byte_range();
+            bytes[usize::try_from(start).unwrap()..][..usize::try_from(length).unwrap()].fill(0xff);
+        }
+    }
+    std::fs::write(&path, bytes).unwrap();
+    let store = store(&folder);
+    let source = source("d.parquet");
+    assert!(
+        collect(store.pull(pull(source.clone(), None, None, false)).await)
+            .await
+            .is_err(),
+        "rubbish is noticed"
+    );
+    let late = collect(
+        store
+            .pull(pull(source.clone(), Some("11:00:00"), None, false))
+            .await,
+    )
+    .await
+    .unwrap();
+    assert_eq!(whole(&late, "x"), [Some(12)]);
+    let entities = batch(vec![("from", numbers(&[1])), ("at", times(&["12:30:00"]))]);
+    let joined = store
+        .historical(asked(
+            entities,
+            vec![view(&source, "from", "x", "x", Some(3 * 3600))],
+        ))
+        .await;
+    assert_eq!(whole(&collect(joined).await.unwrap(), "x"), [Some(12)]);
+}

@@ -53,6 +53,13 @@ pub(super) async fn append(
         .hint("write to a source that is one file or one folder"));
     }
     let table = Table::open(state, repo, source).await?;
+    if table.is_partitioned() {
+        return Err(Error::unsupported(format!(
+            "data source `{}` is a partitioned folder: rows cannot be added",
+            source.name
+        ))
+        .hint("write to a source that is one file or one flat folder"));
+    }
     let stored = Arc::clone(table.stored());
     let batches = batches
         .iter()
@@ -141,11 +148,12 @@ pub(super) async fn save(
         }
         Shape::File | Shape::Absent => {}
     }
+    let replaces = location.shape == Shape::File;
     let schema = rows.schema();
     let (sender, mut receiver) = tokio::sync::mpsc::channel::<RecordBatch>(WAITING);
     let (done, complete) = tokio::sync::oneshot::channel::<()>();
     let writing = blocking(move || {
-        let _lock = lock(&path)?;
+        let _lock = replaces.then(|| lock(&path)).transpose()?;
         let mut writer = Writer::create(&path, location.format, &schema, None)?;
         let mut count = 0;
         while let Some(batch) = receiver.blocking_recv() {
@@ -156,7 +164,11 @@ pub(super) async fn save(
         complete
             .blocking_recv()
             .map_err(|_| Error::unavailable("the rows to save ended early"))?;
-        writer.finish()?;
+        if replaces {
+            writer.finish()?
+        } else {
+            writer.finish_new()?
+        };
         Ok(count)
     });
     let feeding = async move {
@@ -362,8 +374,30 @@ impl Writer {
         written.map_err(|error| self.failed(&error))
     }
 
-    /// Puts the file in its place.
+    /// Puts the file in its place, over what is there.
     fn finish(mut self) -> Result<()> {
+        let file = self.complete()?;
+        file.persist(&self.path)
+            .map_err(|error| self.failed(&error.error))?;
+        Ok(())
+    }
+
+    /// Puts the file in its place if nothing has come there meanwhile.
+    fn finish_new(mut self) -> Result<()> {
+        let file = self.complete()?;
+        file.persist_noclobber(&self.path)
+            .map_err(|error| match error.error.kind() {
+                std::io::ErrorKind::AlreadyExists => Error::new(
+                    Kind::AlreadyExists,
+                    format!("`{}` exists already", self.path.display()),
+                ),
+                _ => self.failed(&error.error),
+            })?;
+        Ok(())
+    }
+
+    /// Ends the file's contents and sees them onto the disk.
+    fn complete(&mut self) -> Result<NamedTempFile> {
         let file = match self.encoder.take() {
             Some(Encoder::Raw(file)) => file,
             Some(Encoder::Csv(writer)) => writer.into_inner(),
@@ -371,8 +405,6 @@ impl Writer {
             None => return Err(Error::internal("a file was finished twice")),
         };
         file.as_file().sync_all().map_err(|error| self.failed(&error))?;
-        file.persist(&self.path)
-            .map_err(|error| self.failed(&error.error))?;
-        Ok(())
+        Ok(file)
     }
 }

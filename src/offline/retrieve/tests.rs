@@ -330,7 +330,8 @@ fn the_index_of_a_frame_is_dropped_and_nullable_integers_stay_so() {
     });
     let metadata = [("pandas".to_owned(), described.to_string())].into();
     let schema = Arc::new(rows.schema().as_ref().clone().with_metadata(metadata));
-    let (schema, batches) = without_index(&schema, vec![rows]).unwrap();
+    let (schema, batches) =
+        without_index(&schema, vec![rows.with_schema(Arc::clone(&schema)).unwrap()]).unwrap();
     assert_eq!((schema.fields().len(), batches[0].num_columns()), (2, 2));
     let kept: serde_json::Value = serde_json::from_str(&schema.metadata()["pandas"]).unwrap();
     assert_eq!(kept["index_columns"], serde_json::json!([]));
