@@ -283,7 +283,7 @@ pub(crate) fn check_infra(bytes: &[u8]) -> Result<()> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
+    use prost_reflect::{DescriptorPool, MessageDescriptor};
 
     use super::*;
     use crate::proto::feast::core;
@@ -303,10 +303,7 @@ mod tests {
             let holder = if place.in_spec {
                 let spec = top.get_field(1).unwrap();
                 assert_eq!(spec.name(), "spec", "{kind:?}");
-                let Kind::Message(spec) = spec.kind() else {
-                    panic!("{kind:?}: spec is no message")
-                };
-                spec
+                spec.kind().as_message().unwrap().clone()
             } else {
                 top
             };
@@ -325,11 +322,9 @@ mod tests {
             let mut proto = RegistryProto::default();
             proto.list(kind).push(Bytes::from_static(b""));
             let encoded = proto.encode_to_vec();
-            let number =
-                u32::from(encoded[0]) >> 3 | (u32::from(encoded[1]) << 4) * u32::from(encoded[0] >> 7);
-            let Kind::Message(item) = registry.get_field(number).unwrap().kind() else {
-                panic!("{kind:?}")
-            };
+            let (number, _) = prost::encoding::decode_key(&mut encoded.as_slice()).unwrap();
+            let item = registry.get_field(number).unwrap().kind();
+            let item = item.as_message().unwrap();
             assert_eq!(item.full_name(), kind.message_name());
         }
     }

@@ -269,7 +269,10 @@ async fn applied_views_are_visible_at_once_and_provisioned() {
         commit: true,
     };
     client.delete_feature_view(delete.clone()).await.unwrap();
-    assert_eq!(tables.log(), ["keep shop.more", "drop shop.more", "drop shop.more_v0"]);
+    assert_eq!(
+        tables.log(),
+        ["keep shop.more", "drop shop.more", "drop shop.more_v0"]
+    );
     assert_eq!(
         client.get_feature_view(get).await.unwrap_err().code(),
         Code::NotFound

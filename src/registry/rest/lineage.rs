@@ -126,12 +126,11 @@ pub(super) async fn object(
     Ok(Json(answer.into()))
 }
 
+/// Lists of objects by their names in the answer.
+type Lists = Map<String, Value>;
+
 /// Every list of a project and where its page lies.
-fn lists(
-    catalog: &Catalog,
-    params: &Params,
-    mark: bool,
-) -> Result<(Map<String, Value>, Map<String, Value>), Failure> {
+fn lists(catalog: &Catalog, params: &Params, mark: bool) -> Result<(Lists, Map<String, Value>), Failure> {
     let (mut objects, mut places) = (Map::new(), Map::new());
     for (key, content) in COMPLETE {
         let (items, place) = objects::page(catalog, content, params)?;
