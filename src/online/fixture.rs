@@ -1,5 +1,6 @@
 //! A small project for the tests of this role: a registry in memory, a SQLite store in a folder that
 //! goes away, and rows as Feast would have written them.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::{Arc, Mutex};
 

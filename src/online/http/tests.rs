@@ -1,5 +1,5 @@
 //! Replays requests whose answers by Feast's own server were recorded.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use axum::{
     body::Body,

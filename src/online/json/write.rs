@@ -20,16 +20,14 @@ const EPOCH: &str = "1970-01-01T00:00:00Z";
 /// `InvalidArgument` when a stored value is not a valid message.
 pub fn write_response(out: &mut Vec<u8>, response: &Response) -> Result<()> {
     let rows = response.rows();
-    let mut columns = 0;
     let mut plain_tail = Vec::new();
     let mut times = Times::default();
     out.reserve(64 + rows * response.columns().count() * 24);
     out.extend_from_slice(b"{\"results\":[");
-    for (_, column) in response.columns() {
-        if columns > 0 {
+    for (index, (_, column)) in response.columns().enumerate() {
+        if index > 0 {
             out.push(b',');
         }
-        columns += 1;
         out.extend_from_slice(b"{\"values\":[");
         match column {
             Column::Plain(values) => {

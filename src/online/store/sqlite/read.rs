@@ -52,10 +52,10 @@ impl SqliteStore {
             .acquire()
             .await
             .map_err(|error| self.failed("reading", error))?;
-        if let Some(statement) = Statement::whole(read.project, &work) {
-            if self.run(&mut connection, statement, &mut batches).await? {
-                return Ok(batches);
-            }
+        if let Some(statement) = Statement::whole(read.project, &work)
+            && self.run(&mut connection, statement, &mut batches).await?
+        {
+            return Ok(batches);
         }
         // Too large for one statement, or a table is missing: view by view, a missing one has no rows.
         for (group, parts) in &work {
