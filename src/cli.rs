@@ -5,10 +5,15 @@
 
 mod apply;
 mod config;
+mod demo;
 mod export;
 mod health;
+mod historical;
+mod init;
 mod jobs;
 mod materialize;
+mod objects;
+mod online;
 mod output;
 mod plan;
 mod repository;
@@ -62,6 +67,10 @@ struct Global {
 enum Command {
     /// Serve some or all roles from one process
     Serve(serve::Arguments),
+    /// Make a folder to start from: configuration, definitions, example data
+    Init(init::Arguments),
+    /// Write the flights example, apply, materialize and serve it
+    Demo(demo::Arguments),
     /// Show what `apply` would change; the exit status is 2 when it would change anything
     Plan(plan::Arguments),
     /// Make the registry and the online store what the definitions of this repository say
@@ -79,10 +88,29 @@ enum Command {
     MaterializeIncremental(materialize::IncrementalArguments),
     /// Show materialization runs
     Jobs(jobs::Arguments),
+    /// Read feature values from the online store
+    GetOnlineFeatures(online::Arguments),
+    /// Join features to entity rows as they were known at each row's time
+    GetHistoricalFeatures(historical::Arguments),
+    #[command(flatten)]
+    Objects(objects::Objects),
+    /// Features of the project
+    #[command(subcommand)]
+    Features(Features),
+    /// Delete the object of that name
+    Delete(objects::DeleteArguments),
+    /// Print the project's registry as JSON
+    RegistryDump,
     /// Ask a server whether it is healthy; for container health checks
     Health(health::Arguments),
     /// Print the version
     Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum Features {
+    /// List them with their views and types
+    List,
 }
 
 /// Parses the process's arguments and runs the command.
@@ -117,6 +145,14 @@ async fn run(cli: Cli) -> Outcome {
         }
         Command::Health(arguments) => health::run(&arguments).await,
         Command::Config(arguments) => config::run(global, &arguments),
+        Command::Init(arguments) => init::run(&arguments),
+        Command::Demo(arguments) => demo::run(global, arguments).await,
+        Command::GetOnlineFeatures(arguments) => online::run(global, arguments).await,
+        Command::GetHistoricalFeatures(arguments) => historical::run(global, arguments).await,
+        Command::Objects(objects) => objects::run(global, &objects).await,
+        Command::Features(Features::List) => objects::features(global).await,
+        Command::Delete(arguments) => objects::delete(global, &arguments).await,
+        Command::RegistryDump => objects::dump(global).await,
         Command::Plan(arguments) => plan::run(global, &arguments).await,
         Command::Apply(arguments) => apply::run(global, &arguments).await,
         Command::Teardown => teardown::run(global).await,

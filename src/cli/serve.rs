@@ -14,40 +14,47 @@ use crate::{
 pub(super) struct Arguments {
     /// Roles to serve, separated by commas: all, registry, online, offline, scheduler, ui
     #[arg(long, value_delimiter = ',', default_value = "all")]
-    pub(super) role: Vec<String>,
+    role: Vec<String>,
+    #[command(flatten)]
+    listeners: Listeners,
+}
+
+/// Where to listen.
+#[derive(Debug, Args)]
+pub(super) struct Listeners {
     /// Address to listen on
     #[arg(long, default_value = "127.0.0.1")]
-    pub(super) host: String,
+    host: String,
     /// Port of the registry (gRPC); 0 is any free port, here as below
     #[arg(long, value_name = "PORT", default_value_t = 6570)]
-    pub(super) registry_port: u16,
+    registry_port: u16,
     /// Port of the registry (REST)
     #[arg(long, value_name = "PORT", default_value_t = 6572)]
-    pub(super) registry_rest_port: u16,
+    registry_rest_port: u16,
     /// Port of the feature server (HTTP)
     #[arg(long, value_name = "PORT", default_value_t = 6566)]
-    pub(super) online_port: u16,
+    online_port: u16,
     /// Port of the offline server (Arrow Flight)
     #[arg(long, value_name = "PORT", default_value_t = 8815)]
-    pub(super) offline_port: u16,
+    offline_port: u16,
     /// Port of the web page
     #[arg(long, value_name = "PORT", default_value_t = 8888)]
-    pub(super) ui_port: u16,
+    ui_port: u16,
     /// Port of the metrics and of health, whatever the roles
     #[arg(long, value_name = "PORT", default_value_t = 8000)]
-    pub(super) metrics_port: u16,
+    metrics_port: u16,
     /// Private key of every listener, PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
-    pub(super) tls_key: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
     /// Certificate chain of every listener, PEM
     #[arg(long, value_name = "FILE", requires = "tls_key")]
-    pub(super) tls_cert: Option<PathBuf>,
+    tls_cert: Option<PathBuf>,
 }
 
 pub(super) async fn run(global: &Global, arguments: Arguments) -> Outcome {
     let roles = roles(&arguments.role)?;
     let (context, telemetry) = global.open("info").await?;
-    let outcome = node::serve(context, options(arguments, roles, announce)).await;
+    let outcome = node::serve(context, options(arguments.listeners, roles, announce)).await;
     telemetry.shutdown();
     outcome.map(|()| ExitCode::SUCCESS)
 }
@@ -76,22 +83,22 @@ fn roles(words: &[String]) -> Result<Vec<Role>> {
 
 /// The node's options; `announce` is told every address and then that all are ready.
 pub(super) fn options(
-    arguments: Arguments,
+    listeners: Listeners,
     roles: Vec<Role>,
     announce: impl Fn(Option<&Listening>) + Send + Sync + 'static,
 ) -> ServeOptions {
     ServeOptions {
         roles,
-        host: arguments.host,
-        registry_port: arguments.registry_port,
-        registry_rest_port: arguments.registry_rest_port,
-        online_port: arguments.online_port,
-        offline_port: arguments.offline_port,
-        ui_port: arguments.ui_port,
-        metrics_port: arguments.metrics_port,
-        tls: arguments
+        host: listeners.host,
+        registry_port: listeners.registry_port,
+        registry_rest_port: listeners.registry_rest_port,
+        online_port: listeners.online_port,
+        offline_port: listeners.offline_port,
+        ui_port: listeners.ui_port,
+        metrics_port: listeners.metrics_port,
+        tls: listeners
             .tls_cert
-            .zip(arguments.tls_key)
+            .zip(listeners.tls_key)
             .map(|(cert, key)| TlsFiles { cert, key }),
         announce: Box::new(announce),
     }

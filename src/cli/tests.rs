@@ -24,6 +24,26 @@ fn feasts_spelling_is_understood() {
         "config --set thali.memory_limit=2GiB",
         "--log-level debug jobs -o json",
         "health --url http://127.0.0.1:6566/health",
+        "init",
+        "init my_repo -t minimal",
+        "init my_repo -m",
+        "demo there --ui-port 0 --host 0.0.0.0",
+        "plan --skip-source-validation",
+        "apply",
+        "teardown",
+        "export -o all.yaml",
+        "get-online-features -e driver_id=1001 -e driver_id=1002 -f v:a -f v:b",
+        "get-online-features --entities driver_id=1 --feature-service s --full-feature-names",
+        "get-historical-features -d [] -f v:a",
+        "get-historical-features --entity-file e.parquet --feature-service s -o out.csv",
+        "get-historical-features -s 2024-01-01 -e 2024-02-01 -f v:a --format json",
+        "entities list --tags a:b",
+        "feature-views describe x",
+        "on-demand-feature-views list",
+        "features list",
+        "projects list",
+        "delete x",
+        "registry-dump",
     ] {
         if let Err(error) = parse(arguments) {
             unreachable!("{arguments}: {error}");
@@ -37,6 +57,13 @@ fn feasts_spelling_is_understood() {
         "materialize 2024-01-01",
         "materialize-incremental tomorrow",
         "config --set x",
+        "get-online-features -f v:a",
+        "get-online-features -e driver_id -f v:a",
+        "get-online-features -e driver_id=1",
+        "get-historical-features -d [] -s 2024-01-01 -f v:a",
+        "demo --role ui",
+        "entities",
+        "entities list --tags a",
     ] {
         assert!(parse(arguments).is_err(), "{arguments}");
     }

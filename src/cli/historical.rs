@@ -1,0 +1,342 @@
+//! `thali get-historical-features`: a point-in-time join from the command line.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Cursor},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use arrow::{
+    array::RecordBatch,
+    compute::cast,
+    datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
+    util::pretty::pretty_format_batches,
+};
+use chrono::{DateTime, Utc};
+use clap::{Args, ValueEnum};
+use futures::StreamExt as _;
+use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
+
+use super::{Global, Outcome, output, when::moment};
+use crate::{
+    error::{Error, Result},
+    offline::retrieve::{HistoricalRequest, RequestRows, Wanted, historical},
+};
+
+/// The column of the rows' moments, where it may come as text.
+const TIMESTAMP: &str = "event_timestamp";
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Entity rows as JSON: '[{"event_timestamp": "2025-03-29T12:00:00", "driver_id": 1001}]'
+    #[arg(short, long, value_name = "JSON")]
+    dataframe: Option<String>,
+    /// Entity rows as a Parquet or CSV file
+    #[arg(long, value_name = "FILE", conflicts_with = "dataframe")]
+    entity_file: Option<PathBuf>,
+    /// A feature as VIEW:FEATURE, repeatable
+    #[arg(
+        short,
+        long = "features",
+        value_name = "VIEW:FEATURE",
+        required_unless_present = "feature_service"
+    )]
+    features: Vec<String>,
+    /// Every feature of a service instead
+    #[arg(long, value_name = "NAME", conflicts_with = "features")]
+    feature_service: Option<String>,
+    /// First event time of everything there is, instead of entity rows
+    #[arg(short, long, value_parser = moment, conflicts_with_all = ["dataframe", "entity_file"])]
+    start_date: Option<DateTime<Utc>>,
+    /// Last event time of it
+    #[arg(short, long, value_parser = moment, conflicts_with_all = ["dataframe", "entity_file"])]
+    end_date: Option<DateTime<Utc>>,
+    /// Call features VIEW__FEATURE
+    #[arg(long)]
+    full_feature_names: bool,
+    /// Write a Parquet or CSV file instead of printing
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+pub(super) async fn run(global: &Global, arguments: Arguments) -> Outcome {
+    let rows = request_rows(&arguments)?;
+    let (context, _telemetry) = global.open("warn").await?;
+    let request = HistoricalRequest {
+        rows,
+        wanted: match arguments.feature_service {
+            Some(service) => Wanted::Service(service),
+            None => Wanted::features(arguments.features),
+        },
+        full_feature_names: arguments.full_feature_names,
+        filter_by_created: false,
+    };
+    let project = context.config.project.clone();
+    let mut stream = historical(&context, &project, request).await?;
+    let schema = stream.schema();
+    if let Some(path) = &arguments.output {
+        let mut sink = Sink::create(path, schema)?;
+        while let Some(batch) = stream.next().await {
+            sink.write(&batch?)?;
+        }
+        let rows = sink.finish()?;
+        output::line(format_args!("Wrote {rows} rows to {}", path.display()));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut batches = Vec::new();
+    while let Some(batch) = stream.next().await {
+        batches.push(batch?);
+    }
+    match arguments.format {
+        Format::Table if batches.is_empty() => {
+            output::line(format_args!(
+                "{}",
+                pretty_format_batches(&[RecordBatch::new_empty(schema)])?
+            ));
+        }
+        Format::Table => output::line(format_args!("{}", pretty_format_batches(&batches)?)),
+        Format::Json => {
+            let mut writer = arrow::json::ArrayWriter::new(Vec::new());
+            writer.write_batches(&batches.iter().collect::<Vec<_>>())?;
+            writer.finish()?;
+            let text = String::from_utf8_lossy(&writer.into_inner()).into_owned();
+            output::line(format_args!("{}", if text.is_empty() { "[]" } else { &text }));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn request_rows(arguments: &Arguments) -> Result<RequestRows> {
+    let (schema, batches) = match (&arguments.dataframe, &arguments.entity_file) {
+        (Some(json), _) => rows_of_json(json)?,
+        (None, Some(path)) => rows_of_file(path)?,
+        (None, None) if arguments.start_date.is_none() && arguments.end_date.is_none() => {
+            return Err(Error::invalid("no entity rows")
+                .hint("give --dataframe, --entity-file, or --start-date and --end-date"));
+        }
+        (None, None) => {
+            return Ok(RequestRows::Range {
+                start: arguments.start_date,
+                end: arguments.end_date,
+            });
+        }
+    };
+    let batches = batches.iter().map(timed).collect::<Result<Vec<_>>>()?;
+    let schema = batches.first().map_or(schema, RecordBatch::schema);
+    Ok(RequestRows::Given { schema, batches })
+}
+
+/// A list of objects; columns in the order they first come.
+fn rows_of_json(text: &str) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    let malformed =
+        |why: String| Error::invalid(format!("--dataframe is no JSON list of entity rows: {why}"));
+    let rows: Vec<serde_json::Map<String, serde_json::Value>> =
+        serde_json::from_str(text).map_err(|error| malformed(error.to_string()))?;
+    let values = rows.iter().map(|row| Ok(serde_json::Value::Object(row.clone())));
+    let schema = arrow::json::reader::infer_json_schema_from_iterator(values)
+        .map_err(|error| malformed(error.to_string()))?;
+    let schema = Arc::new(schema);
+    let mut decoder = arrow::json::ReaderBuilder::new(Arc::clone(&schema)).build_decoder()?;
+    decoder
+        .serialize(&rows)
+        .map_err(|error| malformed(error.to_string()))?;
+    Ok((schema, decoder.flush()?.into_iter().collect()))
+}
+
+fn rows_of_file(path: &Path) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    let unreadable = |error: &dyn std::fmt::Display| {
+        Error::invalid(format!(
+            "entity rows of `{}` cannot be read: {error}",
+            path.display()
+        ))
+    };
+    if extension(path) == "csv" {
+        let text = std::fs::read(path).map_err(|error| unreadable(&error))?;
+        let format = arrow::csv::reader::Format::default().with_header(true);
+        let (schema, _) = format
+            .infer_schema(Cursor::new(&text), None)
+            .map_err(|error| unreadable(&error))?;
+        let schema = Arc::new(schema);
+        let reader = arrow::csv::ReaderBuilder::new(Arc::clone(&schema)).with_format(format);
+        let reader = reader
+            .build(Cursor::new(&text))
+            .map_err(|error| unreadable(&error))?;
+        let batches = reader
+            .collect::<Result<_, _>>()
+            .map_err(|error| unreadable(&error))?;
+        return Ok((schema, batches));
+    }
+    let file = File::open(path).map_err(|error| unreadable(&error))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| unreadable(&error))?;
+    let schema = Arc::clone(builder.schema());
+    let reader = builder.build().map_err(|error| unreadable(&error))?;
+    let batches = reader
+        .collect::<Result<_, _>>()
+        .map_err(|error| unreadable(&error))?;
+    Ok((schema, batches))
+}
+
+/// Moments that came as text become moments; without an offset they are UTC.
+fn timed(batch: &RecordBatch) -> Result<RecordBatch> {
+    let Some((index, field)) = batch.schema_ref().column_with_name(TIMESTAMP) else {
+        return Ok(batch.clone());
+    };
+    let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    let is_text = matches!(
+        field.data_type(),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
+    );
+    if !is_text {
+        return Ok(batch.clone());
+    }
+    let strict = arrow::compute::CastOptions {
+        safe: false,
+        ..Default::default()
+    };
+    let column = arrow::compute::cast_with_options(batch.column(index), &utc, &strict)
+        .map_err(|error| Error::invalid(format!("`{TIMESTAMP}` holds no times: {error}")))?;
+    let mut fields: Vec<Arc<Field>> = batch.schema_ref().fields().iter().map(Arc::clone).collect();
+    let mut columns = batch.columns().to_vec();
+    if let (Some(field), Some(old)) = (fields.get_mut(index), columns.get_mut(index)) {
+        *field = Arc::new(Field::new(TIMESTAMP, utc, true));
+        *old = column;
+    }
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+}
+
+fn extension(path: &Path) -> String {
+    path.extension()
+        .and_then(|extension| extension.to_str())
+        .unwrap_or_default()
+        .to_lowercase()
+}
+
+/// The file an answer is written to.
+enum Sink {
+    Csv(arrow::csv::Writer<BufWriter<File>>, usize),
+    Parquet(Box<ArrowWriter<File>>, usize),
+}
+
+impl Sink {
+    fn create(path: &Path, schema: SchemaRef) -> Result<Self> {
+        let unwritable = |error: std::io::Error| {
+            Error::invalid(format!("`{}` cannot be written: {error}", path.display()))
+        };
+        match extension(path).as_str() {
+            "csv" => {
+                let file = BufWriter::new(File::create(path).map_err(unwritable)?);
+                Ok(Self::Csv(arrow::csv::Writer::new(file), 0))
+            }
+            "parquet" => {
+                let file = File::create(path).map_err(unwritable)?;
+                let writer = ArrowWriter::try_new(file, schema, None).map_err(parquet_error)?;
+                Ok(Self::Parquet(Box::new(writer), 0))
+            }
+            other => {
+                Err(Error::invalid(format!("`{other}` is no format to write"))
+                    .hint("name it .parquet or .csv"))
+            }
+        }
+    }
+
+    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        match self {
+            Self::Csv(writer, rows) => {
+                *rows += batch.num_rows();
+                Ok(writer.write(&plain(batch)?)?)
+            }
+            Self::Parquet(writer, rows) => {
+                *rows += batch.num_rows();
+                writer.write(batch).map_err(parquet_error)
+            }
+        }
+    }
+
+    fn finish(self) -> Result<usize> {
+        match self {
+            Self::Csv(_, rows) => Ok(rows),
+            Self::Parquet(writer, rows) => writer.close().map(|_| rows).map_err(parquet_error),
+        }
+    }
+}
+
+fn parquet_error(error: parquet::errors::ParquetError) -> Error {
+    Error::unavailable(format!("the Parquet file cannot be written: {error}")).source_error(error)
+}
+
+/// CSV has no lists or maps: they become text.
+fn plain(batch: &RecordBatch) -> Result<RecordBatch> {
+    let mut fields = Vec::new();
+    let mut columns = Vec::new();
+    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+        let data_type = field.data_type();
+        if data_type.is_nested() {
+            fields.push(Arc::new(Field::new(field.name(), DataType::Utf8, true)));
+            columns.push(cast(column, &DataType::Utf8)?);
+        } else {
+            fields.push(Arc::clone(field));
+            columns.push(Arc::clone(column));
+        }
+    }
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_rows_become_timed_columns() {
+        let text = r#"[{"event_timestamp": "2025-03-29T12:00:00", "driver_id": 1, "name": "a"},
+                       {"event_timestamp": "2025-03-29T14:00:00+02:00", "driver_id": 2}]"#;
+        let (_, batches) = rows_of_json(text).unwrap();
+        let batch = timed(&batches[0]).unwrap();
+        assert_eq!(batch.num_rows(), 2);
+        let times = batch.column_by_name(TIMESTAMP).unwrap();
+        let times: &arrow::array::TimestampMicrosecondArray = times.as_any().downcast_ref().unwrap();
+        assert_eq!(times.value(0), times.value(1));
+        assert!(rows_of_json("{}").is_err());
+        assert!(rows_of_json("[1]").is_err());
+        let bad = rows_of_json(r#"[{"event_timestamp": "soon"}]"#).unwrap().1;
+        assert!(timed(&bad[0]).is_err());
+    }
+
+    #[test]
+    fn csv_and_parquet_files_are_read_and_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let csv = dir.path().join("rows.csv");
+        std::fs::write(
+            &csv,
+            "driver_id,event_timestamp\n1,2025-03-29T12:00:00\n2,2025-03-29T13:00:00\n",
+        )
+        .unwrap();
+        let (schema, batches) = rows_of_file(&csv).unwrap();
+        for name in ["out.parquet", "out.csv"] {
+            let path = dir.path().join(name);
+            let mut sink = Sink::create(&path, Arc::clone(&schema)).unwrap();
+            batches.iter().for_each(|batch| sink.write(batch).unwrap());
+            assert_eq!(sink.finish().unwrap(), 2);
+            let (_, again) = rows_of_file(&path).unwrap();
+            assert_eq!(
+                again.iter().map(RecordBatch::num_rows).sum::<usize>(),
+                2,
+                "{name}"
+            );
+        }
+        assert!(Sink::create(&dir.path().join("out.xlsx"), schema).is_err());
+        assert!(rows_of_file(&dir.path().join("none.parquet")).is_err());
+    }
+}
