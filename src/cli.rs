@@ -46,14 +46,14 @@ struct Cli {
     command: Command,
 }
 
-/// Options of every command.
+/// Options of every command; as in Feast, `-c` and `-f` stand before the command, which may have its own.
 #[derive(Debug, Args)]
 struct Global {
     /// Feature repository to work in
-    #[arg(short, long, global = true, value_name = "DIR")]
+    #[arg(short, long, value_name = "DIR")]
     chdir: Option<PathBuf>,
     /// The feature_store.yaml to read
-    #[arg(short, long, global = true, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE")]
     feature_store_yaml: Option<PathBuf>,
     /// What is logged to standard error: error, warn, info, debug, trace
     #[arg(long, global = true, value_name = "LEVEL", env = "THALI_LOG_LEVEL")]

@@ -225,7 +225,7 @@ fn extension(path: &Path) -> String {
 
 /// The file an answer is written to.
 enum Sink {
-    Csv(arrow::csv::Writer<BufWriter<File>>, usize),
+    Csv(Box<arrow::csv::Writer<BufWriter<File>>>, usize),
     Parquet(Box<ArrowWriter<File>>, usize),
 }
 
@@ -237,7 +237,7 @@ impl Sink {
         match extension(path).as_str() {
             "csv" => {
                 let file = BufWriter::new(File::create(path).map_err(unwritable)?);
-                Ok(Self::Csv(arrow::csv::Writer::new(file), 0))
+                Ok(Self::Csv(Box::new(arrow::csv::Writer::new(file)), 0))
             }
             "parquet" => {
                 let file = File::create(path).map_err(unwritable)?;

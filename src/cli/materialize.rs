@@ -18,6 +18,8 @@ use crate::{
     context::Context,
     error::{Error, Result},
     materialize::{self, Progress, Report, Request, Window},
+    offline::store::OfflineStore,
+    registry::Catalog,
     schedule::ledger::Trigger,
 };
 
@@ -84,8 +86,14 @@ pub(super) async fn with_progress(
     window: Window,
 ) -> Result<Vec<Report>> {
     let cancel = CancellationToken::new();
+    let catalog = context.registry.catalog(project).await?;
+    let display = Display {
+        offline: Arc::clone(&context.offline),
+        catalog,
+        bar: Mutex::default(),
+    };
     let request = Request {
-        progress: Some(Arc::new(Display::default())),
+        progress: Some(Arc::new(display)),
         ..Request::new(project, views, window, Trigger::Cli)
     };
     let work = materialize::run(context, request, cancel.clone());
@@ -101,8 +109,9 @@ pub(super) async fn with_progress(
 }
 
 /// Shows the view that is being copied.
-#[derive(Default)]
 struct Display {
+    offline: Arc<dyn OfflineStore>,
+    catalog: Arc<Catalog>,
     bar: Mutex<Option<ProgressBar>>,
 }
 
@@ -113,16 +122,38 @@ impl Display {
     }
 }
 
+impl Display {
+    /// A bar to the end when the source can say how many rows there are at most, else a counter.
+    fn new_bar(&self, view: &str, start: DateTime<Utc>, end: DateTime<Utc>) -> ProgressBar {
+        let source = self
+            .catalog
+            .stored_view(view)
+            .ok()
+            .and_then(|view| view.batch_source.clone());
+        let total = source.and_then(|source| self.offline.rows_at_most(&source, start, end));
+        let (bar, template) = match total {
+            Some(total) => (
+                ProgressBar::new(total),
+                "{msg}  {wide_bar}  {human_pos}/{human_len} rows  {per_sec}  ETA {eta}",
+            ),
+            None => (
+                ProgressBar::no_length(),
+                "{spinner} {msg}  {human_pos} rows  {per_sec}  {elapsed}",
+            ),
+        };
+        match ProgressStyle::with_template(template) {
+            Ok(style) => bar.with_style(style),
+            Err(_) => bar,
+        }
+    }
+}
+
 impl Progress for Display {
-    fn view_started(&self, view: &str, _start: DateTime<Utc>, _end: DateTime<Utc>) {
+    fn view_started(&self, view: &str, start: DateTime<Utc>, end: DateTime<Utc>) {
         if !std::io::stderr().is_terminal() {
             return;
         }
-        let bar = ProgressBar::no_length().with_message(view.to_owned());
-        let template = "{spinner} {msg}  {human_pos} rows  {per_sec}  {elapsed}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
+        let bar = self.new_bar(view, start, end).with_message(view.to_owned());
         bar.enable_steady_tick(Duration::from_millis(100));
         *self.bar() = Some(bar);
     }

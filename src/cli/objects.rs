@@ -211,7 +211,7 @@ fn row(object: &Object, json: &Json) -> Vec<String> {
     let details = match object.kind {
         ObjectKind::Entity => format!("{} ({})", text("joinKey"), text("valueType")),
         ObjectKind::DataSource => text("type"),
-        kind if kind.is_view() => names("entities", ""),
+        kind if kind.is_view() => names("entities", "").replace(DUMMY_ENTITY_NAME, ""),
         ObjectKind::FeatureService => names("features", "featureViewName"),
         ObjectKind::Permission => names("actions", ""),
         _ => String::new(),

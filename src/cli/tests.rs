@@ -70,11 +70,12 @@ fn feasts_spelling_is_understood() {
 }
 
 #[test]
-fn global_options_may_stand_anywhere() {
-    let cli = parse("config -c here -f there.yaml").unwrap();
+fn global_options_stand_before_the_command() {
+    let cli = parse("-c here -f there.yaml get-online-features -e a=1 -f v:x --set project=p").unwrap();
     assert_eq!(cli.global.chdir.unwrap(), PathBuf::from("here"));
     assert_eq!(
         cli.global.feature_store_yaml.unwrap(),
         PathBuf::from("there.yaml")
     );
+    assert_eq!(cli.global.set, [("project".to_owned(), "p".to_owned())]);
 }

@@ -583,12 +583,12 @@ fn policy(file: &File, node: &Node) -> Option<PolicyDefinition> {
         namespaces: mapping.texts("namespaces"),
     };
     mapping.finish();
-    if !policy.roles.is_empty() && !(policy.groups.is_empty() && policy.namespaces.is_empty()) {
+    let grouped = !policy.groups.is_empty() || !policy.namespaces.is_empty();
+    if !policy.roles.is_empty() && grouped {
         let text = "a policy is about roles, or about groups and namespaces";
         file.report(Problem::error(text).at(node.line));
     }
-    let empty = policy.roles.is_empty() && policy.groups.is_empty() && policy.namespaces.is_empty();
-    (!empty).then_some(policy)
+    (grouped || !policy.roles.is_empty()).then_some(policy)
 }
 
 fn dataset(file: &File, node: &Node) -> Option<DatasetDefinition> {

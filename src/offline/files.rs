@@ -5,6 +5,7 @@
 //! Reading is streaming throughout: a join keeps its entity rows, a pull of newest rows one row per
 //! key, everything else a few batches. Writing replaces or adds whole files by renaming them into place.
 
+mod count;
 mod location;
 mod pull;
 mod range;
@@ -15,6 +16,7 @@ use std::{num::NonZero, path::PathBuf, sync::Arc};
 
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use datafusion::{
     execution::{
         SendableRecordBatchStream, SessionState, SessionStateBuilder,
@@ -253,6 +255,10 @@ impl OfflineStore for FileStore {
 
     async fn schema(&self, source: &DataSource) -> Result<SchemaRef> {
         Ok(self.open(source).await?.stored().clone())
+    }
+
+    fn rows_at_most(&self, source: &DataSource, start: DateTime<Utc>, end: DateTime<Utc>) -> Option<u64> {
+        count::rows_at_most(source, &self.config.repo_path, start, end)
     }
 
     async fn check(&self) -> Result<()> {

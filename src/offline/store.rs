@@ -103,6 +103,12 @@ pub trait OfflineStore: Send + Sync + 'static {
     /// The columns of a source as they are stored (before field mapping).
     async fn schema(&self, source: &DataSource) -> Result<SchemaRef>;
 
+    /// How many rows a window of a source has at most, where that can be told at once; for showing how
+    /// far a run is.
+    fn rows_at_most(&self, _source: &DataSource, _start: DateTime<Utc>, _end: DateTime<Utc>) -> Option<u64> {
+        None
+    }
+
     /// Readiness.
     async fn check(&self) -> Result<()>;
 }
