@@ -34,7 +34,7 @@
 //!
 //! # Working together
 //! Each partition of a scan is one task. The timeline is read without locks; winners are in up to
-//! [`SHARDS`] ranges of slots, each behind its own lock, and a task takes the ranges that are free first.
+//! `SHARDS` ranges of slots, each behind its own lock, and a task takes the ranges that are free first.
 //! Tasks belong to a `JoinSet`: dropping the future, or an error in one of them, ends all at their
 //! next batch.
 //!

@@ -4,9 +4,9 @@
 //! result, batch by batch and only as fast as the client takes them; a client that goes away drops the
 //! query. Writes travel by `DoPut`. Older SDKs read in three steps (`DoPut`, `GetFlightInfo`, `DoGet`); the
 //! ticket is then the command itself, so pulls need no state, and only uploaded rows wait in
-//! [`pending`] for their `DoGet`.
+//! `pending` for their `DoGet`.
 //!
-//! Commands are parsed in [`command`] and run in [`run`]; here are the RPCs and the form of errors.
+//! Commands are parsed in `command` and run in `run`; here are the RPCs and the form of errors.
 
 mod arrow_names;
 mod command;

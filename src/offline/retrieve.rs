@@ -1,7 +1,7 @@
 //! Historical features: feature references or a service and entity rows in, joined and computed rows out.
 //!
-//! Names are resolved against the catalog ([`resolve`]), the store joins the stored views, and on-demand
-//! views are computed on the joined batches as they come ([`compute`]). It knows no wire format.
+//! Names are resolved against the catalog (`resolve`), the store joins the stored views, and on-demand
+//! views are computed on the joined batches as they come (`compute`). It knows no wire format.
 //!
 //! Result columns are the entity columns in their order, then features view by view in the order of the
 //! references, then computed features. Without entity rows they start with `event_timestamp` and keys.

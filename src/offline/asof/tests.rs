@@ -1,5 +1,5 @@
 //! The join against an oracle that looks at every feature row for every entity row.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::{sync::LazyLock, time::Duration};
 

@@ -53,7 +53,7 @@ impl Timeline {
 
     /// Counts rows per key, places them, sorts each key's part by time and numbers the distinct times.
     fn sorted<I: Iterator<Item = i64>>(keys: KeyTable, row_keys: &[u32], moments: impl Fn() -> I) -> Self {
-        let mut ends = vec![0_usize; keys.len()];
+        let mut ends = vec![0_usize; keys.count()];
         for &key in row_keys.iter().filter(|key| **key != NO_KEY) {
             ends[key as usize] += 1;
         }
@@ -69,7 +69,7 @@ impl Timeline {
                 ends[key as usize] += 1;
             }
         }
-        let mut starts = Vec::with_capacity(keys.len() + 1);
+        let mut starts = Vec::with_capacity(keys.count() + 1);
         let mut times = Vec::new();
         let mut row_slots = vec![NO_SLOT; row_keys.len()];
         let mut begin = 0;

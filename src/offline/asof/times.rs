@@ -160,8 +160,8 @@ mod tests {
 
     use super::*;
 
-    fn read(array: ArrayRef, scale: Scale) -> Vec<Option<i64>> {
-        moments(&array, scale, "t").unwrap().iter().collect()
+    fn read(array: &ArrayRef, scale: Scale) -> Vec<Option<i64>> {
+        moments(array, scale, "t").unwrap().iter().collect()
     }
 
     #[test]
@@ -177,17 +177,11 @@ mod tests {
             Arc::new(StringArray::from(vec!["2026-01-01 07:00:00-05:00"])),
         ];
         for form in forms {
-            assert_eq!(
-                read(Arc::clone(&form), Scale::Micros),
-                [Some(noon * 1_000_000)],
-                "{form:?}"
-            );
-            assert_eq!(read(form, Scale::Nanos), [Some(noon * 1_000_000_000)]);
+            assert_eq!(read(&form, Scale::Micros), [Some(noon * 1_000_000)], "{form:?}");
+            assert_eq!(read(&form, Scale::Nanos), [Some(noon * 1_000_000_000)]);
         }
-        assert_eq!(
-            read(Arc::new(Date32Array::from(vec![-1])), Scale::Micros),
-            [Some(-86_400_000_000)]
-        );
+        let day: ArrayRef = Arc::new(Date32Array::from(vec![-1]));
+        assert_eq!(read(&day, Scale::Micros), [Some(-86_400_000_000)]);
     }
 
     #[test]
@@ -197,9 +191,9 @@ mod tests {
             None,
             Some(-99_999_999_999),
         ]));
-        assert_eq!(read(far, Scale::Nanos), [Some(i64::MAX), None, Some(i64::MIN)]);
+        assert_eq!(read(&far, Scale::Nanos), [Some(i64::MAX), None, Some(i64::MIN)]);
         let before_1970: ArrayRef = Arc::new(TimestampNanosecondArray::from(vec![-1]));
-        assert_eq!(read(before_1970, Scale::Micros), [Some(-1)]);
+        assert_eq!(read(&before_1970, Scale::Micros), [Some(-1)]);
     }
 
     #[test]

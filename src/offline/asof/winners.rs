@@ -149,11 +149,10 @@ impl Winners {
     /// As [`Winners::offer`].
     pub fn sweep(&mut self) -> Result<()> {
         let mut places = Vec::with_capacity(self.filled);
-        let mut row = 0;
-        for best in self.best.iter_mut().filter(|best| best.chunk != EMPTY) {
+        let filled = self.best.iter_mut().filter(|best| best.chunk != EMPTY);
+        for (row, best) in (0_u32..).zip(filled) {
             places.push((best.chunk as usize, best.row as usize));
             (best.chunk, best.row) = (0, row);
-            row += 1;
         }
         self.stored = places.len();
         let chunks = std::mem::take(&mut self.chunks);

@@ -141,7 +141,7 @@ impl Window {
 /// The first tick inside a window that starts at a moment between two ticks.
 fn start_tick(start: chrono::DateTime<chrono::Utc>, scale: Scale) -> i64 {
     let tick = scale.moment(start);
-    let between = scale == Scale::Micros && start.timestamp_subsec_nanos() % 1_000 != 0;
+    let between = scale == Scale::Micros && !start.timestamp_subsec_nanos().is_multiple_of(1_000);
     tick + i64::from(between)
 }
 
@@ -217,7 +217,7 @@ impl FileStore {
             let columns = keys.iter().map(key).collect::<Result<Vec<_>>>()?;
             let numbering = numbering.get_or_insert_with(|| KeyTable::new(&columns));
             numbering.insert(&columns, batch.num_rows(), &mut numbers);
-            winners.grow(numbering.len());
+            winners.grow(numbering.count());
             let times = moments(batch.column(time), scale, schema.field(time).name())?;
             let made = created
                 .map(|created| moments(batch.column(created), scale, schema.field(created).name()))

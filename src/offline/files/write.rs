@@ -278,7 +278,7 @@ fn fitted(batch: &RecordBatch, stored: &Schema, source: &DataSource) -> Result<R
 enum Encoder {
     Raw(NamedTempFile),
     Parquet(Box<ArrowWriter<NamedTempFile>>),
-    Csv(csv::Writer<NamedTempFile>),
+    Csv(Box<csv::Writer<NamedTempFile>>),
 }
 
 /// A file on its way: dropped unless it is finished.
@@ -359,9 +359,8 @@ impl Writer {
 
     fn start_csv(&mut self, header: bool) -> Result<()> {
         let file = self.take_raw()?;
-        self.encoder = Some(Encoder::Csv(
-            csv::WriterBuilder::new().with_header(header).build(file),
-        ));
+        let writer = csv::WriterBuilder::new().with_header(header).build(file);
+        self.encoder = Some(Encoder::Csv(Box::new(writer)));
         Ok(())
     }
 

@@ -262,7 +262,7 @@ fn wrong_type(name: &str) -> Error {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
+#[expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 mod tests {
     use super::*;
     use crate::{error::Kind, proto::feast::core::data_source::Options};

@@ -176,11 +176,11 @@ fn alias_projection<'a>(catalog: &'a Catalog, alias: &Alias) -> Result<&'a Featu
     let mut found = None;
     for object in catalog.objects(ObjectKind::FeatureService) {
         let spec = catalog.service(&object.name)?.spec.as_ref();
-        let projections = spec.map_or(&[][..], |spec| &spec.features).iter();
+        let mut projections = spec.map_or(&[][..], |spec| &spec.features).iter();
         let same = |projection: &&FeatureViewProjection| {
             projection.feature_view_name_alias == alias.alias && projection.feature_view_name == alias.view
         };
-        found = projections.filter(same).next_back().or(found);
+        found = projections.rfind(same).or(found);
     }
     found.ok_or_else(|| {
         let (view, alias) = (&alias.view, &alias.alias);
