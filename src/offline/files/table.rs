@@ -1,6 +1,6 @@
 //! [`Table`]: an opened file source: its stored columns, their mapped names, and scans of some of them.
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{collections::HashMap, io::SeekFrom, path::Path, sync::Arc};
 
 use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
@@ -21,6 +21,7 @@ use datafusion::{
     physical_plan::{ExecutionPlan, ExecutionPlanProperties, stream::RecordBatchStreamAdapter},
 };
 use futures::StreamExt;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
 use super::location::{Format, Location, Shape};
 use crate::{
@@ -124,6 +125,26 @@ fn ticks(moment: i64, scale: Scale, unit: TimeUnit) -> Option<i64> {
     }
 }
 
+/// Refuses a file whose last bytes ask for more metadata than the file holds: the Parquet reader
+/// subtracts the one from the other without looking, which panics where overflow is checked.
+async fn check_footer(path: &Path) -> std::io::Result<()> {
+    const FOOTER: u64 = 8;
+    let mut file = tokio::fs::File::open(path).await?;
+    let length = file.metadata().await?.len();
+    let Some(start) = length.checked_sub(FOOTER) else {
+        return Ok(());
+    };
+    file.seek(SeekFrom::Start(start)).await?;
+    let metadata = u64::from(file.read_u32_le().await?);
+    if metadata > start {
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::InvalidData,
+            "it is no Parquet file, or was cut off",
+        ));
+    }
+    Ok(())
+}
+
 /// See the module.
 pub(super) struct Table {
     name: String,
@@ -179,6 +200,11 @@ impl Table {
                 .infer_partitions_from_path(state)
                 .await
                 .map_err(unreadable)?;
+        }
+        if location.format == Format::Parquet && location.shape == Shape::File {
+            check_footer(&location.path)
+                .await
+                .map_err(|error| unreadable(error.into()))?;
         }
         let config = config.infer_schema(state).await.map_err(unreadable)?;
         let listing = ListingTable::try_new(config).map_err(unreadable)?;
