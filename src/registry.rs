@@ -74,6 +74,11 @@ impl Registry {
             return Ok(Arc::clone(catalog));
         }
         let state = self.store.load(project).await?;
+        if state.is_empty() {
+            // Names that nobody has applied anything to are not kept: callers may make up any number.
+            let generation = self.generation.fetch_add(1, Ordering::Relaxed);
+            return Ok(Arc::new(Catalog::new(state, generation)?));
+        }
         self.publish(state)
     }
 
