@@ -25,22 +25,33 @@ def status(pid, key):
     raise KeyError(key)
 
 
-def run(binary, project):
-    command = [binary, "-c", project, "serve", *[f for p in PORTS for f in (f"--{p}-port", "0")]]
+def ports():
+    return [argument for port in PORTS for argument in (f"--{port}-port", "0")]
+
+
+def start(command):
+    """The process and the seconds until it said that it is ready."""
     begin = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.strip() == "ready":
+            return process, time.perf_counter() - begin
+    raise SystemExit(f"{command[0]} ended with {process.wait()} before it was ready")
+
+
+def stop(process):
+    process.send_signal(signal.SIGTERM)
+    if process.wait(timeout=60) != 0:
+        raise SystemExit(f"it ended with {process.returncode} after SIGTERM")
+
+
+def run(binary, project):
+    process, ready = start([binary, "-c", project, "serve", *ports()])
     try:
-        for line in process.stdout:
-            if line.strip() == "ready":
-                break
-        else:
-            raise SystemExit("the process ended before it was ready")
-        ready = (time.perf_counter() - begin) * 1000
         time.sleep(5)
-        return ready, status(process.pid, "VmRSS"), status(process.pid, "RssAnon")
+        return ready * 1000, status(process.pid, "VmRSS"), status(process.pid, "RssAnon")
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
+        stop(process)
 
 
 def main():
@@ -50,7 +61,8 @@ def main():
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         project = f"{folder}/flights"
-        subprocess.run([options.bin, "demo", project, "--no-serve"], check=True)
+        demo, _ = start([options.bin, "demo", project, *ports()])
+        stop(demo)
         figures = list(zip(*[run(options.bin, project) for _ in range(options.runs)]))
     for name, values in zip(["ready, ms", "RSS at rest, MiB", "of it private, MiB"], figures):
         print(f"{name:20} min {min(values):7.1f}  median {statistics.median(values):7.1f}  max {max(values):7.1f}")
