@@ -76,6 +76,9 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
+/// Whom a serving node tells of its addresses.
+pub type Announce = Box<dyn Fn(Option<&Listening>) + Send + Sync>;
+
 /// What to serve and where. Port 0 is any free port.
 pub struct ServeOptions {
     pub roles: Vec<Role>,
@@ -88,7 +91,7 @@ pub struct ServeOptions {
     pub metrics_port: u16,
     pub tls: Option<TlsFiles>,
     /// Is told every address once it accepts, then `None` once everything is ready.
-    pub announce: Box<dyn Fn(Option<&Listening>) + Send + Sync>,
+    pub announce: Announce,
 }
 
 /// Serves until a signal or until a task that must not end does.

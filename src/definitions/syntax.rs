@@ -583,12 +583,13 @@ fn policy(file: &File, node: &Node) -> Option<PolicyDefinition> {
         namespaces: mapping.texts("namespaces"),
     };
     mapping.finish();
+    let of_roles = !policy.roles.is_empty();
     let grouped = !policy.groups.is_empty() || !policy.namespaces.is_empty();
-    if !policy.roles.is_empty() && grouped {
+    if of_roles && grouped {
         let text = "a policy is about roles, or about groups and namespaces";
         file.report(Problem::error(text).at(node.line));
     }
-    (grouped || !policy.roles.is_empty()).then_some(policy)
+    (grouped || of_roles).then_some(policy)
 }
 
 fn dataset(file: &File, node: &Node) -> Option<DatasetDefinition> {
