@@ -163,7 +163,7 @@ Try it:
    curl -s {online}/get-online-features -H 'content-type: application/json' \
      -d '{{"feature_service": "departure_conditions", "entities": {{"origin": ["EWR"], "tailnum": ["N14228"]}}}}'
 
-2. Feast's own SDK (pip install feast), from any folder, for training rows:
+2. Feast's own SDK (pip install 'feast[grpcio]'), from any folder, for training rows:
 
    python3 - <<'PYTHON'
    import pandas as pd
