@@ -402,7 +402,15 @@ impl Builder<'_> {
         } else {
             wanted.alias.clone()
         };
-        fields.extend(projection.feature_columns.iter().cloned());
+        for column in &projection.feature_columns {
+            // Where names of two views collide, the long one tells them apart.
+            let long = format!("{key}__{}", column.name);
+            fields.push(column.clone());
+            fields.push(FeatureSpecV2 {
+                name: long,
+                ..column.clone()
+            });
+        }
         Some((key, Source::FeatureViewProjection(projection), fields))
     }
 
