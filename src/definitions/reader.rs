@@ -263,7 +263,7 @@ impl<'f> Mapping<'f> {
     pub(super) fn finish(self) {
         for entry in self.node.entries() {
             if !self.known.contains(&entry.key.as_str()) {
-                let problem = Problem::error(format!("unknown key of a {}", self.what));
+                let problem = Problem::error(format!("unknown key in this {}", self.what));
                 self.file.report(
                     problem
                         .at(entry.line)

@@ -201,7 +201,7 @@ feature_service: []
     let read = Definitions::from_text("d.yaml", text).unwrap_err();
     let found: Vec<String> = read.0.iter().map(ToString::to_string).collect();
     let expected = [
-        "d.yaml:2: `join_kye`: unknown key of a entity (did you mean `join_key`?)",
+        "d.yaml:2: `join_kye`: unknown key in this entity (did you mean `join_key`?)",
         "d.yaml:5: `type`: data source: `fle` is not known (did you mean `file`?)",
         "d.yaml:6: data source without `path`",
         "d.yaml:9: `type`: there is no type `Flot64` (did you mean `Float64`?)",
@@ -209,7 +209,7 @@ feature_service: []
         "d.yaml:11: `ttl`: feature view: a span of time such as `2h` is wanted here, not `soon`",
         "d.yaml:11: `schedule`: `hourly` is neither `every 10m` nor a cron expression",
         "d.yaml:11: `online`: feature view: `true` or `false` is wanted here, not `perhaps`",
-        "d.yaml:12: `feature_service`: unknown key of a definition file (did you mean `feature_services`?)",
+        "d.yaml:12: `feature_service`: unknown key in this definition file (did you mean `feature_services`?)",
     ];
     assert_eq!(found.len(), expected.len(), "{found:#?}");
     for (found, expected) in found.iter().zip(expected) {
