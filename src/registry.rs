@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod catalog;
 pub(crate) mod changes;
+mod envelopes;
 mod features;
 pub mod grpc;
 pub mod lineage;
@@ -16,7 +17,6 @@ pub mod rest;
 mod samples;
 mod select;
 pub mod store;
-mod wire;
 
 use std::{
     collections::HashMap,

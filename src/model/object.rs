@@ -264,3 +264,28 @@ fn descriptor(name: &str) -> Result<prost_reflect::MessageDescriptor> {
         .and_then(|pool| pool.get_message_by_name(name))
         .ok_or_else(|| Error::internal(format!("no message `{name}` in the descriptor set")))
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_of_name_and_project_are_those_of_the_contract() {
+        let field = |kind: ObjectKind, path: &[u32]| {
+            let top = descriptor(kind.message_name()).unwrap();
+            let (last, holders) = path.split_last().unwrap();
+            let holder = holders.iter().fold(top, |holder, number| {
+                let spec = holder.get_field(*number).unwrap();
+                assert_eq!(spec.name(), "spec", "{kind:?}");
+                spec.kind().as_message().unwrap().clone()
+            });
+            holder.get_field(*last).unwrap().name().to_owned()
+        };
+        for kind in ObjectKind::ALL {
+            assert_eq!(field(kind, kind.name_path()), "name", "{kind:?}");
+            let project = if kind == ObjectKind::Project { "name" } else { "project" };
+            assert_eq!(field(kind, kind.project_path()), project, "{kind:?}");
+        }
+    }
+}

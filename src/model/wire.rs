@@ -268,6 +268,16 @@ pub fn set(message: &[u8], path: &[u32], put: Put<'_>) -> Result<Vec<u8>> {
     Ok(out)
 }
 
+/// The message with one more field at `path` behind all others. Nothing is read for it: a later field
+/// of the same number wins, and a later message is merged into the earlier.
+pub fn append(message: &[u8], path: &[u32], put: Put<'_>) -> Vec<u8> {
+    let mut out = message.to_vec();
+    if let Some((number, deeper)) = path.split_first() {
+        write_new(*number, deeper, put, &mut out);
+    }
+    out
+}
+
 fn write_new(number: u32, deeper: &[u32], put: Put<'_>, out: &mut Vec<u8>) {
     match deeper.split_first() {
         None => put.write(number, out),
@@ -343,6 +353,17 @@ mod tests {
         let edited = set(&bytes, &[1, 1], Put::text("pilot")).unwrap();
         let spec = core::Entity::decode(&*edited).unwrap().spec.unwrap();
         assert_eq!((spec.name.as_str(), spec.project.as_str()), ("pilot", "late"));
+    }
+
+    #[test]
+    fn what_is_appended_wins_and_the_rest_stays() {
+        let appended = append(&entity(), &[1, 1], Put::text("pilot"));
+        assert!(appended.starts_with(&entity()));
+        let spec = core::Entity::decode(&*appended).unwrap().spec.unwrap();
+        assert_eq!(
+            (spec.name.as_str(), spec.join_key.as_str()),
+            ("pilot", "driver_id")
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Catalog, Registry, View, apply::ApplyMode, wire};
+use super::{Catalog, Registry, View, apply::ApplyMode, envelopes};
 use crate::{
     error::Result,
     model::{Interval, Object, ObjectKind},
@@ -121,7 +121,7 @@ impl Changes {
     /// # Errors
     /// `InvalidArgument` when it is no such message; what the registry returns.
     pub(crate) async fn put_infra(&self, project: &str, infra: Bytes) -> Result<()> {
-        wire::check_infra(&infra)?;
+        envelopes::check_infra(&infra)?;
         self.registry.put_infra(project, infra).await
     }
 }

@@ -27,7 +27,7 @@ use crate::{
         lineage::{Lineage, Node, NodeKind, Relation},
         listing::{self, SortKey},
         select::{self, ObjectFilter, ViewFilter},
-        wire::{
+        envelopes::{
             self, AnyFeatureView, GetAnyFeatureViewResponse, ListAllFeatureViewsResponse, ListResponse,
             RegistryProto,
         },
@@ -106,7 +106,7 @@ impl Server {
             (request.name, request.project, request.allow_cache)
         };
         let catalog = self.catalog(&project, allow_cache).await?;
-        Ok(wire::with_project(catalog.require(kind, &name)?))
+        Ok(envelopes::with_project(catalog.require(kind, &name)?))
     }
 
     pub(super) async fn list(&self, kind: ObjectKind, request: Bytes) -> Result<Bytes> {
@@ -121,7 +121,7 @@ impl Server {
             listing::attribute(object, by)
         })?;
         let pagination = Some(listing::page(&mut objects, request.pagination.as_ref()));
-        let objects = objects.iter().map(|object| wire::with_project(object)).collect();
+        let objects = objects.iter().map(|object| envelopes::with_project(object)).collect();
         Ok(encode(&ListResponse { objects, pagination }))
     }
 
@@ -215,7 +215,7 @@ impl Server {
                     catalog
                         .objects(kind)
                         .iter()
-                        .map(|object| wire::with_project(object)),
+                        .map(|object| envelopes::with_project(object)),
                 );
             }
             if newest <= catalog.last_updated {

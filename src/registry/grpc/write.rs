@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result},
     model::{Interval, ObjectKind, feature_view},
     proto::feast::registry::{DeleteEntityRequest, DeleteProjectRequest},
-    registry::wire::{
+    registry::envelopes::{
         self, ApplyFeatureViewRequest, ApplyMaterializationRequest, ApplyProjectRequest, ApplyRequest,
     },
 };
@@ -43,7 +43,7 @@ impl Server {
         if kind != ObjectKind::Project {
             require_project(project)?;
         }
-        self.changes.apply(wire::object(kind, project, bytes)?).await?;
+        self.changes.apply(envelopes::object(kind, project, bytes)?).await?;
         Ok(Bytes::new())
     }
 
@@ -68,7 +68,7 @@ impl Server {
     pub(super) async fn apply_materialization(&self, request: Bytes) -> Result<Bytes> {
         let request = ApplyMaterializationRequest::decode(request)?;
         require_project(&request.project)?;
-        let view = wire::object(ObjectKind::FeatureView, &request.project, request.feature_view)?;
+        let view = envelopes::object(ObjectKind::FeatureView, &request.project, request.feature_view)?;
         let time = |at: Option<&prost_types::Timestamp>, field: &str| {
             at.and_then(feature_view::timestamp).ok_or_else(|| {
                 Error::invalid(format!(

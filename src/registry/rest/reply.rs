@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Kind},
     model::Object,
     proto::feast::registry::{Feature, PaginationMetadata},
-    registry::{lineage::Relation, wire},
+    registry::{lineage::Relation, envelopes},
 };
 
 /// What every route returns.
@@ -92,7 +92,7 @@ impl IntoResponse for Failure {
 /// `Internal` when stored bytes are malformed.
 pub(super) fn object(object: &Object) -> Result<Map<String, Value>, Error> {
     let filled = Object {
-        bytes: wire::with_project(object),
+        bytes: envelopes::with_project(object),
         ..object.clone()
     };
     match filled.to_json()? {

@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Result},
     model::{Object, ObjectKind},
     proto::feast::core::{self, data_source, policy::PolicyType, saved_dataset_storage},
-    registry::{Catalog, changes::any_view, wire},
+    registry::{Catalog, changes::any_view, envelopes},
 };
 
 mod bodies;
@@ -47,7 +47,7 @@ async fn put(api: &Api, kind: ObjectKind, project: &str, message: &impl Message)
     if project.trim().is_empty() {
         return Err(Error::invalid("the body names no project"));
     }
-    let object = wire::object(kind, project, message.encode_to_vec().into())?;
+    let object = envelopes::object(kind, project, message.encode_to_vec().into())?;
     let name = object.name.clone();
     api.changes.apply(object).await?;
     Ok(name)

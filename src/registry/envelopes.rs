@@ -6,14 +6,14 @@
 //! compare the field numbers with the descriptors.
 
 use bytes::Bytes;
-use prost::{
-    Message,
-    encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
-};
+use prost::Message;
 
 use crate::{
     error::{Error, Result},
-    model::{Object, ObjectKind},
+    model::{
+        Object, ObjectKind,
+        wire::{self, Put},
+    },
     proto::feast::registry::PaginationMetadata,
 };
 
@@ -174,65 +174,17 @@ impl RegistryProto {
     }
 }
 
-/// Where a kind keeps its name and its project: both inside field `spec` (1), or at the top.
-struct Place {
-    in_spec: bool,
-    name: u32,
-    project: Option<u32>,
-}
-
-fn place(kind: ObjectKind) -> Place {
-    match kind {
-        ObjectKind::Project => Place {
-            in_spec: true,
-            name: 1,
-            project: None,
-        },
-        ObjectKind::Entity => Place {
-            in_spec: true,
-            name: 1,
-            project: Some(9),
-        },
-        ObjectKind::DataSource => Place {
-            in_spec: false,
-            name: 20,
-            project: Some(21),
-        },
-        ObjectKind::ValidationReference => Place {
-            in_spec: false,
-            name: 1,
-            project: Some(3),
-        },
-        _ => Place {
-            in_spec: true,
-            name: 1,
-            project: Some(2),
-        },
-    }
-}
-
 /// The object's bytes with its project filled in.
 ///
 /// Feast's SQL registry leaves the project out of most rows, and clients that match objects by
 /// project need it. It is appended: a later field of the same number wins, a later `spec` is merged
 /// into the earlier, so nothing has to be decoded for it.
 pub(crate) fn with_project(object: &Object) -> Bytes {
-    let place = place(object.kind);
-    let Some(number) = place.project else {
+    if object.kind == ObjectKind::Project {
         return object.bytes.clone();
-    };
-    let name = object.project.as_bytes();
-    let inner = key_len(number) + encoded_len_varint(name.len() as u64) + name.len();
-    let mut bytes = Vec::with_capacity(object.bytes.len() + inner + 8);
-    bytes.extend_from_slice(&object.bytes);
-    if place.in_spec {
-        encode_key(1, WireType::LengthDelimited, &mut bytes);
-        encode_varint(inner as u64, &mut bytes);
     }
-    encode_key(number, WireType::LengthDelimited, &mut bytes);
-    encode_varint(name.len() as u64, &mut bytes);
-    bytes.extend_from_slice(name);
-    bytes.into()
+    let name = Put::Bytes(object.project.as_bytes());
+    wire::append(&object.bytes, object.kind.project_path(), name).into()
 }
 
 /// The object as it was sent, under the name it carries.
@@ -240,23 +192,16 @@ pub(crate) fn with_project(object: &Object) -> Bytes {
 /// # Errors
 /// `InvalidArgument` when the bytes are malformed or carry no name.
 pub(crate) fn object(kind: ObjectKind, project: &str, bytes: Bytes) -> Result<Object> {
-    let message = crate::model::object::dynamic(kind.message_name(), &bytes)
+    crate::model::object::dynamic(kind.message_name(), &bytes)
         .map_err(|error| error.context(format!("{} in the request", kind.label())))?;
-    let place = place(kind);
-    let text = |message: &prost_reflect::DynamicMessage| {
-        message
-            .get_field_by_number(place.name)
-            .and_then(|name| name.as_str().map(str::to_owned))
-    };
-    let name = if place.in_spec {
-        message
-            .get_field_by_number(1)
-            .and_then(|spec| spec.as_message().and_then(text))
-    } else {
-        text(&message)
-    };
-    let name = name.filter(|name| !name.is_empty());
-    let name = name.ok_or_else(|| Error::invalid(format!("{} in the request has no name", kind.label())))?;
+    let name = wire::text(&bytes, kind.name_path())?;
+    if name.is_empty() {
+        return Err(Error::invalid(format!(
+            "{} in the request has no name",
+            kind.label()
+        )));
+    }
+    let name = name.to_owned();
     let project = if kind == ObjectKind::Project {
         name.clone()
     } else {
@@ -293,26 +238,6 @@ mod tests {
             .unwrap()
             .get_message_by_name(name)
             .unwrap()
-    }
-
-    #[test]
-    fn places_of_name_and_project_are_those_of_the_contract() {
-        for kind in ObjectKind::ALL {
-            let place = place(kind);
-            let top = message(kind.message_name());
-            let holder = if place.in_spec {
-                let spec = top.get_field(1).unwrap();
-                assert_eq!(spec.name(), "spec", "{kind:?}");
-                spec.kind().as_message().unwrap().clone()
-            } else {
-                top
-            };
-            assert_eq!(holder.get_field(place.name).unwrap().name(), "name", "{kind:?}");
-            match place.project {
-                Some(number) => assert_eq!(holder.get_field(number).unwrap().name(), "project", "{kind:?}"),
-                None => assert_eq!(kind, ObjectKind::Project),
-            }
-        }
     }
 
     #[test]
