@@ -1,10 +1,21 @@
 //! thali: a whole feature store on one plate.
 //!
-//! Layers, each depending only on those above it in this list: the kernel ([`error`], [`proto`],
-//! [`model`], [`metrics`], [`telemetry`]) without I/O; the stores (`registry::store`, `online::store`,
-//! `offline::store`, `schedule::ledger`); assembly ([`config`], [`context`]); use-cases
-//! (`registry::apply`, `online::serve`, `offline::retrieve`, [`transform`], [`materialize`]); surfaces
-//! (gRPC, REST, Flight, UI); and [`node`] and [`cli`] on top.
+//! Layers, each depending only on itself and on those above it in this list:
+//!
+//! 1. the kernel, which knows neither stores nor servers: [`error`], [`proto`], [`model`], [`metrics`],
+//!    [`telemetry`];
+//! 2. configuration: [`config`];
+//! 3. the stores, contracts with their backends: [`registry::store`], [`online::store`],
+//!    [`offline::store`] (with [`offline::files`]), [`schedule::ledger`];
+//! 4. what servers and commands share: [`transform`] (on-demand views), [`registry`] itself (the catalog
+//!    of a project, [`registry::apply`], [`registry::lineage`]), and [`context`], which opens it all once
+//!    per process;
+//! 5. use-cases: [`definitions`] (declarative files into registry objects), [`online::plan`],
+//!    [`online::serve`] and [`online::ingest`], [`offline::retrieve`], [`materialize`],
+//!    [`schedule::driver`];
+//! 6. surfaces over [`http`]: [`registry::grpc`], [`registry::rest`], [`online::http`], [`online::grpc`],
+//!    [`offline::flight`], [`schedule::rest`], [`ui`];
+//! 7. [`node`], which runs the surfaces of its roles, and [`cli`] on top.
 
 pub mod cli;
 pub mod config;

@@ -284,7 +284,11 @@ mod tests {
         };
         for kind in ObjectKind::ALL {
             assert_eq!(field(kind, kind.name_path()), "name", "{kind:?}");
-            let project = if kind == ObjectKind::Project { "name" } else { "project" };
+            let project = if kind == ObjectKind::Project {
+                "name"
+            } else {
+                "project"
+            };
             assert_eq!(field(kind, kind.project_path()), project, "{kind:?}");
         }
     }

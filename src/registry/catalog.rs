@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 
 use super::store::{ProjectState, Revision, ViewVersion};
 use crate::{
-    error::Result,
+    error::{Error, Kind, Result},
     model::{FeatureView, Object, ObjectKind, OnDemandFeatureView},
     proto::feast::core,
 };
@@ -127,6 +127,27 @@ impl Catalog {
             Some(View::Stored(view)) => Ok(view),
             _ => Err(ObjectKind::FeatureView.not_found(name, &self.project)),
         }
+    }
+
+    /// The feature view, stream feature view or label view as it was at a version.
+    ///
+    /// # Errors
+    /// `FeatureViewVersionNotFound`, or `Internal` when the stored bytes are malformed.
+    pub fn view_version(&self, name: &str, version: u32) -> Result<FeatureView> {
+        let stored = self
+            .versions
+            .iter()
+            .find(|v| v.view == name && v.number == version);
+        let stored = stored.ok_or_else(|| {
+            let message = format!("feature view `{name}` has no version `{version}`");
+            Error::new(Kind::FeatureViewVersionNotFound, message)
+        })?;
+        FeatureView::from_object(&Object {
+            kind: stored.kind,
+            project: self.project.clone(),
+            name: name.to_owned(),
+            bytes: stored.bytes.clone(),
+        })
     }
 
     /// Feature views, stream feature views and label views, sorted by name.

@@ -12,8 +12,7 @@ use super::{Alias, Wanted, missing_request_data};
 use crate::{
     error::{Error, Kind, Result},
     model::{
-        FeatureRef, FeatureView, Field, Object, ObjectKind, OnDemandFeatureView, ValueType,
-        on_demand::OnDemandInput,
+        FeatureRef, FeatureView, Field, ObjectKind, OnDemandFeatureView, ValueType, on_demand::OnDemandInput,
     },
     offline::store::{JoinFeature, JoinKey, JoinView, listed},
     proto::feast::core::FeatureViewProjection,
@@ -286,23 +285,7 @@ impl Resolver<'_> {
         let Some(version) = version.filter(|version| *version != view.version) else {
             return Ok(view);
         };
-        let stored = self
-            .catalog
-            .versions
-            .iter()
-            .find(|v| v.view == view.name && v.number == version);
-        let stored = stored.ok_or_else(|| {
-            let message = format!("feature view `{}` has no version `{version}`", view.name);
-            Error::new(Kind::FeatureViewVersionNotFound, message)
-        })?;
-        let (project, name) = (self.catalog.project.clone(), view.name.clone());
-        let object = Object {
-            kind: stored.kind,
-            project,
-            name,
-            bytes: stored.bytes.clone(),
-        };
-        Ok(Arc::new(FeatureView::from_object(&object)?))
+        Ok(Arc::new(self.catalog.view_version(&view.name, version)?))
     }
 
     /// Adds a feature to what is joined, as a column of the answer or as an input; answers its column.

@@ -12,8 +12,8 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     model::{
-        FeatureRef, FeatureView, Field, Object, ObjectKind, OnDemandFeatureView, ValueType,
-        entity_key::KeyEncoder, feature_view::DUMMY_JOIN_KEY, on_demand::OnDemandInput,
+        FeatureRef, FeatureView, Field, ObjectKind, OnDemandFeatureView, ValueType, entity_key::KeyEncoder,
+        feature_view::DUMMY_JOIN_KEY, on_demand::OnDemandInput,
     },
     online::store::ViewColumns,
     proto::feast::core::FeatureViewProjection,
@@ -219,23 +219,7 @@ impl Resolver<'_> {
         if version == view.version {
             return Ok(view);
         }
-        let stored = self
-            .catalog
-            .versions
-            .iter()
-            .find(|v| v.view == view.name && v.number == version);
-        let stored = stored.ok_or_else(|| {
-            Error::new(
-                Kind::FeatureViewVersionNotFound,
-                format!("feature view `{}` has no version `{version}`", view.name),
-            )
-        })?;
-        let mut old = FeatureView::from_object(&Object {
-            kind: stored.kind,
-            project: self.catalog.project.clone(),
-            name: view.name.clone(),
-            bytes: stored.bytes.clone(),
-        })?;
+        let mut old = self.catalog.view_version(&view.name, version)?;
         old.version = version;
         // Whether a view is switched on is a matter of today, not of the version.
         old.enabled = view.enabled;

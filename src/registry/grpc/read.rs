@@ -23,14 +23,14 @@ use crate::{
     registry::{
         Registry,
         changes::any_view,
-        features::{self, Wanted},
-        lineage::{Lineage, Node, NodeKind, Relation},
-        listing::{self, SortKey},
-        select::{self, ObjectFilter, ViewFilter},
         envelopes::{
             self, AnyFeatureView, GetAnyFeatureViewResponse, ListAllFeatureViewsResponse, ListResponse,
             RegistryProto,
         },
+        features::{self, Wanted},
+        lineage::{Lineage, Node, NodeKind, Relation},
+        listing::{self, SortKey},
+        select::{self, ObjectFilter, ViewFilter},
     },
 };
 
@@ -121,7 +121,10 @@ impl Server {
             listing::attribute(object, by)
         })?;
         let pagination = Some(listing::page(&mut objects, request.pagination.as_ref()));
-        let objects = objects.iter().map(|object| envelopes::with_project(object)).collect();
+        let objects = objects
+            .iter()
+            .map(|object| envelopes::with_project(object))
+            .collect();
         Ok(encode(&ListResponse { objects, pagination }))
     }
 

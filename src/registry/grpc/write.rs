@@ -43,7 +43,9 @@ impl Server {
         if kind != ObjectKind::Project {
             require_project(project)?;
         }
-        self.changes.apply(envelopes::object(kind, project, bytes)?).await?;
+        self.changes
+            .apply(envelopes::object(kind, project, bytes)?)
+            .await?;
         Ok(Bytes::new())
     }
 

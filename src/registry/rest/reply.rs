@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Kind},
     model::Object,
     proto::feast::registry::{Feature, PaginationMetadata},
-    registry::{lineage::Relation, envelopes},
+    registry::{envelopes, lineage::Relation},
 };
 
 /// What every route returns.
