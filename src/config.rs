@@ -129,7 +129,7 @@ pub enum TtlMode {
 /// The `thali:` section.
 #[derive(Debug, Clone)]
 pub struct ThaliConfig {
-    /// Bytes a join or materialization may hold before it spills.
+    /// Bytes a join or materialization may hold together; what needs more is refused.
     pub memory_limit: u64,
     pub ttl_mode: TtlMode,
     /// Schedules by view name; they win over the view's `thali.schedule` tag.
