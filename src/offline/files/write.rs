@@ -52,6 +52,14 @@ pub(super) async fn append(
         ))
         .hint("write to a source that is one file or one folder"));
     }
+    // Held from the look at the file to its replacement: what is read here is what is extended.
+    let alone = match location.shape {
+        Shape::Folder | Shape::Pattern | Shape::Absent => None,
+        Shape::File => {
+            let path = location.path.clone();
+            Some(blocking(move || lock(&path)).await?)
+        }
+    };
     let table = Table::open(state, repo, source).await?;
     if table.is_partitioned() {
         return Err(Error::unsupported(format!(
@@ -76,19 +84,21 @@ pub(super) async fn append(
             batches.iter().try_for_each(|batch| writer.write(batch))?;
             writer.finish()
         }
-        _ => extend(&location, &batches),
+        _ => {
+            extend(&location, &batches)?;
+            drop(alone);
+            Ok(())
+        }
     })
     .await?;
     Ok(rows)
 }
 
-/// Copies a file with more rows at its end.
+/// Copies a file with more rows at its end. The caller holds the file's lock.
 fn extend(location: &Location, batches: &[RecordBatch]) -> Result<()> {
     let path = &location.path;
-    let _lock = lock(path)?;
     let failed =
         |error: &dyn std::fmt::Display| Error::unavailable(format!("reading `{}`: {error}", path.display()));
-    // Opened after the lock was taken: what another writer put there is copied as well.
     let old = File::open(path).map_err(|error| failed(&error))?;
     match location.format {
         Format::Parquet => {
