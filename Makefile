@@ -12,7 +12,7 @@ VENV := target/venv
 CHROMIUM ?= /usr/bin/chromium
 profile_folder = $(if $(filter dev,$(1)),debug,$(1))
 
-.PHONY: help demo test ui venv chromium fmt lint clean
+.PHONY: help demo test ui venv chromium servers fmt lint clean
 
 help:
 	@echo "make demo    build, then serve the flights project until Ctrl-C"
@@ -29,7 +29,7 @@ demo:
 	cargo build --locked --profile $(DEMO_PROFILE)
 	@exec target/$(call profile_folder,$(DEMO_PROFILE))/thali demo $(DEMO_FOLDER)
 
-test: ui venv chromium
+test: ui venv chromium servers
 	cargo test --locked
 	cargo build --locked
 	THALI_CHROMIUM=$(CHROMIUM) $(VENV)/bin/python -m pytest tests $(PYTEST)
@@ -56,10 +56,26 @@ $(VENV)/installed: tests/requirements.txt
 	@touch $@
 
 chromium:
-	@test -x $(CHROMIUM) || { \
-		test "$$(id -u)" = 0 && command -v apt-get >/dev/null || \
-			{ echo "$(CHROMIUM) is missing: install it (Debian: apt-get install chromium) or name another with CHROMIUM=" >&2; exit 1; }; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
+	@test -x $(CHROMIUM) || { missing=chromium; problem="$(CHROMIUM) is missing; name another with CHROMIUM= or install it"; $(install); }
+
+# What tests/servers.py starts for itself, each in a folder and on a port of its own.
+servers:
+	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:$$(echo /usr/lib/postgresql/*/bin | tr ' ' ':')"; missing=; \
+	command -v initdb >/dev/null || missing="$$missing postgresql"; \
+	command -v mariadbd >/dev/null && command -v my_print_defaults >/dev/null || missing="$$missing mariadb-server-core mariadb-client-core"; \
+	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	test -z "$$missing" || { problem="servers for the tests are missing"; $(install); }
+
+# Installs the Debian packages $$missing when root, and starts none of their services; else says $$problem and what to do.
+define install
+	test "$$(id -u)" = 0 && command -v apt-get >/dev/null || \
+		{ echo "$$problem (Debian: apt-get install $${missing# })" >&2; exit 1; }; \
+	if test ! -e /usr/sbin/policy-rc.d; then \
+		trap 'rm -f /usr/sbin/policy-rc.d' EXIT; \
+		printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; \
+	fi; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
+endef
 
 # --- house-keeping --------------------------------------------------------------------------------------------------
 

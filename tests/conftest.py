@@ -1,11 +1,62 @@
-"""Fixtures that every test file may use; what they do is in `harness.py`."""
+"""Fixtures that every test file may use; what they do is in `harness.py` and `servers.py`."""
+
+from collections.abc import Iterator
 
 import pytest
 
 import harness
+import servers
 
 
 @pytest.fixture(scope="session", params=harness.LAYOUTS)
 def layout(request: pytest.FixtureRequest) -> str:
     """All roles in one process, or one process per role: a scenario has to hold for both."""
     return request.param
+
+
+# --- servers, started when the first test wants them, stopped when the last test is over ------------------------------
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[servers.Postgres]:
+    with servers.Postgres.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[servers.MariaDb]:
+    with servers.MariaDb.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[servers.Redis]:
+    with servers.Redis.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[servers.S3]:
+    with servers.S3.running() as server:
+        yield server
+
+
+# --- a new place on them for each test --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def postgres_url(postgres: servers.Postgres) -> Iterator[str]:
+    with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture
+def mariadb_url(mariadb: servers.MariaDb) -> Iterator[str]:
+    with mariadb.database() as url:
+        yield url
+
+
+@pytest.fixture
+def bucket(s3: servers.S3) -> str:
+    """The name of a new, empty bucket."""
+    return s3.new_bucket()
