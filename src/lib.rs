@@ -3,7 +3,7 @@
 //! Layers, each depending only on itself and on those above it in this list:
 //!
 //! 1. the kernel, which knows neither stores nor servers: [`error`], [`proto`], [`model`], [`metrics`],
-//!    [`telemetry`];
+//!    [`telemetry`], [`database`] (connections to SQL databases, not what is in them);
 //! 2. configuration: [`config`];
 //! 3. the stores, contracts with their backends: [`registry::store`], [`online::store`],
 //!    [`offline::store`] (with [`offline::files`]), [`schedule::ledger`];
@@ -20,6 +20,7 @@
 pub mod cli;
 pub mod config;
 pub mod context;
+pub mod database;
 pub mod definitions;
 pub mod error;
 pub mod http;
