@@ -1,4 +1,4 @@
-//! Compiles the wire contract under `proto/feast` with a protobuf compiler written in Rust, so no
+//! Compiles the messages under `proto/feast` (Feast's contract) and `proto/thali` (our own) with a protobuf compiler written in Rust, so no
 //! machine needs `protoc`. The descriptor set is kept for gRPC reflection and for proto3 JSON.
 //! It also sees to it that there is a page to embed, so no machine needs Node either.
 
@@ -19,19 +19,26 @@ fn main() -> Result<(), Box<dyn Error>> {
     let root = package.join("proto");
     println!("cargo:rerun-if-changed={}", root.display());
     let mut files = Vec::new();
-    for package in ["core", "types", "serving", "registry", "storage"] {
-        for entry in fs::read_dir(root.join("feast").join(package))? {
+    for package in [
+        "feast/core",
+        "feast/types",
+        "feast/serving",
+        "feast/registry",
+        "feast/storage",
+        "thali/registry",
+    ] {
+        for entry in fs::read_dir(root.join(package))? {
             files.push(entry?.path());
         }
     }
     files.sort();
     let descriptors = protox::compile(&files, [&root])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("feast.bin"), descriptors.encode_to_vec())?;
+    fs::write(out.join("messages.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .bytes(".")
         .btree_map(".")
-        .include_file("feast.rs")
+        .include_file("messages.rs")
         .compile_fds(descriptors)?;
     Ok(())
 }

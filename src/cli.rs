@@ -21,7 +21,7 @@ mod serve;
 mod teardown;
 mod when;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{env, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Builder;
@@ -30,6 +30,7 @@ use crate::{
     config::{Report, Sources},
     context::Context,
     error::{Error, Result},
+    registry::store::history::Author,
     telemetry,
 };
 
@@ -195,6 +196,15 @@ impl Global {
 }
 
 /// Prints the error and says how the process ends.
+/// Who works at this command line, for the registry's history.
+fn author(action: &str) -> Author {
+    let name = ["USER", "LOGNAME"]
+        .into_iter()
+        .find_map(|variable| env::var(variable).ok())
+        .filter(|name| !name.is_empty());
+    Author::new(name.unwrap_or_else(|| "anonymous".to_owned()), action)
+}
+
 fn fail(error: &Error) -> ExitCode {
     output::note(format_args!("error: {error}"));
     if error.kind().is_callers_fault() {

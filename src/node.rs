@@ -309,6 +309,7 @@ async fn watch_registry(context: Context, stop: CancellationToken) -> Result<()>
     loop {
         tokio::select! {
             _ = turn.tick() => {}
+            () = context.registry.changed() => {}
             () = stop.cancelled() => return Ok(()),
         }
         match context.registry.refresh().await {

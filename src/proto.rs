@@ -1,4 +1,4 @@
-//! The generated wire contract (`proto/feast`) and its descriptors; nothing else.
+//! The generated wire contract (`proto/`) and its descriptors; nothing else.
 
 #![allow(
     clippy::all,
@@ -9,7 +9,7 @@
     unused_qualifications
 )]
 
-include!(concat!(env!("OUT_DIR"), "/feast.rs"));
+include!(concat!(env!("OUT_DIR"), "/messages.rs"));
 
 /// The encoded `FileDescriptorSet` of every file under `proto/`.
-pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/feast.bin"));
+pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/messages.bin"));

@@ -30,7 +30,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
 
 pub use catalog::{Catalog, View};
-use store::{Decide, ProjectState, RegistryStore, Revision};
+use store::{
+    Decide, ProjectState, RegistryStore, Revision,
+    history::{Author, HistoryEntry, HistoryPage},
+};
 
 use crate::error::Result;
 
@@ -76,8 +79,7 @@ impl Registry {
         let state = self.store.load(project).await?;
         if state.is_empty() {
             // Names that nobody has applied anything to are not kept: callers may make up any number.
-            let generation = self.generation.fetch_add(1, Ordering::Relaxed);
-            return Ok(Arc::new(Catalog::new(state, generation)?));
+            return Ok(Arc::new(Catalog::new(state, None, self.next_generation())?));
         }
         self.publish(state)
     }
@@ -91,7 +93,8 @@ impl Registry {
         self.catalog(project).await
     }
 
-    /// Reloads every known project if the store's revision has moved; answers whether it had.
+    /// Looks for changes made elsewhere in every known project; answers whether there were any. Readers
+    /// keep what they have until it is done.
     ///
     /// # Errors
     /// What the store returns; readers then keep what they have.
@@ -101,16 +104,23 @@ impl Registry {
             return Ok(false);
         }
         let _writing = self.writing.lock().await;
-        let names: Vec<String> = self.shelf.load().catalogs.keys().cloned().collect();
-        let mut catalogs = HashMap::new();
-        for name in names {
-            let state = self.store.load(&name).await?;
-            let catalog = Catalog::new(state, self.generation.fetch_add(1, Ordering::Relaxed))?;
-            catalogs.insert(name, Arc::new(catalog));
+        let mut catalogs = self.shelf.load().catalogs.clone();
+        let mut is_changed = false;
+        for (name, catalog) in &mut catalogs {
+            let state = self.store.load(name).await?;
+            if !Arc::ptr_eq(&state, catalog.state()) {
+                *catalog = Arc::new(Catalog::new(state, Some(catalog), self.next_generation())?);
+                is_changed = true;
+            }
         }
         // The revision was read before the loads: a write in between is seen again at the next look.
         self.shelf.store(Arc::new(Shelf { revision, catalogs }));
-        Ok(true)
+        Ok(is_changed)
+    }
+
+    /// Returns when the store was told of a change made elsewhere; then it is time to refresh.
+    pub async fn changed(&self) {
+        self.store.changed().await;
     }
 
     /// Names of all projects, sorted.
@@ -121,14 +131,28 @@ impl Registry {
         self.store.projects().await
     }
 
-    /// Changes a project in one transaction and publishes the result before it returns.
+    /// Changes a project in one transaction and publishes the result before it returns. With an author
+    /// the change becomes an entry of the project's history.
     ///
     /// # Errors
     /// What `decide` or the store returns; nothing has changed then.
-    pub async fn update(&self, project: &str, decide: Decide<'_>) -> Result<Arc<Catalog>> {
+    pub async fn update(
+        &self,
+        project: &str,
+        author: Option<&Author>,
+        decide: Decide<'_>,
+    ) -> Result<Arc<Catalog>> {
         let _writing = self.writing.lock().await;
-        let state = self.store.update(project, decide).await?;
+        let state = self.store.update(project, author, decide).await?;
         self.publish(state)
+    }
+
+    /// Entries of a project's history, newest first.
+    ///
+    /// # Errors
+    /// What the store returns.
+    pub async fn history(&self, project: &str, page: HistoryPage) -> Result<Vec<HistoryEntry>> {
+        self.store.history(project, page).await
     }
 
     /// Readiness of the store underneath.
@@ -140,17 +164,23 @@ impl Registry {
     }
 
     /// Puts one project's new state on the shelf. The caller holds `writing`.
-    fn publish(&self, state: ProjectState) -> Result<Arc<Catalog>> {
-        let catalog = Arc::new(Catalog::new(
-            state,
-            self.generation.fetch_add(1, Ordering::Relaxed),
-        )?);
+    fn publish(&self, state: Arc<ProjectState>) -> Result<Arc<Catalog>> {
         let shelf = self.shelf.load();
+        let before = shelf.catalogs.get(&state.project);
+        if let Some(before) = before.filter(|before| Arc::ptr_eq(before.state(), &state)) {
+            return Ok(Arc::clone(before));
+        }
+        let catalog = Catalog::new(state, before.map(Arc::as_ref), self.next_generation())?;
+        let catalog = Arc::new(catalog);
         let mut catalogs = shelf.catalogs.clone();
-        catalogs.insert(catalog.project.clone(), Arc::clone(&catalog));
+        catalogs.insert(catalog.project().to_owned(), Arc::clone(&catalog));
         // The shelf keeps its old revision: other projects may have moved, the next refresh looks.
         let revision = shelf.revision.clone();
         self.shelf.store(Arc::new(Shelf { revision, catalogs }));
         Ok(catalog)
+    }
+
+    fn next_generation(&self) -> u64 {
+        self.generation.fetch_add(1, Ordering::Relaxed)
     }
 }

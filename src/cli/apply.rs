@@ -33,7 +33,7 @@ pub(super) async fn apply(context: &Context, options: &Options) -> Result<()> {
     let project = &plan.project;
     output::line(format_args!("Applying changes for project {project}"));
     let before = context.registry.catalog(project).await?;
-    let report = context.registry.execute(&plan).await?;
+    let report = context.registry.execute(&plan, &super::author("apply")).await?;
     let after = context.registry.catalog(project).await?;
     let tables = Tables::between(&before, &served, &plan.changes);
     // Also when nothing has changed: an earlier apply may have been cut off before this.

@@ -263,7 +263,9 @@ pub(super) async fn delete(global: &Global, arguments: &DeleteArguments) -> Outc
         registry: context.registry.clone(),
         online: Some(context.online.clone()),
     };
-    changes.delete(kind, &project, name).await?;
+    changes
+        .delete(kind, &project, name, &super::author("delete"))
+        .await?;
     output::line(format_args!("Deleted {} {name} from {project}.", kind.label()));
     Ok(ExitCode::SUCCESS)
 }
@@ -280,7 +282,7 @@ pub(super) async fn dump(global: &Global) -> Outcome {
 
 fn dumped(catalog: &Catalog) -> Result<Json> {
     let mut root = Map::new();
-    root.insert("project".to_owned(), catalog.project.clone().into());
+    root.insert("project".to_owned(), catalog.project().to_owned().into());
     for (kind, key) in [
         (ObjectKind::DataSource, "dataSources"),
         (ObjectKind::Entity, "entities"),

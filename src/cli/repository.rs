@@ -123,7 +123,7 @@ pub(super) async fn provision(context: &Context, catalog: &Catalog, dropped: &[S
     let views = served(catalog);
     context
         .online
-        .provision(&catalog.project, &views, dropped)
+        .provision(catalog.project(), &views, dropped)
         .await
         .map_err(|error| {
             error
@@ -135,7 +135,7 @@ pub(super) async fn provision(context: &Context, catalog: &Catalog, dropped: &[S
             infra_object_class_type: "feast.infra.online_stores.sqlite.SqliteTable".to_owned(),
             infra_object: Some(Inner::SqliteTable(core::SqliteTable {
                 path: path.display().to_string(),
-                name: format!("{}_{}", catalog.project, view.name),
+                name: format!("{}_{}", catalog.project(), view.name),
             })),
         };
         let infra = core::Infra {
@@ -143,7 +143,7 @@ pub(super) async fn provision(context: &Context, catalog: &Catalog, dropped: &[S
         };
         context
             .registry
-            .put_infra(&catalog.project, Bytes::from(infra.encode_to_vec()))
+            .put_infra(catalog.project(), Bytes::from(infra.encode_to_vec()))
             .await?;
     }
     Ok(())

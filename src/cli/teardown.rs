@@ -23,7 +23,10 @@ pub(super) async fn run(global: &Global) -> Outcome {
         registry: context.registry.clone(),
         online: Some(context.online.clone()),
     };
-    changes.delete(ObjectKind::Project, &project, &project).await?;
+    let author = super::author("teardown");
+    changes
+        .delete(ObjectKind::Project, &project, &project, &author)
+        .await?;
     output::line(format_args!("Removed project {project}"));
     Ok(ExitCode::SUCCESS)
 }

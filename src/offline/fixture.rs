@@ -84,10 +84,10 @@ impl Fixture {
     pub(super) fn catalog(&self) -> Catalog {
         let state = ProjectState {
             project: PROJECT.to_owned(),
-            objects: self.objects.clone(),
+            objects: self.objects.iter().cloned().map(Arc::new).collect(),
             ..ProjectState::default()
         };
-        Catalog::new(state, 1).unwrap()
+        Catalog::new(Arc::new(state), None, 1).unwrap()
     }
 }
 

@@ -31,7 +31,7 @@ use crate::{
     proto::feast::core,
     registry::{
         Registry,
-        store::{Change, Decide, ProjectState, RegistryStore, Revision},
+        store::{ProjectState, memory::MemoryStore},
     },
     transform::Transformer,
 };
@@ -41,60 +41,6 @@ pub(super) const PROJECT: &str = "dp";
 /// 2026-11-21T10:00:00Z.
 pub(super) const TEN: i64 = 1_795_255_200_000_000;
 pub(super) const HOUR: i64 = 3_600_000_000;
-
-/// A registry store that forgets everything with the process.
-pub(super) struct MemoryRegistry(Mutex<ProjectState>);
-
-impl MemoryRegistry {
-    pub(super) fn new(objects: Vec<Object>) -> Self {
-        Self(Mutex::new(ProjectState {
-            project: PROJECT.to_owned(),
-            objects,
-            ..ProjectState::default()
-        }))
-    }
-}
-
-#[async_trait]
-impl RegistryStore for MemoryRegistry {
-    async fn projects(&self) -> Result<Vec<String>> {
-        Ok(vec![PROJECT.to_owned()])
-    }
-
-    async fn load(&self, project: &str) -> Result<ProjectState> {
-        let state = self.0.lock().unwrap().clone();
-        Ok(if project == PROJECT {
-            state
-        } else {
-            ProjectState {
-                project: project.to_owned(),
-                ..Default::default()
-            }
-        })
-    }
-
-    async fn revision(&self) -> Result<Revision> {
-        Ok(self.0.lock().unwrap().revision.clone())
-    }
-
-    async fn update(&self, _project: &str, decide: Decide<'_>) -> Result<ProjectState> {
-        let mut state = self.0.lock().unwrap();
-        for change in decide(&state)? {
-            if let Change::Put(object) = change {
-                state
-                    .objects
-                    .retain(|known| (known.kind, &known.name) != (object.kind, &object.name));
-                state.objects.push(object);
-            }
-        }
-        state.revision = Revision(format!("{}x", state.revision.0));
-        Ok(state.clone())
-    }
-
-    async fn check(&self) -> Result<()> {
-        Ok(())
-    }
-}
 
 /// An offline store that keeps what is appended; every source has the columns of `driver_fv`'s.
 #[derive(Default)]
@@ -172,7 +118,11 @@ impl Fixture {
         };
         let server = Server::from_parts(
             PROJECT,
-            Arc::new(Registry::new(Arc::new(MemoryRegistry::new(objects)))),
+            Arc::new(Registry::new(Arc::new(MemoryStore::with(ProjectState {
+                project: PROJECT.to_owned(),
+                objects: objects.into_iter().map(Arc::new).collect(),
+                ..ProjectState::default()
+            })))),
             Arc::clone(&store) as _,
             Arc::new(Transformer::new(python, Arc::default())),
             Arc::default(),

@@ -11,7 +11,10 @@ mod validate;
 mod version;
 mod views;
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -28,7 +31,7 @@ use self::{
 };
 use super::{
     Registry,
-    store::{Change, ProjectState, ViewVersion},
+    store::{Change, ProjectState, ViewVersion, history::Author},
 };
 use crate::{
     error::Result,
@@ -83,14 +86,20 @@ impl Registry {
     ///
     /// # Errors
     /// Everything that is wrong with the objects, in one error; nothing has changed then.
-    pub async fn apply(&self, project: &str, objects: Vec<Object>, mode: ApplyMode) -> Result<ApplyReport> {
+    pub async fn apply(
+        &self,
+        project: &str,
+        objects: Vec<Object>,
+        mode: ApplyMode,
+        author: &Author,
+    ) -> Result<ApplyReport> {
         let mut report = ApplyReport::default();
         let mut decide = |state: &ProjectState| {
             let (changes, done) = apply_to(state, objects.clone(), Vec::new(), mode, Utc::now())?;
             report = done;
             Ok(changes)
         };
-        self.update(project, &mut decide).await?;
+        self.update(project, Some(author), &mut decide).await?;
         Ok(report)
     }
 
@@ -98,9 +107,9 @@ impl Registry {
     ///
     /// # Errors
     /// The kind's not-found error.
-    pub async fn delete(&self, project: &str, kind: ObjectKind, name: &str) -> Result<()> {
+    pub async fn delete(&self, project: &str, kind: ObjectKind, name: &str, author: &Author) -> Result<()> {
         if kind == ObjectKind::Project {
-            return self.delete_project(name).await;
+            return self.delete_project(name, author).await;
         }
         let mut decide = |state: &ProjectState| {
             let kinds: &[ObjectKind] = if kind == ObjectKind::FeatureView {
@@ -116,21 +125,21 @@ impl Registry {
                 Ok(changes)
             }
         };
-        self.update(project, &mut decide).await.map(drop)
+        self.update(project, Some(author), &mut decide).await.map(drop)
     }
 
     /// Deletes a project with everything in it, version history included.
     ///
     /// # Errors
     /// `ProjectNotFound`.
-    pub async fn delete_project(&self, project: &str) -> Result<()> {
+    pub async fn delete_project(&self, project: &str, author: &Author) -> Result<()> {
         let mut decide = |state: &ProjectState| {
             if state.is_empty() {
                 return Err(ObjectKind::Project.not_found(project, project));
             }
             Ok(vec![Change::DeleteProject])
         };
-        self.update(project, &mut decide).await.map(drop)
+        self.update(project, Some(author), &mut decide).await.map(drop)
     }
 
     /// Keeps an encoded `feast.core.Infra`, if it differs from the one that is kept.
@@ -146,7 +155,7 @@ impl Registry {
                 vec![Change::PutInfra(infra.clone())]
             })
         };
-        self.update(project, &mut decide).await.map(drop)
+        self.update(project, None, &mut decide).await.map(drop)
     }
 
     /// Keeps one of the project's free keys.
@@ -165,7 +174,7 @@ impl Registry {
                 vec![Change::PutMetadata(key.to_owned(), value.to_owned())]
             })
         };
-        self.update(project, &mut decide).await.map(drop)
+        self.update(project, None, &mut decide).await.map(drop)
     }
 }
 
@@ -178,14 +187,15 @@ fn apply_to(
     now: DateTime<Utc>,
 ) -> Result<(Vec<Change>, ApplyReport)> {
     let staying: Vec<&Object> = if deleted.is_empty() {
-        state.objects.iter().collect()
+        state.objects.iter().map(Arc::as_ref).collect()
     } else {
         let gone = |object: &Object| {
             deleted
                 .iter()
                 .any(|(kind, name)| *kind == object.kind && *name == object.name)
         };
-        state.objects.iter().filter(|object| !gone(object)).collect()
+        let all = state.objects.iter().map(Arc::as_ref);
+        all.filter(|object| !gone(object)).collect()
     };
     let incoming = prepared(state, &staying, incoming, mode)?;
     if mode == ApplyMode::Repository && state.is_empty() {

@@ -6,9 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use chrono::{DateTime, Utc};
-
-use super::store::{ProjectState, Revision, ViewVersion};
+use super::store::ProjectState;
 use crate::{
     error::{Error, Kind, Result},
     model::{FeatureView, Object, ObjectKind, OnDemandFeatureView},
@@ -23,70 +21,82 @@ pub enum View {
     OnDemand(Arc<OnDemandFeatureView>),
 }
 
-/// One project at one revision.
+/// One project at one revision. What the store keeps is shared with it, and what was typed once is shared
+/// with the catalog before: a new catalog costs what has changed, not what is there.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    pub project: String,
-    pub revision: Revision,
-    pub last_updated: Option<DateTime<Utc>>,
     /// Grows with every catalog made in this process; plans are cached under it.
     pub generation: u64,
+    state: Arc<ProjectState>,
     objects: BTreeMap<ObjectKind, Vec<Arc<Object>>>,
-    by_name: HashMap<(ObjectKind, String), Arc<Object>>,
     views: HashMap<String, View>,
     services: HashMap<String, Arc<core::FeatureService>>,
     entities: HashMap<String, Arc<core::EntitySpecV2>>,
-    pub infra: bytes::Bytes,
-    pub versions: Vec<ViewVersion>,
-    pub metadata: Vec<(String, String)>,
+}
+
+/// The typed form of one object, where readers want one.
+enum Typed {
+    View(View),
+    Service(Arc<core::FeatureService>),
+    Entity(Arc<core::EntitySpecV2>),
+    Untyped,
 }
 
 impl Catalog {
-    /// Types every object of the state.
+    /// Types every object of the state that `before` does not have.
     ///
     /// # Errors
     /// `Internal`, naming the object, when stored bytes are malformed.
-    pub fn new(state: ProjectState, generation: u64) -> Result<Self> {
+    pub fn new(state: Arc<ProjectState>, before: Option<&Self>, generation: u64) -> Result<Self> {
         let mut catalog = Self {
-            project: state.project,
-            revision: state.revision,
-            last_updated: state.last_updated,
             generation,
-            infra: state.infra.unwrap_or_default(),
-            versions: state.versions,
-            metadata: state.metadata,
             ..Self::default()
         };
-        for object in state.objects {
-            catalog.insert(Arc::new(object))?;
+        for object in state.objects.iter() {
+            let known = before.and_then(|before| before.typed(object));
+            let typed = match known {
+                Some(typed) => typed,
+                None => Typed::of(object)?,
+            };
+            match typed {
+                Typed::View(view) => drop(catalog.views.insert(object.name.clone(), view)),
+                Typed::Service(service) => drop(catalog.services.insert(object.name.clone(), service)),
+                Typed::Entity(entity) => drop(catalog.entities.insert(object.name.clone(), entity)),
+                Typed::Untyped => {}
+            }
+            catalog
+                .objects
+                .entry(object.kind)
+                .or_default()
+                .push(Arc::clone(object));
         }
+        catalog.state = state;
         Ok(catalog)
     }
 
-    fn insert(&mut self, object: Arc<Object>) -> Result<()> {
-        match object.kind {
-            ObjectKind::FeatureView | ObjectKind::StreamFeatureView | ObjectKind::LabelView => {
-                let view = View::Stored(Arc::new(FeatureView::from_object(&object)?));
-                self.views.insert(object.name.clone(), view);
-            }
-            ObjectKind::OnDemandFeatureView => {
-                let view = View::OnDemand(Arc::new(OnDemandFeatureView::from_object(&object)?));
-                self.views.insert(object.name.clone(), view);
-            }
-            ObjectKind::FeatureService => {
-                self.services
-                    .insert(object.name.clone(), Arc::new(object.decode()?));
-            }
-            ObjectKind::Entity => {
-                let spec = object.decode::<core::Entity>()?.spec.unwrap_or_default();
-                self.entities.insert(object.name.clone(), Arc::new(spec));
-            }
-            _ => {}
+    /// What was made of this very object, if it is in this catalog.
+    fn typed(&self, object: &Arc<Object>) -> Option<Typed> {
+        let own = self.state.object(object.kind, &object.name)?;
+        if !Arc::ptr_eq(own, object) {
+            return None;
         }
-        self.by_name
-            .insert((object.kind, object.name.clone()), Arc::clone(&object));
-        self.objects.entry(object.kind).or_default().push(object);
-        Ok(())
+        let name = &object.name;
+        Some(match object.kind {
+            kind if kind.is_view() => Typed::View(self.views.get(name)?.clone()),
+            ObjectKind::FeatureService => Typed::Service(Arc::clone(self.services.get(name)?)),
+            ObjectKind::Entity => Typed::Entity(Arc::clone(self.entities.get(name)?)),
+            _ => Typed::Untyped,
+        })
+    }
+
+    /// The project's name.
+    pub fn project(&self) -> &str {
+        &self.state.project
+    }
+
+    /// What the store keeps, as it was typed.
+    pub fn state(&self) -> &Arc<ProjectState> {
+        &self.state
     }
 
     /// The objects of a kind, in the store's order.
@@ -96,7 +106,7 @@ impl Catalog {
 
     /// The object of that kind and name.
     pub fn object(&self, kind: ObjectKind, name: &str) -> Option<&Arc<Object>> {
-        self.by_name.get(&(kind, name.to_owned()))
+        self.state.object(kind, name)
     }
 
     /// The object of that kind and name.
@@ -105,7 +115,7 @@ impl Catalog {
     /// The kind's not-found error.
     pub fn require(&self, kind: ObjectKind, name: &str) -> Result<&Arc<Object>> {
         self.object(kind, name)
-            .ok_or_else(|| kind.not_found(name, &self.project))
+            .ok_or_else(|| kind.not_found(name, self.project()))
     }
 
     /// The view of any kind with that name.
@@ -125,7 +135,7 @@ impl Catalog {
     pub fn stored_view(&self, name: &str) -> Result<&Arc<FeatureView>> {
         match self.views.get(name) {
             Some(View::Stored(view)) => Ok(view),
-            _ => Err(ObjectKind::FeatureView.not_found(name, &self.project)),
+            _ => Err(ObjectKind::FeatureView.not_found(name, self.project())),
         }
     }
 
@@ -135,6 +145,7 @@ impl Catalog {
     /// `FeatureViewVersionNotFound`, or `Internal` when the stored bytes are malformed.
     pub fn view_version(&self, name: &str, version: u32) -> Result<FeatureView> {
         let stored = self
+            .state
             .versions
             .iter()
             .find(|v| v.view == name && v.number == version);
@@ -144,7 +155,7 @@ impl Catalog {
         })?;
         FeatureView::from_object(&Object {
             kind: stored.kind,
-            project: self.project.clone(),
+            project: self.project().to_owned(),
             name: name.to_owned(),
             bytes: stored.bytes.clone(),
         })
@@ -171,7 +182,7 @@ impl Catalog {
     pub fn service(&self, name: &str) -> Result<&Arc<core::FeatureService>> {
         self.services
             .get(name)
-            .ok_or_else(|| ObjectKind::FeatureService.not_found(name, &self.project))
+            .ok_or_else(|| ObjectKind::FeatureService.not_found(name, self.project()))
     }
 
     /// The entity with that name.
@@ -182,5 +193,24 @@ impl Catalog {
     /// All entities by name, unordered.
     pub fn entities(&self) -> impl Iterator<Item = (&String, &Arc<core::EntitySpecV2>)> {
         self.entities.iter()
+    }
+}
+
+impl Typed {
+    fn of(object: &Object) -> Result<Self> {
+        Ok(match object.kind {
+            ObjectKind::FeatureView | ObjectKind::StreamFeatureView | ObjectKind::LabelView => {
+                Self::View(View::Stored(Arc::new(FeatureView::from_object(object)?)))
+            }
+            ObjectKind::OnDemandFeatureView => Self::View(View::OnDemand(Arc::new(
+                OnDemandFeatureView::from_object(object)?,
+            ))),
+            ObjectKind::FeatureService => Self::Service(Arc::new(object.decode()?)),
+            ObjectKind::Entity => {
+                let spec = object.decode::<core::Entity>()?.spec.unwrap_or_default();
+                Self::Entity(Arc::new(spec))
+            }
+            _ => Self::Untyped,
+        })
     }
 }

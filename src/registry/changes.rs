@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Catalog, Registry, View, apply::ApplyMode, envelopes};
+use super::{Catalog, Registry, View, apply::ApplyMode, envelopes, store::history::Author};
 use crate::{
     error::Result,
     model::{Interval, Object, ObjectKind},
@@ -28,10 +28,10 @@ impl Changes {
     /// # Errors
     /// What the registry refuses; and what the online store returns, after the registry has changed:
     /// applying again completes it.
-    pub(crate) async fn apply(&self, object: Object) -> Result<Arc<Catalog>> {
+    pub(crate) async fn apply(&self, object: Object, author: &Author) -> Result<Arc<Catalog>> {
         let (project, name, is_view) = (object.project.clone(), object.name.clone(), object.kind.is_view());
         self.registry
-            .apply(&project, vec![object], ApplyMode::Single)
+            .apply(&project, vec![object], ApplyMode::Single, author)
             .await?;
         let catalog = self.registry.catalog(&project).await?;
         if is_view {
@@ -48,7 +48,7 @@ impl Changes {
             return Ok(());
         }
         online
-            .provision(&catalog.project, &[Arc::clone(view)], &[])
+            .provision(catalog.project(), &[Arc::clone(view)], &[])
             .await
             .map_err(|error| {
                 error.context(format!(
@@ -61,7 +61,13 @@ impl Changes {
     ///
     /// # Errors
     /// The kind's not-found error; what the registry or the online store returns.
-    pub(crate) async fn delete(&self, kind: ObjectKind, project: &str, name: &str) -> Result<()> {
+    pub(crate) async fn delete(
+        &self,
+        kind: ObjectKind,
+        project: &str,
+        name: &str,
+        author: &Author,
+    ) -> Result<()> {
         let catalog = self.registry.fresh_catalog(project).await?;
         catalog.require(kind, name)?;
         let tables = if kind.is_view() {
@@ -70,9 +76,9 @@ impl Changes {
             Vec::new()
         };
         if kind == ObjectKind::Project {
-            return self.delete_project(&catalog).await;
+            return self.delete_project(&catalog, author).await;
         }
-        self.registry.delete(project, kind, name).await?;
+        self.registry.delete(project, kind, name, author).await?;
         self.drop_tables(project, &tables).await
     }
 
@@ -80,20 +86,20 @@ impl Changes {
     ///
     /// # Errors
     /// As [`Changes::delete`].
-    pub(crate) async fn delete_view(&self, project: &str, name: &str) -> Result<()> {
+    pub(crate) async fn delete_view(&self, project: &str, name: &str, author: &Author) -> Result<()> {
         let catalog = self.registry.fresh_catalog(project).await?;
         let kind = any_view(&catalog, name)?.kind;
-        self.delete(kind, project, name).await
+        self.delete(kind, project, name, author).await
     }
 
-    async fn delete_project(&self, catalog: &Catalog) -> Result<()> {
+    async fn delete_project(&self, catalog: &Catalog, author: &Author) -> Result<()> {
         let views = catalog.stored_views();
         let tables: Vec<_> = views
             .iter()
             .flat_map(|view| tables(catalog, &view.name))
             .collect();
-        self.registry.delete_project(&catalog.project).await?;
-        self.drop_tables(&catalog.project, &tables).await
+        self.registry.delete_project(catalog.project(), author).await?;
+        self.drop_tables(catalog.project(), &tables).await
     }
 
     async fn drop_tables(&self, project: &str, tables: &[String]) -> Result<()> {
@@ -136,12 +142,16 @@ pub(crate) fn any_view<'a>(catalog: &'a Catalog, name: &str) -> Result<&'a Arc<O
         .filter_map(|kind| catalog.object(kind, name));
     found
         .next()
-        .ok_or_else(|| ObjectKind::FeatureView.not_found(name, &catalog.project))
+        .ok_or_else(|| ObjectKind::FeatureView.not_found(name, catalog.project()))
 }
 
 /// Where the online store keeps a view: under its name, and each stored version under its own.
 fn tables(catalog: &Catalog, view: &str) -> Vec<String> {
-    let versions = catalog.versions.iter().filter(|version| version.view == view);
+    let versions = catalog
+        .state()
+        .versions
+        .iter()
+        .filter(|version| version.view == view);
     let versions = versions.map(|version| format!("{view}_v{}", version.number));
     std::iter::once(view.to_owned()).chain(versions).collect()
 }

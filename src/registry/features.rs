@@ -66,7 +66,7 @@ pub(crate) fn get(catalog: &Catalog, view: &str, name: &str) -> Result<Feature> 
         .into_iter()
         .next()
         .ok_or_else(|| {
-            let project = &catalog.project;
+            let project = catalog.project();
             let text = format!("Feature {name} not found in feature view {view} in project {project}");
             Error::new(Kind::ObjectNotFound, text)
         })

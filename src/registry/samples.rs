@@ -14,7 +14,7 @@ use prost::Message;
 use super::{
     Catalog, Registry,
     changes::Changes,
-    store::{Change, Decide, ProjectState, RegistryStore, Revision},
+    store::{Change, ProjectState, Revision, memory::MemoryStore},
 };
 use crate::{
     error::{Error, Result},
@@ -72,10 +72,7 @@ pub(crate) fn registry() -> (Changes, Arc<Tables>) {
     state
         .metadata
         .push(("project_uuid".to_owned(), "a-uuid".to_owned()));
-    let store = Memory {
-        projects: Mutex::new([(PROJECT.to_owned(), state)].into()),
-        revision: Mutex::new(1),
-    };
+    let store = MemoryStore::with(state);
     let tables = Arc::new(Tables::default());
     let online = Some(Arc::clone(&tables) as Arc<dyn OnlineStore>);
     (
@@ -85,75 +82,6 @@ pub(crate) fn registry() -> (Changes, Arc<Tables>) {
         },
         tables,
     )
-}
-
-/// A registry store in memory.
-struct Memory {
-    projects: Mutex<BTreeMap<String, ProjectState>>,
-    revision: Mutex<u64>,
-}
-
-#[async_trait]
-impl RegistryStore for Memory {
-    async fn projects(&self) -> Result<Vec<String>> {
-        let projects = self.projects.lock().map_err(|_| Error::internal("poisoned"))?;
-        Ok(projects.keys().cloned().collect())
-    }
-
-    async fn load(&self, project: &str) -> Result<ProjectState> {
-        let projects = self.projects.lock().map_err(|_| Error::internal("poisoned"))?;
-        let empty = ProjectState {
-            project: project.to_owned(),
-            ..ProjectState::default()
-        };
-        Ok(projects.get(project).cloned().unwrap_or(empty))
-    }
-
-    async fn revision(&self) -> Result<Revision> {
-        let revision = self.revision.lock().map_err(|_| Error::internal("poisoned"))?;
-        Ok(Revision(revision.to_string()))
-    }
-
-    async fn update(&self, project: &str, decide: Decide<'_>) -> Result<ProjectState> {
-        let mut projects = self.projects.lock().map_err(|_| Error::internal("poisoned"))?;
-        let empty = ProjectState {
-            project: project.to_owned(),
-            ..ProjectState::default()
-        };
-        let mut state = projects.get(project).cloned().unwrap_or_else(|| empty.clone());
-        let mut gone = false;
-        for change in decide(&state)? {
-            match change {
-                Change::Put(object) => {
-                    state
-                        .objects
-                        .retain(|old| (old.kind, &old.name) != (object.kind, &object.name));
-                    state.objects.push(object);
-                }
-                Change::Delete(kind, name) => {
-                    state.objects.retain(|old| (old.kind, &old.name) != (kind, &name))
-                }
-                Change::PutVersion(version) => state.versions.push(version),
-                Change::PutInfra(infra) => state.infra = Some(infra),
-                Change::PutMetadata(key, value) => {
-                    state.metadata.retain(|(old, _)| *old != key);
-                    state.metadata.push((key, value));
-                }
-                Change::DeleteProject => gone = true,
-            }
-        }
-        *self.revision.lock().map_err(|_| Error::internal("poisoned"))? += 1;
-        if gone {
-            projects.remove(project);
-            return Ok(empty);
-        }
-        projects.insert(project.to_owned(), state.clone());
-        Ok(state)
-    }
-
-    async fn check(&self) -> Result<()> {
-        Ok(())
-    }
 }
 
 /// Remembers which tables it was told to keep and drop, newest last.
@@ -196,15 +124,15 @@ pub(crate) const PROJECT: &str = "shop";
 
 /// The project as a catalog.
 pub(crate) fn catalog() -> Catalog {
-    Catalog::new(state(), 1).unwrap_or_default()
+    Catalog::new(Arc::new(state()), None, 1).unwrap_or_default()
 }
 
 fn state() -> ProjectState {
-    ProjectState {
-        project: PROJECT.to_owned(),
-        objects: objects(),
-        ..ProjectState::default()
+    let mut state = ProjectState::empty(PROJECT, Revision("0".to_owned()));
+    for object in objects() {
+        state.change(&Change::Put(object));
     }
+    state
 }
 
 /// The objects of the project, without the project itself filled in (as Feast's SQL registry keeps them).

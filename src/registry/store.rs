@@ -4,121 +4,29 @@
 #[cfg(test)]
 mod conformance;
 pub mod file;
+pub mod history;
+#[cfg(test)]
+pub(crate) mod memory;
 pub mod sql;
+mod state;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use prost::Message;
 
+use self::history::{Author, HistoryEntry, HistoryPage};
+pub use self::state::{Change, Objects, PROJECT_UUID, ProjectState, ViewVersion};
 use crate::{
     error::Result,
-    model::{Object, ObjectKind},
+    model::{Object, ObjectKind, feature_view::timestamp},
     proto::feast::core,
 };
 
 /// An opaque mark of the store's state; two equal revisions mean nothing has changed between them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Revision(pub String);
-
-/// A stored version of a view (`feature_view_version_history`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ViewVersion {
-    pub view: String,
-    /// Which of the view kinds the bytes are.
-    pub kind: ObjectKind,
-    pub number: u32,
-    pub bytes: Bytes,
-    pub created: DateTime<Utc>,
-    pub description: String,
-    /// A UUID.
-    pub version_id: String,
-}
-
-/// Everything a store keeps of one project, as of one revision.
-#[derive(Debug, Clone, Default)]
-pub struct ProjectState {
-    pub project: String,
-    pub revision: Revision,
-    /// In the store's natural order; the `Project` object itself is among them when it exists.
-    pub objects: Vec<Object>,
-    /// The encoded `feast.core.Infra`.
-    pub infra: Option<Bytes>,
-    pub versions: Vec<ViewVersion>,
-    /// Free keys of the project (`feast_metadata`): `project_uuid`, `recently_visited_…`.
-    pub metadata: Vec<(String, String)>,
-    pub last_updated: Option<DateTime<Utc>>,
-}
-
-impl ProjectState {
-    /// The object of that kind and name.
-    pub fn object(&self, kind: ObjectKind, name: &str) -> Option<&Object> {
-        self.objects
-            .iter()
-            .find(|object| object.kind == kind && object.name == name)
-    }
-
-    /// Whether nothing at all is kept of the project.
-    pub fn is_empty(&self) -> bool {
-        self.objects.is_empty() && self.versions.is_empty() && self.metadata.is_empty()
-    }
-
-    /// The state after a change, as [`RegistryStore::update`] answers it.
-    pub(crate) fn change(&mut self, change: &Change) {
-        match change {
-            Change::Put(object) => {
-                let same = |old: &&mut Object| old.kind == object.kind && old.name == object.name;
-                match self.objects.iter_mut().find(same) {
-                    Some(old) => old.clone_from(object),
-                    None => self.objects.push(object.clone()),
-                }
-            }
-            Change::Delete(kind, name) => {
-                self.objects.retain(|old| old.kind != *kind || old.name != *name);
-                if kind.is_view() {
-                    self.versions.retain(|old| old.view != *name);
-                }
-            }
-            Change::PutVersion(version) => {
-                let same = |old: &&mut ViewVersion| old.view == version.view && old.number == version.number;
-                match self.versions.iter_mut().find(same) {
-                    Some(old) => old.clone_from(version),
-                    None => self.versions.push(version.clone()),
-                }
-            }
-            Change::PutInfra(infra) => self.infra = Some(infra.clone()),
-            Change::PutMetadata(key, value) => match self.metadata.iter_mut().find(|(old, _)| old == key) {
-                Some((_, old)) => old.clone_from(value),
-                None => self.metadata.push((key.clone(), value.clone())),
-            },
-            Change::DeleteProject => {
-                let project = std::mem::take(&mut self.project);
-                *self = Self {
-                    project,
-                    revision: std::mem::take(&mut self.revision),
-                    ..Self::default()
-                };
-            }
-        }
-    }
-}
-
-/// The metadata key every project has.
-pub const PROJECT_UUID: &str = "project_uuid";
-
-/// One change to a project.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// Inserts or replaces the object under its kind and name.
-    Put(Object),
-    /// Removes the object; removing a view removes its versions too.
-    Delete(ObjectKind, String),
-    PutVersion(ViewVersion),
-    PutInfra(Bytes),
-    PutMetadata(String, String),
-    /// Removes the project and everything in it.
-    DeleteProject,
-}
 
 /// `changes` with what they imply: the first change to a project creates its object and its UUID.
 fn complete(state: &ProjectState, mut changes: Vec<Change>, now: DateTime<Utc>) -> Vec<Change> {
@@ -204,6 +112,37 @@ fn version_kind(name: &str) -> ObjectKind {
         .unwrap_or(ObjectKind::FeatureView)
 }
 
+/// A version as Feast's messages carry it.
+pub(crate) fn version_record(project: &str, version: &ViewVersion) -> core::FeatureViewVersionRecord {
+    core::FeatureViewVersionRecord {
+        feature_view_name: version.view.clone(),
+        project_id: project.to_owned(),
+        version_number: i32::try_from(version.number).unwrap_or(i32::MAX),
+        feature_view_type: version_kind_name(version.kind).to_owned(),
+        feature_view_proto: version.bytes.clone(),
+        created_timestamp: Some(proto_time(version.created)),
+        description: version.description.clone(),
+        version_id: version.version_id.clone(),
+    }
+}
+
+/// What [`version_record`] wrote.
+pub(crate) fn version_of_record(record: &core::FeatureViewVersionRecord) -> ViewVersion {
+    ViewVersion {
+        view: record.feature_view_name.clone(),
+        kind: version_kind(&record.feature_view_type),
+        number: u32::try_from(record.version_number).unwrap_or_default(),
+        bytes: record.feature_view_proto.clone(),
+        created: record
+            .created_timestamp
+            .as_ref()
+            .and_then(timestamp)
+            .unwrap_or_default(),
+        description: record.description.clone(),
+        version_id: record.version_id.clone(),
+    }
+}
+
 /// Looks at a project as it is inside the transaction and says what to change; no change is fine.
 pub type Decide<'a> = &'a mut (dyn FnMut(&ProjectState) -> Result<Vec<Change>> + Send);
 
@@ -213,19 +152,36 @@ pub trait RegistryStore: Send + Sync + 'static {
     /// Names of all projects, sorted.
     async fn projects(&self) -> Result<Vec<String>>;
 
-    /// The project as it is now; a project that does not exist is an empty state, not an error.
-    async fn load(&self, project: &str) -> Result<ProjectState>;
+    /// The project as it is now; a project that does not exist is an empty state, not an error. Asked
+    /// again, what has not changed is shared with the last answer: the same `Arc` for the whole state or,
+    /// if something changed, for each object that did not.
+    async fn load(&self, project: &str) -> Result<Arc<ProjectState>>;
 
     /// The mark of the store's present state; cheap enough to ask every second.
     async fn revision(&self) -> Result<Revision>;
 
+    /// Returns when the store was told that something has changed elsewhere. A hint only: it may come
+    /// for nothing, and a store that is never told waits for ever.
+    async fn changed(&self) {
+        std::future::pending().await
+    }
+
     /// Runs `decide` on the project's present state and writes its changes, all or nothing, with no
-    /// other writer in between. The first change to a project creates its `Project` object. Answers
-    /// the state after the change; `decide` may run more than once when a writer came in between.
+    /// other writer in between. The first change to a project creates its `Project` object. With an
+    /// author, the change becomes an entry of the project's history in the same transaction. Answers the
+    /// state after the change; `decide` may run more than once when a writer came in between.
     ///
     /// # Errors
     /// What `decide` returns; `Unavailable` when the store cannot be reached; nothing is written then.
-    async fn update(&self, project: &str, decide: Decide<'_>) -> Result<ProjectState>;
+    async fn update(
+        &self,
+        project: &str,
+        author: Option<&Author>,
+        decide: Decide<'_>,
+    ) -> Result<Arc<ProjectState>>;
+
+    /// Entries of a project's history, newest first. A project that was deleted keeps its history.
+    async fn history(&self, project: &str, page: HistoryPage) -> Result<Vec<HistoryEntry>>;
 
     /// Readiness.
     async fn check(&self) -> Result<()>;

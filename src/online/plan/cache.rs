@@ -35,7 +35,7 @@ impl Plans {
     /// As [`Plan::new`].
     pub fn get(&self, catalog: &Catalog, shape: Shape, settings: Settings) -> Result<Arc<Plan>> {
         let hash = self.hasher.hash_one(&shape);
-        if let Some(shelf) = self.shelf.load().get(&catalog.project)
+        if let Some(shelf) = self.shelf.load().get(catalog.project())
             && shelf.generation == catalog.generation
             && let Some(entry) = shelf.plans.get(&hash)
             && entry.0 == shape
@@ -46,7 +46,7 @@ impl Plans {
         let entry = Arc::new((shape, Arc::clone(&plan)));
         self.shelf.rcu(|shelves| {
             let mut shelves = HashMap::clone(shelves);
-            let shelf = shelves.entry(catalog.project.clone()).or_default();
+            let shelf = shelves.entry(catalog.project().to_owned()).or_default();
             if shelf.generation < catalog.generation {
                 *shelf = Shelf {
                     generation: catalog.generation,

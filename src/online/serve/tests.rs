@@ -136,7 +136,7 @@ async fn a_changed_registry_is_planned_anew() {
     fixture
         .server
         .registry
-        .update("dp", &mut |_| Ok(vec![put.clone()]))
+        .update("dp", None, &mut |_| Ok(vec![put.clone()]))
         .await
         .unwrap();
     let row = vec![(key(&[("driver_id", int(1001))]), TEN, vec![double(0.5)])];

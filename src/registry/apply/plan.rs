@@ -14,7 +14,7 @@ use crate::{
     model::{Object, ObjectKind, feature_view::DUMMY_ENTITY_NAME},
     registry::{
         Registry,
-        store::{Change, ProjectState},
+        store::{Change, ProjectState, history::Author},
     },
 };
 
@@ -73,7 +73,7 @@ impl Registry {
     ///
     /// # Errors
     /// `Conflict` when the project has changed so that the plan would be another one now.
-    pub async fn execute(&self, plan: &Plan) -> Result<ApplyReport> {
+    pub async fn execute(&self, plan: &Plan, author: &Author) -> Result<ApplyReport> {
         let mut report = ApplyReport::default();
         let mut decide = |state: &ProjectState| {
             let (now, changes, done) = plan_for(state, plan.desired.clone(), Utc::now())?;
@@ -83,7 +83,7 @@ impl Registry {
             report = done;
             Ok(changes)
         };
-        self.update(&plan.project, &mut decide).await?;
+        self.update(&plan.project, Some(author), &mut decide).await?;
         Ok(report)
     }
 }

@@ -23,6 +23,10 @@ struct Fixture {
     _directory: tempfile::TempDir,
 }
 
+fn author() -> Author {
+    Author::anonymous("test")
+}
+
 fn fixture() -> Fixture {
     let directory = tempfile::tempdir().unwrap();
     let store = Arc::new(FileStore::open(directory.path().join("registry.db")).unwrap());
@@ -35,20 +39,22 @@ fn fixture() -> Fixture {
 
 impl Fixture {
     async fn apply(&self, objects: Vec<Object>) -> Result<ApplyReport> {
-        self.registry.apply(PROJECT, objects, ApplyMode::Repository).await
+        self.registry
+            .apply(PROJECT, objects, ApplyMode::Repository, &author())
+            .await
     }
 
     async fn single(&self, object: Object) -> Result<Applied> {
         Ok(self
             .registry
-            .apply(PROJECT, vec![object], ApplyMode::Single)
+            .apply(PROJECT, vec![object], ApplyMode::Single, &author())
             .await?
             .objects
             .pop()
             .unwrap())
     }
 
-    async fn state(&self) -> ProjectState {
+    async fn state(&self) -> Arc<ProjectState> {
         self.store.load(PROJECT).await.unwrap()
     }
 
@@ -334,7 +340,10 @@ async fn unknown_fields_survive_and_count() {
     future.bytes = bytes.into();
     assert_eq!(f.single(future.clone()).await.unwrap().outcome, Outcome::Updated);
     assert_eq!(f.single(future).await.unwrap().outcome, Outcome::Unchanged);
-    f.registry.set_enabled(PROJECT, "weather", false).await.unwrap();
+    f.registry
+        .set_enabled(PROJECT, "weather", false, &author())
+        .await
+        .unwrap();
     let state = f.state().await;
     let stored = state.object(ObjectKind::FeatureView, "weather").unwrap();
     assert_eq!(
@@ -404,7 +413,11 @@ async fn one_name_serves_one_view() {
     f.apply(repository()).await.unwrap();
     for mode in [ApplyMode::Single, ApplyMode::Repository] {
         let objects = vec![on_demand("weather", "headwind", "x")];
-        let error = f.registry.apply(PROJECT, objects, mode).await.unwrap_err();
+        let error = f
+            .registry
+            .apply(PROJECT, objects, mode, &author())
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), Kind::ConflictingFeatureViewNames);
         assert!(
             error
@@ -429,7 +442,7 @@ async fn feasts_order_of_single_applies_is_accepted() {
         f.single(object).await.unwrap();
     }
     f.registry
-        .delete(PROJECT, ObjectKind::FeatureView, "weather")
+        .delete(PROJECT, ObjectKind::FeatureView, "weather", &author())
         .await
         .unwrap();
     let error = f.single(service("late", "gone", &["x"])).await.unwrap_err();
@@ -470,19 +483,29 @@ async fn state_moves_along_feasts_table() {
     f.apply(repository()).await.unwrap();
     use FeatureViewState::{AvailableOnline, Created, Generated, Materializing};
     for state in [Created, Generated, Materializing, AvailableOnline, Materializing] {
-        f.registry.set_state(PROJECT, "weather", state).await.unwrap();
+        f.registry
+            .set_state(PROJECT, "weather", state, &author())
+            .await
+            .unwrap();
     }
     let error = f
         .registry
-        .set_state(PROJECT, "weather", Created)
+        .set_state(PROJECT, "weather", Created, &author())
         .await
         .unwrap_err();
     assert_eq!(
         error.message(),
         "Invalid state transition: MATERIALIZING -> CREATED."
     );
-    f.registry.set_state(PROJECT, "headwind", Created).await.unwrap();
-    let missing = f.registry.set_state(PROJECT, "gone", Created).await.unwrap_err();
+    f.registry
+        .set_state(PROJECT, "headwind", Created, &author())
+        .await
+        .unwrap();
+    let missing = f
+        .registry
+        .set_state(PROJECT, "gone", Created, &author())
+        .await
+        .unwrap_err();
     assert_eq!(missing.kind(), Kind::FeatureViewNotFound);
 }
 
@@ -521,7 +544,7 @@ async fn deletions() {
     let f = fixture();
     f.apply(repository()).await.unwrap();
     f.registry
-        .delete(PROJECT, ObjectKind::FeatureView, "headwind")
+        .delete(PROJECT, ObjectKind::FeatureView, "headwind", &author())
         .await
         .unwrap();
     assert!(
@@ -532,14 +555,14 @@ async fn deletions() {
     );
     let errors: Vec<Error> = vec![
         f.registry
-            .delete(PROJECT, ObjectKind::FeatureView, "headwind")
+            .delete(PROJECT, ObjectKind::FeatureView, "headwind", &author())
             .await
             .unwrap_err(),
         f.registry
-            .delete(PROJECT, ObjectKind::Entity, "nobody")
+            .delete(PROJECT, ObjectKind::Entity, "nobody", &author())
             .await
             .unwrap_err(),
-        f.registry.delete_project("nothing").await.unwrap_err(),
+        f.registry.delete_project("nothing", &author()).await.unwrap_err(),
     ];
     let kinds: Vec<_> = errors.iter().map(Error::kind).collect();
     assert_eq!(
@@ -561,7 +584,7 @@ async fn deletions() {
             .metadata
             .contains(&("k".to_owned(), "v".to_owned()))
     );
-    f.registry.delete_project(PROJECT).await.unwrap();
+    f.registry.delete_project(PROJECT, &author()).await.unwrap();
     assert!(f.state().await.is_empty());
     assert!(f.registry.projects().await.unwrap().is_empty());
     let report = f.apply(repository()).await.unwrap();
@@ -580,7 +603,7 @@ async fn names_of_projects() {
     let f = fixture();
     let error = f
         .registry
-        .apply("-p", vec![entity("e", "k")], ApplyMode::Repository)
+        .apply("-p", vec![entity("e", "k")], ApplyMode::Repository, &author())
         .await
         .unwrap_err();
     assert_eq!(error.kind(), Kind::InvalidArgument);

@@ -13,7 +13,7 @@ use crate::{
     proto::feast::core::{FeatureViewState, MaterializationInterval},
     registry::{
         Registry,
-        store::{Change, ProjectState, proto_time},
+        store::{Change, ProjectState, history::Author, proto_time},
     },
 };
 
@@ -24,7 +24,8 @@ impl Registry {
     /// # Errors
     /// `FeatureViewNotFound`; `InvalidArgument` for views that are not materialized.
     pub async fn record_materialization(&self, project: &str, view: &str, interval: Interval) -> Result<()> {
-        self.edit_view(project, view, |object| {
+        // Runs are told of by the ledger of jobs; a definition does not change by them.
+        self.edit_view(project, view, None, |object| {
             if !has_intervals(object.kind) {
                 return Err(Error::invalid(format!(
                     "Cannot apply materialization for feature {view} of type {}",
@@ -45,8 +46,14 @@ impl Registry {
     ///
     /// # Errors
     /// `FeatureViewNotFound`; `InvalidArgument` when there is no way from its present state to that one.
-    pub async fn set_state(&self, project: &str, view: &str, state: FeatureViewState) -> Result<()> {
-        self.edit_view(project, view, |object| {
+    pub async fn set_state(
+        &self,
+        project: &str,
+        view: &str,
+        state: FeatureViewState,
+        author: &Author,
+    ) -> Result<()> {
+        self.edit_view(project, view, Some(author), |object| {
             let present = present_state(object)?;
             if !can_follow(present, state) {
                 return Err(Error::invalid(format!(
@@ -64,8 +71,8 @@ impl Registry {
     ///
     /// # Errors
     /// `FeatureViewNotFound`; `InvalidArgument` for label views, which cannot be disabled.
-    pub async fn set_enabled(&self, project: &str, view: &str, enabled: bool) -> Result<()> {
-        self.edit_view(project, view, |object| {
+    pub async fn set_enabled(&self, project: &str, view: &str, enabled: bool, author: &Author) -> Result<()> {
+        self.edit_view(project, view, Some(author), |object| {
             let path = disabled_path(object.kind)
                 .ok_or_else(|| Error::invalid(format!("a {} cannot be disabled", object.kind.label())))?;
             let put = Put::number(u64::from(!enabled));
@@ -79,6 +86,7 @@ impl Registry {
         &self,
         project: &str,
         view: &str,
+        author: Option<&Author>,
         edit: impl Fn(&mut Object) -> Result<()> + Send + Sync,
     ) -> Result<()> {
         let mut decide = |state: &ProjectState| {
@@ -86,7 +94,7 @@ impl Registry {
                 .iter()
                 .find_map(|kind| state.object(*kind, view));
             let stored = stored.ok_or_else(|| ObjectKind::FeatureView.not_found(view, project))?;
-            let mut object = stored.clone();
+            let mut object = Object::clone(stored);
             edit(&mut object)?;
             if object.bytes == stored.bytes {
                 return Ok(Vec::new());
@@ -94,7 +102,7 @@ impl Registry {
             touch(&mut object, Utc::now())?;
             Ok(vec![Change::Put(object)])
         };
-        self.update(project, &mut decide).await.map(drop)
+        self.update(project, author, &mut decide).await.map(drop)
     }
 }
 

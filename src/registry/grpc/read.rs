@@ -191,14 +191,20 @@ impl Server {
         Ok(self
             .catalog(&request.project, request.allow_cache)
             .await?
+            .state()
             .infra
-            .clone())
+            .clone()
+            .unwrap_or_default())
     }
 
     pub(super) async fn list_project_metadata(&self, request: Bytes) -> Result<Bytes> {
         let request = ListProjectMetadataRequest::decode(request)?;
         let catalog = self.catalog(&request.project, request.allow_cache).await?;
-        let uuids = catalog.metadata.iter().filter(|(key, _)| key == "project_uuid");
+        let uuids = catalog
+            .state()
+            .metadata
+            .iter()
+            .filter(|(key, _)| key == "project_uuid");
         let metadata = |(_, uuid): &(String, String)| core::ProjectMetadata {
             project: request.project.clone(),
             project_uuid: uuid.clone(),
@@ -221,9 +227,9 @@ impl Server {
                         .map(|object| envelopes::with_project(object)),
                 );
             }
-            if newest <= catalog.last_updated {
-                newest = catalog.last_updated;
-                proto.version_id.clone_from(&catalog.revision.0);
+            if newest <= catalog.state().last_updated {
+                newest = catalog.state().last_updated;
+                proto.version_id.clone_from(&catalog.state().revision.0);
             }
         }
         proto.last_updated = newest.map(|at| prost_types::Timestamp {

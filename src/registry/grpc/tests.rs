@@ -353,7 +353,11 @@ async fn unknown_fields_of_newer_clients_survive() {
         bytes: bytes.into(),
     };
     let put = |_: &_| Ok(vec![Change::Put(object.clone())]);
-    changes.registry.update(PROJECT, &mut { put }).await.unwrap();
+    changes
+        .registry
+        .update(PROJECT, None, &mut { put })
+        .await
+        .unwrap();
     let server = super::Server { changes };
     let get = api::GetDataSourceRequest {
         name: "new".into(),

@@ -8,8 +8,11 @@ use crate::{
     error::{Error, Result},
     model::{Interval, ObjectKind, feature_view},
     proto::feast::registry::{DeleteEntityRequest, DeleteProjectRequest},
-    registry::envelopes::{
-        self, ApplyFeatureViewRequest, ApplyMaterializationRequest, ApplyProjectRequest, ApplyRequest,
+    registry::{
+        envelopes::{
+            self, ApplyFeatureViewRequest, ApplyMaterializationRequest, ApplyProjectRequest, ApplyRequest,
+        },
+        store::history::Author,
     },
 };
 
@@ -44,7 +47,7 @@ impl Server {
             require_project(project)?;
         }
         self.changes
-            .apply(envelopes::object(kind, project, bytes)?)
+            .apply(envelopes::object(kind, project, bytes)?, &author())
             .await?;
         Ok(Bytes::new())
     }
@@ -57,13 +60,15 @@ impl Server {
             let request = DeleteEntityRequest::decode(request)?;
             (request.name, request.project)
         };
-        self.changes.delete(kind, &project, &name).await?;
+        self.changes.delete(kind, &project, &name, &author()).await?;
         Ok(Bytes::new())
     }
 
     pub(super) async fn delete_view(&self, request: Bytes) -> Result<Bytes> {
         let request = DeleteEntityRequest::decode(request)?;
-        self.changes.delete_view(&request.project, &request.name).await?;
+        self.changes
+            .delete_view(&request.project, &request.name, &author())
+            .await?;
         Ok(Bytes::new())
     }
 
@@ -94,6 +99,11 @@ impl Server {
         self.changes.put_infra(&request.project, request.object).await?;
         Ok(Bytes::new())
     }
+}
+
+/// Callers do not say who they are.
+fn author() -> Author {
+    Author::anonymous("gRPC")
 }
 
 fn require_project(project: &str) -> Result<()> {

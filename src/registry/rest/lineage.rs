@@ -144,7 +144,7 @@ fn lists(catalog: &Catalog, params: &Params, mark: bool) -> Result<(Lists, Map<S
                 fields = Map::from_iter([(kind, Value::Object(fields))]);
             }
             if mark {
-                fields.insert("project".to_owned(), catalog.project.as_str().into());
+                fields.insert("project".to_owned(), catalog.project().into());
             }
             list.push(Value::Object(fields));
         }

@@ -40,7 +40,7 @@ pub(super) fn counts(catalog: &Catalog) -> BTreeMap<&'static str, usize> {
 
 /// Names of views and services of a project.
 fn summaries(catalog: &Catalog) -> Result<(Vec<Value>, Vec<Value>)> {
-    let project = &catalog.project;
+    let project = catalog.project();
     let services = catalog.objects(ObjectKind::FeatureService).iter();
     let services = services
         .map(|service| json!({"name": service.name, "project": project}))
@@ -78,7 +78,7 @@ pub(super) async fn resource_counts(State(api): Shared, params: Params) -> Answe
             "featureServices": services,
             "featureViews": views,
             "projects": [{"name": project}],
-            "registryLastUpdated": moment(catalog.last_updated),
+            "registryLastUpdated": moment(catalog.state().last_updated),
         })));
     }
     let mut total: BTreeMap<&str, usize> = BTreeMap::new();
@@ -96,7 +96,7 @@ pub(super) async fn resource_counts(State(api): Shared, params: Params) -> Answe
         services.extend(own_services);
         views.extend(own_views);
         projects.push(json!({"name": project.name, "description": listing::text(&project, "description")?}));
-        newest = newest.max(catalog.last_updated);
+        newest = newest.max(catalog.state().last_updated);
     }
     if total.is_empty() {
         total = counts(&Catalog::default());

@@ -308,7 +308,7 @@ pub(super) async fn list_all(api: &Api, resource: &Resource, params: &Params) ->
     }
     let json = |(catalog, item): &(Arc<Catalog>, Item)| -> Result<Value> {
         let mut fields = item.json(catalog)?;
-        fields.insert("project".to_owned(), catalog.project.as_str().into());
+        fields.insert("project".to_owned(), catalog.project().into());
         Ok(Value::Object(fields))
     };
     let (objects, pagination) = if sort_by.is_empty() {

@@ -55,7 +55,7 @@ struct Match {
 
 impl Candidate {
     fn of(catalog: &Catalog, kind: &'static str, item: &Item) -> Result<Self> {
-        let project = catalog.project.clone();
+        let project = catalog.project().to_owned();
         Ok(match item {
             Item::Object(object) => Self {
                 kind,

@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Result},
     model::{Object, ObjectKind},
     proto::feast::core::{self, data_source, policy::PolicyType, saved_dataset_storage},
-    registry::{Catalog, changes::any_view, envelopes},
+    registry::{Catalog, changes::any_view, envelopes, store::history::Author},
 };
 
 mod bodies;
@@ -31,8 +31,8 @@ type Created = Result<(StatusCode, Json<Value>), Failure>;
 pub(super) async fn remove(api: &Api, resource: &Resource, name: &str, params: &Params) -> Answer {
     let project = params.project()?;
     match resource.content {
-        Content::Kind(kind) => api.changes.delete(kind, project, name).await?,
-        Content::Views | Content::Fields(_) => api.changes.delete_view(project, name).await?,
+        Content::Kind(kind) => api.changes.delete(kind, project, name, &author()).await?,
+        Content::Views | Content::Fields(_) => api.changes.delete_view(project, name, &author()).await?,
     }
     // Feast answers in another form for saved datasets.
     let done = if resource.path == "saved_datasets" {
@@ -43,13 +43,18 @@ pub(super) async fn remove(api: &Api, resource: &Resource, name: &str, params: &
     Ok(Json(json!({"name": name, "project": project, "status": done})))
 }
 
+/// Callers do not say who they are.
+fn author() -> Author {
+    Author::anonymous("REST")
+}
+
 async fn put(api: &Api, kind: ObjectKind, project: &str, message: &impl Message) -> Result<String> {
     if project.trim().is_empty() {
         return Err(Error::invalid("the body names no project"));
     }
     let object = envelopes::object(kind, project, message.encode_to_vec().into())?;
     let name = object.name.clone();
-    api.changes.apply(object).await?;
+    api.changes.apply(object, &author()).await?;
     Ok(name)
 }
 
@@ -193,7 +198,10 @@ pub(super) async fn feature_service(State(api): Shared, Body(body): Body<Feature
 fn projection(catalog: &Catalog, wanted: &ServiceViewBody) -> Result<core::FeatureViewProjection> {
     let name = &wanted.feature_view_name;
     let object = any_view(catalog, name).map_err(|error| {
-        let text = format!("Feature view '{name}' not found in project '{}'", catalog.project);
+        let text = format!(
+            "Feature view '{name}' not found in project '{}'",
+            catalog.project()
+        );
         Error::new(error.kind(), text)
     })?;
     let (fields, batch_source, label) = view_parts(object)?;

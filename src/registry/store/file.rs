@@ -6,6 +6,7 @@ mod document;
 mod replace;
 
 use std::{
+    collections::HashMap,
     fs,
     hash::{DefaultHasher, Hash, Hasher},
     io,
@@ -20,7 +21,10 @@ use bytes::Bytes;
 use chrono::Utc;
 
 use self::{document::Document, replace::WriteLock};
-use super::{Change, Decide, ProjectState, RegistryStore, Revision, complete};
+use super::{
+    Change, Decide, ProjectState, RegistryStore, Revision, complete,
+    history::{Author, HistoryEntry, HistoryPage},
+};
 use crate::error::{Error, Kind, Result};
 
 /// File times are coarse: a file changed this recently may change again without a new mark.
@@ -52,9 +56,24 @@ struct Snapshot {
     taken: SystemTime,
     revision: Revision,
     document: Document,
+    /// Projects as they were asked for.
+    states: Mutex<HashMap<String, Arc<ProjectState>>>,
 }
 
 impl Snapshot {
+    fn state(&self, project: &str) -> Result<Arc<ProjectState>> {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(state) = states.get(project) {
+            return Ok(Arc::clone(state));
+        }
+        let state = Arc::new(self.document.state(project, self.revision.clone())?);
+        // Names that nobody has applied anything to are not kept: callers may make up any number.
+        if !state.is_empty() {
+            states.insert(project.to_owned(), Arc::clone(&state));
+        }
+        Ok(state)
+    }
+
     fn is_still(&self, mark: Option<Mark>) -> bool {
         let settled = match self.mark {
             Some(mark) => self
@@ -129,18 +148,19 @@ impl Inner {
             .as_ref()
             .and_then(|known| known.mark)
             .is_some_and(|mark| mark.length > 0);
-        if let Some(known) = known.filter(|known| known.is_still(mark)) {
-            return Ok(known);
+        if let Some(known) = known.as_ref().filter(|known| known.is_still(mark)) {
+            return Ok(Arc::clone(known));
         }
         let snapshot = match self.read_file()? {
             // Feast empties the file before it writes it; an update must not start from that.
             Some((_, content)) if content.is_empty() && was_filled => return Err(self.emptied()),
-            Some((mark, content)) => self.parse(Some(mark), &content)?,
+            Some((mark, content)) => self.parse(Some(mark), &content, known.as_deref())?,
             None => Snapshot {
                 mark: None,
                 taken: SystemTime::now(),
                 revision: Revision("missing".to_owned()),
                 document: Document::default(),
+                states: Mutex::default(),
             },
         };
         Ok(self.keep(snapshot))
@@ -169,8 +189,8 @@ impl Inner {
         )))
     }
 
-    fn parse(&self, mark: Option<Mark>, content: &Bytes) -> Result<Snapshot> {
-        let document = Document::parse(content)
+    fn parse(&self, mark: Option<Mark>, content: &Bytes, known: Option<&Snapshot>) -> Result<Snapshot> {
+        let document = Document::parse(content, known.map(|known| &known.document))
             .map_err(|error| error.context(format!("registry file `{}`", self.path.display())))?;
         let revision = match document.version_id() {
             "" => {
@@ -186,6 +206,7 @@ impl Inner {
             taken: SystemTime::now(),
             revision,
             document,
+            states: Mutex::default(),
         })
     }
 
@@ -208,8 +229,7 @@ impl Inner {
         let content = document.encode();
         let metadata = lock.replace(&content).map_err(|error| self.unwritable(error))?;
         let mark = Mark::of(&metadata).map_err(|error| self.unwritable(error))?;
-        // Parsed again rather than kept: the objects then share the one buffer that was written.
-        Ok(self.keep(self.parse(Some(mark), &content)?))
+        Ok(self.keep(self.parse(Some(mark), &content, Some(before))?))
     }
 
     fn unreadable(&self, error: io::Error) -> Error {
@@ -253,16 +273,20 @@ impl RegistryStore for FileStore {
         Ok(self.snapshot().await?.document.projects())
     }
 
-    async fn load(&self, project: &str) -> Result<ProjectState> {
-        let snapshot = self.snapshot().await?;
-        snapshot.document.state(project, snapshot.revision.clone())
+    async fn load(&self, project: &str) -> Result<Arc<ProjectState>> {
+        self.snapshot().await?.state(project)
     }
 
     async fn revision(&self) -> Result<Revision> {
         Ok(self.snapshot().await?.revision.clone())
     }
 
-    async fn update(&self, project: &str, decide: Decide<'_>) -> Result<ProjectState> {
+    async fn update(
+        &self,
+        project: &str,
+        _author: Option<&Author>,
+        decide: Decide<'_>,
+    ) -> Result<Arc<ProjectState>> {
         let _turn = self.inner.turn.lock().await;
         let inner = Arc::clone(&self.inner);
         let (lock, before) = blocking(move || {
@@ -271,7 +295,7 @@ impl RegistryStore for FileStore {
             Ok((lock, before))
         })
         .await?;
-        let state = before.document.state(project, before.revision.clone())?;
+        let state = before.state(project)?;
         let changes = decide(&state)?;
         if changes.is_empty() {
             return Ok(state);
@@ -281,7 +305,11 @@ impl RegistryStore for FileStore {
         let name = project.to_owned();
         // The lock goes along: a caller that gives up does not free it before the write is done.
         let after = blocking(move || inner.write(&lock, &before, &name, &changes)).await?;
-        after.document.state(project, after.revision.clone())
+        after.state(project)
+    }
+
+    async fn history(&self, _project: &str, _page: HistoryPage) -> Result<Vec<HistoryEntry>> {
+        Err(Error::unsupported("registry files keep no history yet"))
     }
 
     async fn check(&self) -> Result<()> {

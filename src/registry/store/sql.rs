@@ -4,12 +4,18 @@
 mod schema;
 mod sqlite;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 
 use self::sqlite::SqliteStore;
-use super::{Decide, ProjectState, RegistryStore, Revision};
+use super::{
+    Decide, ProjectState, RegistryStore, Revision,
+    history::{Author, HistoryEntry, HistoryPage},
+};
 use crate::error::{Error, Result};
 
 /// A registry in a SQL database.
@@ -61,7 +67,7 @@ impl RegistryStore for SqlStore {
         self.dialect.projects().await
     }
 
-    async fn load(&self, project: &str) -> Result<ProjectState> {
+    async fn load(&self, project: &str) -> Result<Arc<ProjectState>> {
         self.dialect.load(project).await
     }
 
@@ -69,8 +75,17 @@ impl RegistryStore for SqlStore {
         self.dialect.revision().await
     }
 
-    async fn update(&self, project: &str, decide: Decide<'_>) -> Result<ProjectState> {
-        self.dialect.update(project, decide).await
+    async fn update(
+        &self,
+        project: &str,
+        author: Option<&Author>,
+        decide: Decide<'_>,
+    ) -> Result<Arc<ProjectState>> {
+        self.dialect.update(project, author, decide).await
+    }
+
+    async fn history(&self, project: &str, page: HistoryPage) -> Result<Vec<HistoryEntry>> {
+        self.dialect.history(project, page).await
     }
 
     async fn check(&self) -> Result<()> {

@@ -65,7 +65,7 @@ async fn a_plan_shows_what_execute_does() {
         ("DOUBLE".into(), "FLOAT".into())
     );
 
-    let report = f.registry.execute(&plan).await.unwrap();
+    let report = f.registry.execute(&plan, &author()).await.unwrap();
     assert_eq!(
         report
             .objects
@@ -98,7 +98,7 @@ async fn a_view_may_change_its_kind_in_one_plan() {
         entity("airport", "origin"),
     ];
     let plan = f.registry.plan(PROJECT, desired).await.unwrap();
-    f.registry.execute(&plan).await.unwrap();
+    f.registry.execute(&plan, &author()).await.unwrap();
     let state = f.state().await;
     assert!(state.object(ObjectKind::OnDemandFeatureView, "weather").is_some());
     assert!(state.object(ObjectKind::FeatureView, "weather").is_none());
@@ -119,7 +119,7 @@ async fn a_plan_that_has_become_another_is_not_executed() {
     desired.push(entity("plane", "tail"));
     let plan = f.registry.plan(PROJECT, desired).await.unwrap();
     f.single(entity("plane", "other_key")).await.unwrap();
-    let error = f.registry.execute(&plan).await.unwrap_err();
+    let error = f.registry.execute(&plan, &author()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict);
     assert!(error.message().contains("entity `plane`"), "{error}");
     // A run that was recorded meanwhile is no reason to plan again.
@@ -128,5 +128,5 @@ async fn a_plan_that_has_become_another_is_not_executed() {
         .record_materialization(PROJECT, "weather", interval(1, 2))
         .await
         .unwrap();
-    f.registry.execute(&plan).await.unwrap();
+    f.registry.execute(&plan, &author()).await.unwrap();
 }

@@ -110,7 +110,7 @@ async fn a_pinned_view_is_in_the_state_it_is_in_now() {
         .await
         .unwrap();
     f.registry
-        .set_state(PROJECT, "weather", FeatureViewState::Materializing)
+        .set_state(PROJECT, "weather", FeatureViewState::Materializing, &author())
         .await
         .unwrap();
     let mut spec = view_spec("weather");

@@ -1,13 +1,16 @@
 //! [`Document`]: the content of Feast's registry file, taken apart only as far as needed to find an
 //! object by kind, project and name. Everything else is carried along byte for byte.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use prost::Message;
 use uuid::Uuid;
 
 use super::super::{
-    Change, PROJECT_UUID, ProjectState, Revision, ViewVersion, proto_time, version_kind, version_kind_name,
+    Change, Objects, PROJECT_UUID, ProjectState, Revision, ViewVersion, proto_time, version_of_record,
+    version_record,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -70,7 +73,7 @@ pub(super) struct Document {
     version_id: String,
     last_updated: Option<DateTime<Utc>>,
     /// In the file's order.
-    objects: Vec<Object>,
+    objects: Objects,
     /// Encoded `ProjectMetadata` by project.
     metadata: Vec<(String, Bytes)>,
     versions: Vec<(VersionKey, Bytes)>,
@@ -83,26 +86,37 @@ pub(super) struct Document {
 }
 
 impl Document {
-    /// Takes the file's content apart.
+    /// Takes the file's content apart; objects that are as in `known` are shared with it.
     ///
     /// # Errors
     /// `Config` when the content is no registry or one of another schema version.
-    pub(super) fn parse(content: &Bytes) -> Result<Self> {
-        Self::read(content).map_err(|error| match error.kind() {
+    pub(super) fn parse(content: &Bytes, known: Option<&Self>) -> Result<Self> {
+        Self::read(content, known).map_err(|error| match error.kind() {
             Kind::Config => error,
             _ => Error::config(format!("not a readable Feast registry: {}", error.message()))
                 .hint("restore the file from a backup, or move it away to start with an empty registry"),
         })
     }
 
-    fn read(content: &Bytes) -> Result<Self> {
+    fn read(content: &Bytes, known: Option<&Self>) -> Result<Self> {
         let mut document = Self::default();
         for field in wire::fields(content) {
             let field = field?;
             if let Some(kind) = kind_of_list(field.number) {
-                document
-                    .objects
-                    .push(Object::from_bytes(kind, content.slice_ref(field.content()?))?);
+                let read = Object::from_bytes(kind, content.slice_ref(field.content()?))?;
+                if document.objects.get(&read.project, kind, &read.name).is_some() {
+                    // Feast finds the first of two that are called the same.
+                    continue;
+                }
+                let same = known.and_then(|known| known.objects.get(&read.project, kind, &read.name));
+                document.objects.put(match same {
+                    Some(same) if same.bytes == read.bytes => Arc::clone(same),
+                    // A copy of its own: as part of `content` it would keep all of that alive.
+                    _ => Arc::new(Object {
+                        bytes: Bytes::copy_from_slice(&read.bytes),
+                        ..read
+                    }),
+                });
                 continue;
             }
             match field.number {
@@ -221,11 +235,11 @@ impl Document {
                 .objects
                 .iter()
                 .filter(|object| object.project == project)
-                .cloned()
+                .map(Arc::clone)
                 .collect(),
             infra: self.infra.clone(),
             versions: versions
-                .map(|(key, record)| read_version(key, record))
+                .map(|(_, record)| read_version(record))
                 .collect::<Result<_>>()?,
             metadata: match metadata {
                 Some((_, entry)) => metadata_pairs(wire::text(entry, &[2])?),
@@ -249,8 +263,7 @@ impl Document {
         match change {
             Change::Put(object) => self.put(project, object)?,
             Change::Delete(kind, name) => {
-                self.objects
-                    .retain(|old| old.project != project || old.kind != *kind || old.name != *name);
+                self.objects.remove(project, *kind, name);
                 if kind.is_view() {
                     self.versions
                         .retain(|(key, _)| key.project != project || key.view != *name);
@@ -274,12 +287,7 @@ impl Document {
             ..object.clone()
         };
         object.bytes = object.bytes_with_project()?;
-        let same =
-            |old: &&mut Object| old.project == project && old.kind == object.kind && old.name == object.name;
-        match self.objects.iter_mut().find(same) {
-            Some(old) => *old = object,
-            None => self.objects.push(object),
-        }
+        self.objects.put(Arc::new(object));
         Ok(())
     }
 
@@ -289,17 +297,7 @@ impl Document {
             view: version.view.clone(),
             number: version.number,
         };
-        let record = core::FeatureViewVersionRecord {
-            feature_view_name: version.view.clone(),
-            project_id: project.to_owned(),
-            version_number: i32::try_from(version.number).unwrap_or(i32::MAX),
-            feature_view_type: version_kind_name(version.kind).to_owned(),
-            feature_view_proto: version.bytes.clone(),
-            created_timestamp: Some(proto_time(version.created)),
-            description: version.description.clone(),
-            version_id: version.version_id.clone(),
-        };
-        let record = Bytes::from(record.encode_to_vec());
+        let record = Bytes::from(version_record(project, version).encode_to_vec());
         match self.versions.iter_mut().find(|(old, _)| *old == key) {
             Some((_, old)) => *old = record,
             None => self.versions.push((key, record)),
@@ -350,21 +348,9 @@ fn check_schema_version(version: &str) -> Result<()> {
     .hint("it was written by a newer Feast or thali; use that, nothing was changed"))
 }
 
-fn read_version(key: &VersionKey, record: &Bytes) -> Result<ViewVersion> {
-    let proto = core::FeatureViewVersionRecord::decode(record.clone())?;
-    Ok(ViewVersion {
-        view: key.view.clone(),
-        kind: version_kind(&proto.feature_view_type),
-        number: key.number,
-        bytes: proto.feature_view_proto,
-        created: proto
-            .created_timestamp
-            .as_ref()
-            .and_then(timestamp)
-            .unwrap_or_default(),
-        description: proto.description,
-        version_id: proto.version_id,
-    })
+fn read_version(record: &Bytes) -> Result<Arc<ViewVersion>> {
+    let record = core::FeatureViewVersionRecord::decode(record.clone())?;
+    Ok(Arc::new(version_of_record(&record)))
 }
 
 fn json_object(text: &str) -> Option<serde_json::Map<String, serde_json::Value>> {

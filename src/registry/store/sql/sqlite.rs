@@ -3,6 +3,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,8 +18,9 @@ use tokio::sync::Mutex;
 
 use super::{
     super::{
-        Change, Decide, ProjectState, RegistryStore, Revision, ViewVersion, complete, version_kind,
-        version_kind_name,
+        Change, Decide, ProjectState, RegistryStore, Revision, ViewVersion, complete,
+        history::{Author, HistoryEntry, HistoryPage},
+        version_kind, version_kind_name,
     },
     schema::{self, Dialect, SQLITE, Table},
 };
@@ -189,7 +191,7 @@ impl RegistryStore for SqliteStore {
         names.map_err(|error| self.failed(error))
     }
 
-    async fn load(&self, project: &str) -> Result<ProjectState> {
+    async fn load(&self, project: &str) -> Result<Arc<ProjectState>> {
         // The mark comes first: a change in between is loaded now and looked at once more later.
         let revision = self.revision().await?;
         let mut transaction = self.pool.begin().await.map_err(|error| self.failed(error))?;
@@ -197,14 +199,19 @@ impl RegistryStore for SqliteStore {
             .await
             .map_err(|error| self.failed(error))?;
         transaction.commit().await.map_err(|error| self.failed(error))?;
-        Ok(state)
+        Ok(Arc::new(state))
     }
 
     async fn revision(&self) -> Result<Revision> {
         self.watch().await.map_err(|error| self.failed(error))
     }
 
-    async fn update(&self, project: &str, decide: Decide<'_>) -> Result<ProjectState> {
+    async fn update(
+        &self,
+        project: &str,
+        _author: Option<&Author>,
+        decide: Decide<'_>,
+    ) -> Result<Arc<ProjectState>> {
         let _turn = self.turn.lock().await;
         let revision = self.revision().await?;
         // Dropped without a commit, also by a caller that gives up, it is rolled back.
@@ -218,7 +225,7 @@ impl RegistryStore for SqliteStore {
             .map_err(|error| self.failed(error))?;
         let changes = decide(&state)?;
         if changes.is_empty() {
-            return Ok(state);
+            return Ok(Arc::new(state));
         }
         let now = Utc::now();
         let mut changes = complete(&state, changes, now);
@@ -228,7 +235,7 @@ impl RegistryStore for SqliteStore {
             }
         }
         if changes.iter().all(|change| matches!(change, Change::Delete(..))) && state.is_empty() {
-            return Ok(state);
+            return Ok(Arc::new(state));
         }
         self.write(&mut transaction, project, &changes, now)
             .await
@@ -238,7 +245,11 @@ impl RegistryStore for SqliteStore {
             state.change(change);
         }
         state.last_updated = DateTime::from_timestamp(now.timestamp(), 0);
-        Ok(state)
+        Ok(Arc::new(state))
+    }
+
+    async fn history(&self, _project: &str, _page: HistoryPage) -> Result<Vec<HistoryEntry>> {
+        Err(Error::unsupported("SQL registries keep no history yet"))
     }
 
     async fn check(&self) -> Result<()> {
@@ -259,7 +270,7 @@ async fn read_state(
     for table in schema::TABLES {
         let rows = sqlx::query(AssertSqlSafe(table.select(DIALECT))).bind(project);
         for row in rows.fetch_all(&mut *connection).await? {
-            state.objects.push(read_object(table, project, &row)?);
+            state.objects.put(Arc::new(read_object(table, project, &row)?));
         }
     }
     let infra = sqlx::query_scalar::<_, Vec<u8>>(schema::SELECT_INFRA)
@@ -268,7 +279,7 @@ async fn read_state(
     state.infra = infra.fetch_optional(&mut *connection).await?.map(Bytes::from);
     let versions = sqlx::query(schema::SELECT_VERSIONS).bind(project);
     for row in versions.fetch_all(&mut *connection).await? {
-        state.versions.push(read_version(&row)?);
+        state.versions.push(Arc::new(read_version(&row)?));
     }
     let metadata = sqlx::query_as::<_, (String, String)>(schema::SELECT_METADATA).bind(project);
     for (key, value) in metadata.fetch_all(&mut *connection).await? {
