@@ -1,13 +1,15 @@
 """Fixtures that every test file may use; what they do is in `harness.py` and `servers.py`."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 # Their assertions say what differs, as those of the tests do.
-pytest.register_assert_rewrite("feast_repo", "harness", "servers")
+pytest.register_assert_rewrite("feast_repo", "harness", "registries", "registry_load", "servers")
 
 import harness
+import registries
 import servers
 
 
@@ -63,3 +65,12 @@ def mariadb_url(mariadb: servers.MariaDb) -> Iterator[str]:
 def bucket(s3: servers.S3) -> str:
     """The name of a new, empty bucket."""
     return s3.new_bucket()
+
+
+@pytest.fixture(params=registries.BACKENDS)
+def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> registries.Backend:
+    """A registry of each kind; a test that wants only some says `@pytest.mark.parametrize("backend", […], indirect=True)`."""
+    backend = registries.Backend.new(request.param, tmp_path, request)
+    for name, value in backend.env.items():  # for Feast in this process
+        monkeypatch.setenv(name, value)
+    return backend

@@ -6,9 +6,7 @@ The definitions are `sdk/repo/`, in a first generation and a changed one; stock 
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,11 +17,10 @@ sys.path.insert(0, str(Path(__file__).parent / "sdk"))
 
 import data
 import feast_repo
-import harness
 from data import NOW, hours
 from harness import Node, eventually
+from registries import Backend, address
 
-BACKENDS = ("file", "sqlite", "postgres", "mariadb", "s3")
 KINDS = (*feast_repo.KINDS, "validation_references")
 #: Old → new text of the definitions: of most kinds one object changes, one goes, one comes.
 CHANGES = {
@@ -119,7 +116,7 @@ def repos(tmp_path_factory: pytest.TempPathFactory) -> Repos:
         text = text.replace(old, new)
     repos.changed.mkdir()
     (repos.changed / "definitions.py").write_text(text + ADDED)
-    oracle = feast_store(folder / "oracle", str(folder / "oracle.db"))
+    oracle = directly(Backend("file", folder, str(folder / "oracle.db")))
     for repo in (repos.first, repos.changed, repos.back):
         repos.apply(oracle, repo)
         repos.expected[repo] = repos.contents(oracle)
@@ -128,71 +125,20 @@ def repos(tmp_path_factory: pytest.TempPathFactory) -> Repos:
     return repos
 
 
-def feast_store(folder: Path, registry: str) -> Any:
-    """A stock Feast SDK on this registry."""
+def feast_store(backend: Backend, name: str, registry: str | None = None) -> Any:
     from feast import FeatureStore
 
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "feature_store.yaml").write_text(
-        f"""project: sdk
-provider: local
-registry: {registry}
-online_store: {{type: sqlite, path: {folder / "online.db"}}}
-offline_store: {{type: dask}}
-entity_key_serialization_version: 3
-"""
-    )
-    return FeatureStore(repo_path=str(folder))
+    return FeatureStore(repo_path=str(backend.repo(name, registry=registry)))
 
 
-@dataclass
-class Backend:
-    """A new, empty place for a registry."""
-
-    name: str
-    folder: Path
-    #: The `registry` of a feature_store.yaml, thali's and Feast's alike.
-    registry: str
-    env: dict[str, str] = field(default_factory=dict)
-    numbers: Iterator[int] = field(default_factory=lambda: count(1))
-
-    @contextmanager
-    def serve(self) -> Iterator[Node]:
-        """thali's registry on it."""
-        if not (repo := self.folder / "server").exists():
-            feast_repo.server_repo(self.folder, self.registry)
-        node = Node.start(repo, "registry", env=harness.environment(**self.env))
-        try:
-            yield node
-            node.stop()
-        finally:
-            node.kill()
-
-    def through(self, node: Node) -> Any:
-        """A stock SDK that has nothing but thali's registry."""
-        return feast_store(self.folder / "remote", f"{{registry_type: remote, path: {node.addresses['registry'].split('//')[1]}}}")
-
-    def directly(self) -> Any:
-        """A stock SDK that opens the storage itself, and knows nothing of what others have read or written before."""
-        return feast_store(self.folder / f"direct-{next(self.numbers)}", self.registry)
+def through(node: Node, backend: Backend) -> Any:
+    """A stock SDK that has nothing but thali's registry."""
+    return feast_store(backend, "remote", f"{{registry_type: remote, path: {address(node)}}}")
 
 
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backend:
-    match request.param:
-        case "file":
-            return Backend("file", tmp_path, str(tmp_path / "registry.db"))
-        case "sqlite":
-            return Backend("sqlite", tmp_path, f"{{registry_type: sql, path: 'sqlite:///{tmp_path}/registry.sqlite'}}")
-        case "s3":
-            server = request.getfixturevalue("s3")
-            env = server.environment()
-            for name, value in env.items():
-                monkeypatch.setenv(name, value)
-            return Backend("s3", tmp_path, f"s3://{server.new_bucket()}/feast/registry.db", env)
-        case name:
-            url = request.getfixturevalue(f"{name}_url")
-            return Backend(name, tmp_path, f"{{registry_type: sql, path: '{url}'}}")
+def directly(backend: Backend) -> Any:
+    """A stock SDK that opens the storage itself, and knows nothing of what others have read or written before."""
+    return feast_store(backend, "direct")
 
 
 def stamps(store: Any) -> dict[str, Any]:
@@ -206,7 +152,7 @@ def stamps(store: Any) -> dict[str, Any]:
 
 def test_applied_changed_applied_again(backend: Backend, repos: Repos) -> None:
     with backend.serve() as node:
-        store = backend.through(node)
+        store = through(node, backend)
         repos.apply(store, repos.first)
         repos.assert_is(store, repos.first)
         before = stamps(store)
@@ -219,7 +165,7 @@ def test_applied_changed_applied_again(backend: Backend, repos: Repos) -> None:
         assert after["driver_stats"][0] == before["driver_stats"][0] and after["driver_stats"][1] > before["driver_stats"][1]
         assert after["driver_customer"] == before["driver_customer"]
     with backend.serve() as node:
-        store = backend.through(node)
+        store = through(node, backend)
         repos.assert_is(store, repos.changed)
         assert stamps(store) == after
         repos.apply(store, repos.back)
@@ -241,7 +187,7 @@ def test_deleted_one_by_one(backend: Backend, repos: Repos) -> None:
     }
     assert set(deletes) == set(KINDS) - {"projects"}
     with backend.serve() as node:
-        store = backend.through(node)
+        store = through(node, backend)
         repos.apply(store, repos.first)
         left = repos.contents(store)
         for kind, delete in deletes.items():
@@ -249,7 +195,7 @@ def test_deleted_one_by_one(backend: Backend, repos: Repos) -> None:
                 getattr(store.registry, delete)(name, "sdk")
                 del left[kind][name]
             feast_repo.assert_same(repos.contents(store), left)
-        feast_repo.assert_same(repos.contents(backend.directly()), left)
+        feast_repo.assert_same(repos.contents(directly(backend)), left)
         store.registry.delete_project("sdk", commit=True)
         assert store.list_projects() == []
         # Nothing of it stands in the way of the next one.
@@ -265,22 +211,22 @@ def test_feast_opens_what_thali_wrote(backend: Backend, repos: Repos) -> None:
     from feast.infra.online_stores.sqlite import SqliteTable
 
     with backend.serve() as node:
-        store = backend.through(node)
+        store = through(node, backend)
         repos.apply(store, repos.first)
         view = store.get_feature_view("driver_stats")
         store.registry.apply_materialization(view, "sdk", hours(5), hours(3))
         store.registry.apply_materialization(view, "sdk", hours(3), NOW)
         store.registry.update_infra(Infra([SqliteTable("online.db", "a_table")]), "sdk")
-        repos.assert_is(backend.directly(), repos.first)  # while thali has it open
+        repos.assert_is(directly(backend), repos.first)  # while thali has it open
         repos.apply(store, repos.changed)
-    feasts = backend.directly()
+    feasts = directly(backend)
     repos.assert_is(feasts, repos.changed)
     assert feasts.get_feature_view("driver_stats").materialization_intervals == [(hours(5), hours(3)), (hours(3), NOW)]
     assert versions(feasts, "customer_profile") == [0, 1], "its schema changed once"
     assert versions(feasts, "driver_stats") == [0], "only its ttl changed"
     repos.apply(feasts, repos.back)
     with backend.serve() as node:
-        store = backend.through(node)
+        store = through(node, backend)
         repos.assert_is(store, repos.back)
         assert store.get_feature_view("driver_stats").materialization_intervals == [(hours(5), hours(3)), (hours(3), NOW)]
 
@@ -288,23 +234,23 @@ def test_feast_opens_what_thali_wrote(backend: Backend, repos: Repos) -> None:
 def test_thali_opens_what_feast_wrote(backend: Backend, repos: Repos) -> None:
     from feast import Entity
 
-    feasts = backend.directly()
+    feasts = directly(backend)
     repos.apply(feasts, repos.first)
     feasts.registry.apply_materialization(feasts.get_feature_view("driver_stats"), "sdk", hours(5), hours(3))
     infra = feasts.registry.get_infra("sdk").to_proto()
     with backend.serve() as node:
-        store = backend.through(node)
+        store = through(node, backend)
         repos.assert_is(store, repos.first)
         assert store.get_feature_view("driver_stats").materialization_intervals == [(hours(5), hours(3))]
         assert store.registry.get_infra("sdk").to_proto() == infra
         # Feast goes on writing beside thali, and the other way round.
-        backend.directly().registry.apply_entity(Entity(name="beside"), "sdk")
+        directly(backend).registry.apply_entity(Entity(name="beside"), "sdk")
         eventually(lambda: store.get_entity("beside"), "thali sees what Feast wrote meanwhile", deadline=5)
         store.registry.delete_entity("beside", "sdk")
-        repos.assert_is(backend.directly(), repos.first)
+        repos.assert_is(directly(backend), repos.first)
         repos.apply(store, repos.changed)
         assert store.get_feature_view("driver_stats").materialization_intervals == [(hours(5), hours(3))]
-    feasts = backend.directly()
+    feasts = directly(backend)
     repos.assert_is(feasts, repos.changed)
     assert versions(feasts, "customer_profile") == [0, 1]
 
