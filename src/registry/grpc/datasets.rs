@@ -14,7 +14,7 @@ pub(super) fn get_job(request: Bytes) -> Result<Bytes> {
     let request = registry::GetDatasetJobStatusRequest::decode(request)?;
     Err(Error::new(
         Kind::ObjectNotFound,
-        format!("Dataset job {} not found", request.job_id),
+        format!("Dataset job '{}' not found", request.job_id),
     ))
 }
 
