@@ -1,7 +1,8 @@
 //! The registry's REST server: Feast's read and write routes over the catalog, in Feast's shapes, and
 //! thali's own bootstrap route. Every route answers at `/x` and at `/api/v1/x`.
 //!
-//! What can be listed and shown is the table in `objects`; the other modules are one group of routes each.
+//! `routes` is the table of them all, from which the router and the document of `openapi` are made. What can
+//! be listed and shown is the table in `objects`; the other modules are one group of routes each.
 
 mod bootstrap;
 mod datasets;
@@ -9,12 +10,16 @@ mod definition;
 mod engines;
 mod lineage;
 mod metrics;
+mod monitoring;
 mod objects;
+mod openapi;
 mod params;
 mod reply;
+mod routes;
 mod search;
 #[cfg(test)]
 mod tests;
+mod views;
 mod visits;
 mod writes;
 
@@ -26,12 +31,11 @@ use axum::{
     http::StatusCode,
     middleware,
     response::IntoResponse,
-    routing::{delete, get, post},
+    routing::get,
 };
 use serde_json::json;
 
 use self::{
-    objects::{Content, RESOURCES, Resource},
     params::Params,
     reply::{Answer, Failure},
 };
@@ -83,8 +87,10 @@ pub fn router(context: Context, roles: Vec<&'static str>) -> Router {
 }
 
 fn all_routes(api: &Arc<Api>) -> Router {
-    let routes = feast_routes();
-    finish(thali_routes().nest("/api/v1", routes.clone()).merge(routes), api).fallback(not_found)
+    let pages = Router::new().route("/", get(openapi::page));
+    let feasts = feast_routes();
+    let routes = thali_routes().nest("/api/v1", feasts.clone()).merge(feasts).merge(pages);
+    finish(routes, api).fallback(not_found)
 }
 
 /// The routes under `/api/` only, for a listener that has pages of its own elsewhere.
@@ -120,74 +126,16 @@ fn finish(routes: Router<Arc<Api>>, api: &Arc<Api>) -> Router {
 type Shared = State<Arc<Api>>;
 
 fn thali_routes() -> Router<Arc<Api>> {
-    Router::new().route("/api/thali/v1/bootstrap", get(bootstrap::bootstrap))
+    routes::router(routes::routes(), false)
 }
 
 fn feast_routes() -> Router<Arc<Api>> {
-    let mut routes = Router::new();
-    for resource in &RESOURCES {
-        routes = routes.merge(resource_routes(resource));
-    }
-    routes
-        .route("/features/{feature_view}/{name}", get(get_feature))
-        .route("/projects", get(list_projects))
-        .route("/projects/{name}", get(get_project))
-        .route("/registry/refresh", post(refresh))
-        .route(
-            "/version",
-            get(|| async { Json(json!({"version": FEAST_VERSION})) }),
-        )
-        .route("/saved_datasets/data/{name}", get(datasets::data))
-        .route("/saved_datasets/jobs", get(datasets::jobs))
-        .route("/saved_datasets/jobs/{id}", get(datasets::job))
-        .route("/saved_datasets/create", post(datasets::create))
-        .route("/compute_engines", get(engines::engine))
-        .route("/compute_engines/all", get(engines::all))
-        .route("/materialization_jobs", get(engines::materialization_jobs))
-        .route("/lineage/registry", get(lineage::registry))
-        .route("/lineage/registry/all", get(lineage::registry_all))
-        .route("/lineage/objects/{kind}/{name}", get(lineage::object))
-        .route("/lineage/complete", get(lineage::complete))
-        .route("/lineage/complete/all", get(lineage::complete_all))
-        .route("/search", get(search::search))
-        .route("/metrics/resource_counts", get(metrics::resource_counts))
-        .route("/metrics/popular_tags", get(metrics::popular_tags))
-        .route("/metrics/recently_visited", get(visits::recently_visited))
-        .route("/entities", post(writes::entity))
-        .route("/data_sources", post(writes::data_source))
-        .route("/feature_views", post(writes::feature_view))
-        .route("/feature_services", post(writes::feature_service))
-        .route("/permissions", post(writes::permission))
-        .route("/saved_datasets", post(writes::saved_dataset))
+    let table = routes::routes();
+    let document = Arc::new(openapi::document(&table));
+    routes::router(table, true)
+        .route("/openapi.json", get(move || openapi::answer(Arc::clone(&document))))
+        .route("/docs", get(openapi::page))
         .method_not_allowed_fallback(method_not_allowed)
-}
-
-/// List, list of all projects, and single object of one resource; deletion where Feast has it.
-fn resource_routes(resource: &'static Resource) -> Router<Arc<Api>> {
-    let list =
-        move |State(api): Shared, params: Params| async move { objects::list(&api, resource, &params).await };
-    let all = move |State(api): Shared, params: Params| async move {
-        objects::list_all(&api, resource, &params).await
-    };
-    let path = resource.path;
-    let routes = Router::new()
-        .route(&format!("/{path}"), get(list))
-        .route(&format!("/{path}/all"), get(all));
-    if matches!(resource.content, Content::Fields(_)) {
-        return routes;
-    }
-    let one = format!("/{path}/{{name}}");
-    let show = move |State(api): Shared, Path(name): Path<String>, params: Params| async move {
-        objects::get(&api, resource, &name, &params).await
-    };
-    let routes = routes.route(&one, get(show));
-    if path == "label_views" {
-        return routes;
-    }
-    let remove = move |State(api): Shared, Path(name): Path<String>, params: Params| async move {
-        writes::remove(&api, resource, &name, &params).await
-    };
-    routes.route(&one, delete(remove))
 }
 
 async fn get_feature(

@@ -20,7 +20,7 @@ use crate::{
     registry::{Catalog, changes::any_view, envelopes, store::history::Author},
 };
 
-mod bodies;
+pub(super) mod bodies;
 
 use bodies::*;
 
@@ -76,9 +76,9 @@ pub(super) async fn entity(State(api): Shared, Body(body): Body<EntityBody>) -> 
         name: body.name,
         value_type: body.value_type.unwrap_or(2),
         join_key,
-        description: body.described.description.unwrap_or_default(),
-        tags: body.described.tags.unwrap_or_default(),
-        owner: body.described.owner.unwrap_or_default(),
+        description: body.description.unwrap_or_default(),
+        tags: body.tags.unwrap_or_default(),
+        owner: body.owner.unwrap_or_default(),
         ..Default::default()
     };
     create(
@@ -94,17 +94,17 @@ pub(super) async fn entity(State(api): Shared, Body(body): Body<EntityBody>) -> 
 }
 
 /// `POST /data_sources`.
-pub(super) async fn data_source(State(api): Shared, Body(body): Body<DataSourceBody>) -> Created {
-    let options = body.options.into_proto();
+pub(super) async fn data_source(State(api): Shared, Body(mut body): Body<DataSourceBody>) -> Created {
+    let options = body.options();
     let source = core::DataSource {
         name: body.name,
         r#type: body.r#type.unwrap_or_default(),
         timestamp_field: body.timestamp_field.unwrap_or_default(),
         created_timestamp_column: body.created_timestamp_column.unwrap_or_default(),
         date_partition_column: body.date_partition_column.unwrap_or_default(),
-        description: body.described.description.unwrap_or_default(),
-        tags: body.described.tags.unwrap_or_default(),
-        owner: body.described.owner.unwrap_or_default(),
+        description: body.description.unwrap_or_default(),
+        tags: body.tags.unwrap_or_default(),
+        owner: body.owner.unwrap_or_default(),
         data_source_class_type: body.data_source_class_type.unwrap_or_default(),
         options,
         ..Default::default()
@@ -150,9 +150,9 @@ pub(super) async fn feature_view(State(api): Shared, Body(body): Body<FeatureVie
         entity_columns: entities.iter().filter_map(join_key).collect(),
         entities,
         features: body.features.unwrap_or_default().into_iter().map(field).collect(),
-        tags: body.described.tags.unwrap_or_default(),
-        description: body.described.description.unwrap_or_default(),
-        owner: body.described.owner.unwrap_or_default(),
+        tags: body.tags.unwrap_or_default(),
+        description: body.description.unwrap_or_default(),
+        owner: body.owner.unwrap_or_default(),
         online: body.online.unwrap_or(true),
         ttl: body
             .ttl_seconds
@@ -183,9 +183,9 @@ pub(super) async fn feature_service(State(api): Shared, Body(body): Body<Feature
     let spec = core::FeatureServiceSpec {
         name: body.name,
         features,
-        tags: body.described.tags.unwrap_or_default(),
-        description: body.described.description.unwrap_or_default(),
-        owner: body.described.owner.unwrap_or_default(),
+        tags: body.tags.unwrap_or_default(),
+        description: body.description.unwrap_or_default(),
+        owner: body.owner.unwrap_or_default(),
         ..Default::default()
     };
     let service = core::FeatureService {
@@ -284,10 +284,10 @@ fn view_parts(object: &Object) -> Result<(Vec<core::FeatureSpecV2>, Option<core:
 /// `POST /permissions`: types and actions by the names of their enums.
 pub(super) async fn permission(State(api): Shared, Body(body): Body<PermissionBody>) -> Created {
     use core::permission_spec::{AuthzedAction, Type};
-    let types = numbers("types", &body.types, |name| {
+    let types = numbers("types", &body.types.unwrap_or_default(), |name| {
         Type::from_str_name(name).map(Into::into)
     })?;
-    let actions = numbers("actions", &body.actions, |name| {
+    let actions = numbers("actions", &body.actions.unwrap_or_default(), |name| {
         AuthzedAction::from_str_name(name).map(Into::into)
     })?;
     let policy_type = body.policy.into_proto();
@@ -299,7 +299,7 @@ pub(super) async fn permission(State(api): Shared, Body(body): Body<PermissionBo
         name: body.name,
         types,
         actions,
-        name_patterns: body.name_patterns,
+        name_patterns: body.name_patterns.unwrap_or_default(),
         required_tags: body.required_tags.unwrap_or_default(),
         tags: body.tags.unwrap_or_default(),
         policy: Some(core::Policy {
@@ -346,7 +346,7 @@ pub(super) async fn saved_dataset(State(api): Shared, Body(body): Body<SavedData
         }
     }
     let catalog = api.catalog(&project, false).await?;
-    if !body.allow_override && catalog.object(ObjectKind::SavedDataset, &name).is_some() {
+    if body.allow_override != Some(true) && catalog.object(ObjectKind::SavedDataset, &name).is_some() {
         let taken = format!("A dataset named \"{name}\" already exists in project \"{project}\".");
         return Err(Failure::http(409, format!("{taken} Use edit to update it.")));
     }
@@ -357,23 +357,15 @@ pub(super) async fn saved_dataset(State(api): Shared, Body(body): Body<SavedData
     let spec = core::SavedDatasetSpec {
         name: name.clone(),
         project: project.clone(),
-        features: if body.features.is_empty() {
-            features
-        } else {
-            body.features
-        },
-        join_keys: if body.join_keys.is_empty() {
-            join_keys
-        } else {
-            body.join_keys
-        },
-        full_feature_names: body.full_feature_names,
+        features: body.features.filter(|given| !given.is_empty()).unwrap_or(features),
+        join_keys: body.join_keys.filter(|given| !given.is_empty()).unwrap_or(join_keys),
+        full_feature_names: body.full_feature_names.unwrap_or_default(),
         storage: Some(core::SavedDatasetStorage { kind: Some(kind) }),
         feature_service_name: service,
         tags: body.tags.unwrap_or_default(),
-        namespace: body.namespace,
-        collection: body.collection,
-        description: body.description,
+        namespace: body.namespace.unwrap_or_default(),
+        collection: body.collection.unwrap_or_default(),
+        description: body.description.unwrap_or_default(),
         ..Default::default()
     };
     let dataset = core::SavedDataset {
