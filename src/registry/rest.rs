@@ -89,7 +89,10 @@ pub fn router(context: Context, roles: Vec<&'static str>) -> Router {
 fn all_routes(api: &Arc<Api>) -> Router {
     let pages = Router::new().route("/", get(openapi::page));
     let feasts = feast_routes();
-    let routes = thali_routes().nest("/api/v1", feasts.clone()).merge(feasts).merge(pages);
+    let routes = thali_routes()
+        .nest("/api/v1", feasts.clone())
+        .merge(feasts)
+        .merge(pages);
     finish(routes, api).fallback(not_found)
 }
 
@@ -133,7 +136,10 @@ fn feast_routes() -> Router<Arc<Api>> {
     let table = routes::routes();
     let document = Arc::new(openapi::document(&table));
     routes::router(table, true)
-        .route("/openapi.json", get(move || openapi::answer(Arc::clone(&document))))
+        .route(
+            "/openapi.json",
+            get(move || openapi::answer(Arc::clone(&document))),
+        )
         .route("/docs", get(openapi::page))
         .method_not_allowed_fallback(method_not_allowed)
 }

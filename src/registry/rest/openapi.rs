@@ -23,7 +23,8 @@ pub(super) async fn answer(document: Arc<Value>) -> Json<Value> {
 
 /// `GET /docs`.
 pub(super) async fn page() -> impl IntoResponse {
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'";
+    let policy =
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'";
     ([(header::CONTENT_SECURITY_POLICY, policy)], Html(PAGE))
 }
 
@@ -31,9 +32,7 @@ pub(super) async fn page() -> impl IntoResponse {
 pub(super) fn document(routes: &[Route]) -> Value {
     let mut paths: Map<String, Value> = Map::new();
     for route in routes {
-        let operations = paths
-            .entry(route.path.clone())
-            .or_insert_with(|| json!({}));
+        let operations = paths.entry(route.path.clone()).or_insert_with(|| json!({}));
         operations[route.method] = operation(route);
         if !route.is_feasts {
             operations["servers"] = json!([{"url": "/"}]);
@@ -94,7 +93,8 @@ fn operation(route: &Route) -> Value {
         "responses": responses,
     });
     if let Some(body) = &route.body {
-        operation["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": body}}});
+        operation["requestBody"] =
+            json!({"required": true, "content": {"application/json": {"schema": body}}});
     }
     operation
 }

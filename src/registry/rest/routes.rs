@@ -114,12 +114,20 @@ fn project() -> Param {
 
 fn cache() -> Param {
     let schema = json!({"type": "boolean", "default": true});
-    param("allow_cache", schema, "whether what was seen last will do, without a look at the store")
+    param(
+        "allow_cache",
+        schema,
+        "whether what was seen last will do, without a look at the store",
+    )
 }
 
 fn relations() -> Param {
     let schema = json!({"type": "boolean", "default": false});
-    param("include_relationships", schema, "whether to add the edges of the lineage")
+    param(
+        "include_relationships",
+        schema,
+        "whether to add the edges of the lineage",
+    )
 }
 
 fn tags() -> Param {
@@ -127,7 +135,8 @@ fn tags() -> Param {
 }
 
 fn counted(name: &'static str, max: Option<u32>, default: Option<u32>, about: &'static str) -> Param {
-    let mut schema = json!({"type": "integer", "minimum": 1, "maximum": max.unwrap_or(i32::MAX.unsigned_abs())});
+    let mut schema =
+        json!({"type": "integer", "minimum": 1, "maximum": max.unwrap_or(i32::MAX.unsigned_abs())});
     if let Some(default) = default {
         schema["default"] = default.into();
     }
@@ -136,7 +145,12 @@ fn counted(name: &'static str, max: Option<u32>, default: Option<u32>, about: &'
 
 fn paging() -> [Param; 4] {
     [
-        counted("page", None, None, "which page; everything without both page and limit"),
+        counted(
+            "page",
+            None,
+            None,
+            "which page; everything without both page and limit",
+        ),
         counted("limit", Some(100), None, "how many on a page"),
         string("sort_by", "the attribute to sort by"),
         param("sort_order", one_of(&["asc", "desc"]), "upwards or downwards"),
@@ -178,7 +192,12 @@ fn edges() -> Value {
 }
 
 fn view_types() -> Value {
-    one_of(&["featureView", "onDemandFeatureView", "streamFeatureView", "labelView"])
+    one_of(&[
+        "featureView",
+        "onDemandFeatureView",
+        "streamFeatureView",
+        "labelView",
+    ])
 }
 
 /// Views of any kind are told apart by `type`.
@@ -257,7 +276,8 @@ pub(super) fn router(routes: Vec<Route>, is_feasts: bool) -> Router<Arc<Api>> {
 fn of_resource(resource: &'static Resource) -> Vec<Route> {
     let (path, key) = (resource.path, resource.key);
     let one = item(resource.content);
-    let page = move |State(api): Shared, params: Params| async move { objects::list(&api, resource, &params).await };
+    let page =
+        move |State(api): Shared, params: Params| async move { objects::list(&api, resource, &params).await };
     let all = move |State(api): Shared, params: Params| async move {
         objects::list_all(&api, resource, &params).await
     };
@@ -307,9 +327,14 @@ fn of_resource(resource: &'static Resource) -> Vec<Route> {
     if path == "features" {
         let feature = schema::extended(&one, [definition(), related()]);
         routes.push(
-            Route::new("get", "/features/{feature_view}/{name}", "One feature of a view", get(get_feature))
-                .takes([project(), cache(), relations()])
-                .answers(feature),
+            Route::new(
+                "get",
+                "/features/{feature_view}/{name}",
+                "One feature of a view",
+                get(get_feature),
+            )
+            .takes([project(), cache(), relations()])
+            .answers(feature),
         );
     }
     routes
@@ -337,7 +362,11 @@ fn single(resource: &'static Resource, one: &Value) -> Vec<Route> {
             writes::remove(&api, resource, &name, &params).await
         };
         // Feast answers in another form for saved datasets.
-        let status = if resource.path == "saved_datasets" { "ok" } else { "deleted" };
+        let status = if resource.path == "saved_datasets" {
+            "ok"
+        } else {
+            "deleted"
+        };
         routes.push(
             Route::new("delete", path, "Removes one", delete(remove))
                 .takes([project()])
@@ -349,30 +378,49 @@ fn single(resource: &'static Resource, one: &Value) -> Vec<Route> {
 
 fn writing(resource: &Resource) -> Vec<Route> {
     let write = |handler, body: Value| {
-        Route::new("post", format!("/{}", resource.path), "Creates or replaces one", handler).reads(body)
+        Route::new(
+            "post",
+            format!("/{}", resource.path),
+            "Creates or replaces one",
+            handler,
+        )
+        .reads(body)
     };
     match resource.path {
         "entities" => vec![write(post(writes::entity), bodies::EntityBody::schema()).created()],
         "data_sources" => vec![write(post(writes::data_source), bodies::DataSourceBody::schema()).created()],
         "feature_views" => {
-            let mut routes = vec![write(post(writes::feature_view), bodies::FeatureViewBody::schema()).created()];
+            let mut routes =
+                vec![write(post(writes::feature_view), bodies::FeatureViewBody::schema()).created()];
             routes.extend(of_views());
             routes
         }
         "feature_services" => {
-            vec![write(post(writes::feature_service), bodies::FeatureServiceBody::schema()).created()]
+            vec![
+                write(
+                    post(writes::feature_service),
+                    bodies::FeatureServiceBody::schema(),
+                )
+                .created(),
+            ]
         }
         "permissions" => vec![write(post(writes::permission), bodies::PermissionBody::schema()).created()],
-        "saved_datasets" => vec![
-            write(post(writes::saved_dataset), bodies::SavedDatasetBody::schema()).answers(done("ok")),
-        ],
+        "saved_datasets" => {
+            vec![write(post(writes::saved_dataset), bodies::SavedDatasetBody::schema()).answers(done("ok"))]
+        }
         _ => Vec::new(),
     }
 }
 
 /// What Feast's REST server has no way to do.
 fn of_views() -> Vec<Route> {
-    let state = || object([("name", text()), ("project", text()), ("enabled", json!({"type": "boolean"}))]);
+    let state = || {
+        object([
+            ("name", text()),
+            ("project", text()),
+            ("enabled", json!({"type": "boolean"})),
+        ])
+    };
     let change = |path: &str, summary: &str, handler| {
         Route::new("put", format!("/feature_views/{{name}}/{path}"), summary, handler).takes([project()])
     };
@@ -385,14 +433,33 @@ fn of_views() -> Vec<Route> {
         ("definition", view()),
     ]);
     vec![
-        change("enable", "Lets a view be served and materialized", put(views::enable)).answers(state()),
-        change("disable", "Stops serving and materializing a view", put(views::disable)).answers(state()),
-        change("set-state", "Moves a view to another state of its life", put(views::set_state))
-            .reads(views::StateBody::schema())
-            .answers(object([("name", text()), ("project", text()), ("state", text())])),
-        Route::new("get", "/feature_views/{name}/versions", "The versions of a view, newest first", get(views::versions))
-            .takes([project(), cache()])
-            .answers(object([("name", text()), ("versions", list(&version))])),
+        change(
+            "enable",
+            "Lets a view be served and materialized",
+            put(views::enable),
+        )
+        .answers(state()),
+        change(
+            "disable",
+            "Stops serving and materializing a view",
+            put(views::disable),
+        )
+        .answers(state()),
+        change(
+            "set-state",
+            "Moves a view to another state of its life",
+            put(views::set_state),
+        )
+        .reads(views::StateBody::schema())
+        .answers(object([("name", text()), ("project", text()), ("state", text())])),
+        Route::new(
+            "get",
+            "/feature_views/{name}/versions",
+            "The versions of a view, newest first",
+            get(views::versions),
+        )
+        .takes([project(), cache()])
+        .answers(object([("name", text()), ("versions", list(&version))])),
     ]
 }
 
@@ -400,10 +467,15 @@ fn of_projects() -> Vec<Route> {
     let one = message("feast.core.Project");
     let many = object([("projects", list(&one)), ("pagination", pagination())]);
     vec![
-        Route::new("get", "/projects", "The projects that are not hidden", get(list_projects))
-            .takes([cache()])
-            .takes(paging())
-            .answers(json!({"anyOf": [many, object([("error", text())])]})),
+        Route::new(
+            "get",
+            "/projects",
+            "The projects that are not hidden",
+            get(list_projects),
+        )
+        .takes([cache()])
+        .takes(paging())
+        .answers(json!({"anyOf": [many, object([("error", text())])]})),
         Route::new("get", "/projects/{name}", "One of them", get(get_project))
             .takes([cache()])
             .answers(one),
@@ -429,16 +501,40 @@ fn of_dataset_jobs() -> Vec<Route> {
         ("sample_size", number()),
     ]);
     vec![
-        Route::new("post", "/saved_datasets/create", "Makes a data set by a retrieval, in the background", post(datasets::create))
-            .reads(bodies::CreateDatasetBody::schema())
-            .answers(object([("job_id", text()), ("status", text())])),
-        Route::new("get", "/saved_datasets/jobs", "Data sets being made, newest first", get(datasets::jobs))
-            .takes([string("project", "only of this project"), string("status", "only with this status")])
-            .answers(object([("jobs", list(&job()))])),
-        Route::new("get", "/saved_datasets/jobs/{id}", "One of them", get(datasets::job)).answers(job()),
-        Route::new("get", "/saved_datasets/data/{name}", "The first rows of a data set", get(datasets::data))
-            .takes([project(), counted("limit", Some(100), Some(10), "how many rows")])
-            .answers(sample),
+        Route::new(
+            "post",
+            "/saved_datasets/create",
+            "Makes a data set by a retrieval, in the background",
+            post(datasets::create),
+        )
+        .reads(bodies::CreateDatasetBody::schema())
+        .answers(object([("job_id", text()), ("status", text())])),
+        Route::new(
+            "get",
+            "/saved_datasets/jobs",
+            "Data sets being made, newest first",
+            get(datasets::jobs),
+        )
+        .takes([
+            string("project", "only of this project"),
+            string("status", "only with this status"),
+        ])
+        .answers(object([("jobs", list(&job()))])),
+        Route::new(
+            "get",
+            "/saved_datasets/jobs/{id}",
+            "One of them",
+            get(datasets::job),
+        )
+        .answers(job()),
+        Route::new(
+            "get",
+            "/saved_datasets/data/{name}",
+            "The first rows of a data set",
+            get(datasets::data),
+        )
+        .takes([project(), counted("limit", Some(100), Some(10), "how many rows")])
+        .answers(sample),
     ]
 }
 
@@ -469,34 +565,73 @@ fn of_lineage() -> Vec<Route> {
         schema
     };
     let complete = everything(vec![("pagination", map(&pagination()))]);
-    let flag = param("include_indirect", json!({"type": "boolean", "default": false}), "indirect edges too");
+    let flag = param(
+        "include_indirect",
+        json!({"type": "boolean", "default": false}),
+        "indirect edges too",
+    );
     vec![
-        Route::new("get", "/lineage/registry", "The edges of a project", get(lineage::registry))
-            .takes([project(), cache()])
-            .takes(filters())
-            .takes(paging())
-            .answers(places),
-        Route::new("get", "/lineage/registry/all", "The edges of every project", get(lineage::registry_all))
-            .takes([cache()])
-            .takes(filters())
-            .answers(object([("relationships", marked.clone()), ("indirect_relationships", marked)])),
-        Route::new("get", "/lineage/objects/{type}/{name}", "The edges of one object", get(lineage::object))
-            .takes([project(), cache(), flag])
-            .takes(paging())
-            .answers(json!({"type": "object", "properties": {"relationships": edges(), "pagination": pagination()}})),
-        Route::new("get", "/lineage/complete", "A project with its edges", get(lineage::complete))
-            .takes([project(), cache()])
-            .takes(paging())
-            .answers(complete),
-        Route::new("get", "/lineage/complete/all", "Every project with its edges", get(lineage::complete_all))
-            .takes([cache()])
-            .answers(object([("projects", list(&everything(Vec::new())))])),
+        Route::new(
+            "get",
+            "/lineage/registry",
+            "The edges of a project",
+            get(lineage::registry),
+        )
+        .takes([project(), cache()])
+        .takes(filters())
+        .takes(paging())
+        .answers(places),
+        Route::new(
+            "get",
+            "/lineage/registry/all",
+            "The edges of every project",
+            get(lineage::registry_all),
+        )
+        .takes([cache()])
+        .takes(filters())
+        .answers(object([
+            ("relationships", marked.clone()),
+            ("indirect_relationships", marked),
+        ])),
+        Route::new(
+            "get",
+            "/lineage/objects/{type}/{name}",
+            "The edges of one object",
+            get(lineage::object),
+        )
+        .takes([project(), cache(), flag])
+        .takes(paging())
+        .answers(
+            json!({"type": "object", "properties": {"relationships": edges(), "pagination": pagination()}}),
+        ),
+        Route::new(
+            "get",
+            "/lineage/complete",
+            "A project with its edges",
+            get(lineage::complete),
+        )
+        .takes([project(), cache()])
+        .takes(paging())
+        .answers(complete),
+        Route::new(
+            "get",
+            "/lineage/complete/all",
+            "Every project with its edges",
+            get(lineage::complete_all),
+        )
+        .takes([cache()])
+        .answers(object([("projects", list(&everything(Vec::new())))])),
     ]
 }
 
 fn of_metrics() -> Vec<Route> {
     let reference = object([("name", text()), ("project", text())]);
-    let view = object([("name", text()), ("project", text()), ("type", view_types()), ("featureCount", number())]);
+    let view = object([
+        ("name", text()),
+        ("project", text()),
+        ("type", view_types()),
+        ("featureCount", number()),
+    ]);
     let counts = map(&number());
     let time = nullable(&json!({"type": "string", "format": "date-time"}));
     let both = |more: [(&str, Value); 2], project: Value| {
@@ -510,7 +645,10 @@ fn of_metrics() -> Vec<Route> {
             ("registryLastUpdated", time.clone()),
         ])
     };
-    let of_one = both([("project", text()), ("counts", counts.clone())], object([("name", text())]));
+    let of_one = both(
+        [("project", text()), ("counts", counts.clone())],
+        object([("name", text())]),
+    );
     let of_all = both(
         [("total", counts.clone()), ("perProject", map(&counts))],
         object([("name", text()), ("description", text())]),
@@ -521,30 +659,75 @@ fn of_metrics() -> Vec<Route> {
         ("feature_views", list(&reference)),
         ("total_feature_views", number()),
     ]);
-    let visit = object(["path", "timestamp", "project", "user", "object", "object_name", "method"].map(|name| (name, text())));
+    let visit = object(
+        [
+            "path",
+            "timestamp",
+            "project",
+            "user",
+            "object",
+            "object_name",
+            "method",
+        ]
+        .map(|name| (name, text())),
+    );
     vec![
-        Route::new("get", "/search", "What matches by name, description or tag, best first", get(search::search))
-            .takes([
-                required("query", "what to look for; empty matches everything"),
-                param("projects", list(&text()), "only in these projects"),
-                tags(),
-                cache(),
-                param("sort_by", one_of(&["match_score", "name", "type"]), "what to sort by"),
-                param("sort_order", one_of(&["asc", "desc"]), "upwards or downwards"),
-                counted("page", None, Some(1), "which page"),
-                counted("limit", Some(100), Some(50), "how many on a page"),
-            ])
-            .answers(found()),
-        Route::new("get", "/metrics/resource_counts", "How much there is", get(metrics::resource_counts))
-            .takes([string("project", "only of this project"), cache()])
-            .answers(json!({"anyOf": [of_one, of_all]})),
-        Route::new("get", "/metrics/popular_tags", "The tags that most views have", get(metrics::popular_tags))
-            .takes([string("project", "only of this project"), cache(), counted("limit", None, Some(4), "how many")])
-            .answers(object([("popular_tags", list(&tag)), ("metadata", map(&number()))])),
-        Route::new("get", "/metrics/recently_visited", "The objects shown last", get(visits::recently_visited))
-            .takes([string("project", "only of this project"), string("object", "only of this resource")])
-            .takes(paging())
-            .answers(object([("visits", list(&visit)), ("pagination", pagination())])),
+        Route::new(
+            "get",
+            "/search",
+            "What matches by name, description or tag, best first",
+            get(search::search),
+        )
+        .takes([
+            required("query", "what to look for; empty matches everything"),
+            param("projects", list(&text()), "only in these projects"),
+            tags(),
+            cache(),
+            param(
+                "sort_by",
+                one_of(&["match_score", "name", "type"]),
+                "what to sort by",
+            ),
+            param("sort_order", one_of(&["asc", "desc"]), "upwards or downwards"),
+            counted("page", None, Some(1), "which page"),
+            counted("limit", Some(100), Some(50), "how many on a page"),
+        ])
+        .answers(found()),
+        Route::new(
+            "get",
+            "/metrics/resource_counts",
+            "How much there is",
+            get(metrics::resource_counts),
+        )
+        .takes([string("project", "only of this project"), cache()])
+        .answers(json!({"anyOf": [of_one, of_all]})),
+        Route::new(
+            "get",
+            "/metrics/popular_tags",
+            "The tags that most views have",
+            get(metrics::popular_tags),
+        )
+        .takes([
+            string("project", "only of this project"),
+            cache(),
+            counted("limit", None, Some(4), "how many"),
+        ])
+        .answers(object([
+            ("popular_tags", list(&tag)),
+            ("metadata", map(&number())),
+        ])),
+        Route::new(
+            "get",
+            "/metrics/recently_visited",
+            "The objects shown last",
+            get(visits::recently_visited),
+        )
+        .takes([
+            string("project", "only of this project"),
+            string("object", "only of this resource"),
+        ])
+        .takes(paging())
+        .answers(object([("visits", list(&visit)), ("pagination", pagination())])),
     ]
 }
 
@@ -571,21 +754,53 @@ fn of_engines() -> Vec<Route> {
         ("type", one_of(&["Batch", "Stream"])),
         ("online", json!({"type": "boolean"})),
         ("lastMaterialized", nullable(&text())),
-        ("materializationIntervals", list(&message("feast.core.MaterializationInterval"))),
+        (
+            "materializationIntervals",
+            list(&message("feast.core.MaterializationInterval")),
+        ),
     ]);
     let job = object(["id", "featureView", "status", "startTime", "endTime"].map(|name| (name, text())));
     vec![
-        Route::new("get", "/compute_engines", "What materializes the views of a project", get(engines::engine))
-            .takes([project(), cache()])
-            .answers(object([("engine", engine.clone()), ("featureViews", list(&view))])),
-        Route::new("get", "/compute_engines/all", "The same of every project", get(engines::all))
-            .takes([cache()])
-            .takes(pages().into_iter().take(2))
-            .answers(object([("engines", list(&engine)), ("pagination", computed_pagination())])),
-        Route::new("get", "/materialization_jobs", "The windows recorded in the registry, newest first", get(engines::materialization_jobs))
-            .takes([project(), cache(), string("status", "only with this status"), string("feature_view", "only of this view")])
-            .takes(paging().into_iter().take(2))
-            .answers(object([("jobs", list(&job)), ("pagination", computed_pagination())])),
+        Route::new(
+            "get",
+            "/compute_engines",
+            "What materializes the views of a project",
+            get(engines::engine),
+        )
+        .takes([project(), cache()])
+        .answers(object([
+            ("engine", engine.clone()),
+            ("featureViews", list(&view)),
+        ])),
+        Route::new(
+            "get",
+            "/compute_engines/all",
+            "The same of every project",
+            get(engines::all),
+        )
+        .takes([cache()])
+        .takes(pages().into_iter().take(2))
+        .answers(object([
+            ("engines", list(&engine)),
+            ("pagination", computed_pagination()),
+        ])),
+        Route::new(
+            "get",
+            "/materialization_jobs",
+            "The windows recorded in the registry, newest first",
+            get(engines::materialization_jobs),
+        )
+        .takes([
+            project(),
+            cache(),
+            string("status", "only with this status"),
+            string("feature_view", "only of this view"),
+        ])
+        .takes(paging().into_iter().take(2))
+        .answers(object([
+            ("jobs", list(&job)),
+            ("pagination", computed_pagination()),
+        ])),
     ]
 }
 
@@ -605,19 +820,39 @@ fn of_monitoring() -> Vec<Route> {
 
 fn of_server() -> Vec<Route> {
     let version = || async { Json(json!({"version": FEAST_VERSION})) };
-    let counted_project = object([("name", text()), ("description", text()), ("counts", map(&number()))]);
+    let counted_project = object([
+        ("name", text()),
+        ("description", text()),
+        ("counts", map(&number())),
+    ]);
     let ours = object([
         ("version", text()),
         ("projects", list(&counted_project)),
         ("roles", list(&text())),
     ]);
     vec![
-        Route::new("get", "/version", "The version of Feast whose contract is kept", get(version))
-            .answers(object([("version", text())])),
-        Route::new("post", "/registry/refresh", "Looks for changes made elsewhere", post(refresh)),
+        Route::new(
+            "get",
+            "/version",
+            "The version of Feast whose contract is kept",
+            get(version),
+        )
+        .answers(object([("version", text())])),
+        Route::new(
+            "post",
+            "/registry/refresh",
+            "Looks for changes made elsewhere",
+            post(refresh),
+        ),
         Route {
             is_feasts: false,
-            ..Route::new("get", "/api/thali/v1/bootstrap", "What the user interface needs first", get(bootstrap::bootstrap)).answers(ours)
+            ..Route::new(
+                "get",
+                "/api/thali/v1/bootstrap",
+                "What the user interface needs first",
+                get(bootstrap::bootstrap),
+            )
+            .answers(ours)
         },
     ]
 }

@@ -14,6 +14,7 @@ use super::{
     openapi::schema::body,
     params::{Body, Params},
     reply::{self, Answer},
+    writes::author,
 };
 use crate::{
     error::{Error, Result},
@@ -42,8 +43,13 @@ pub(super) async fn disable(State(api): Shared, Path(name): Path<String>, params
 
 async fn set_enabled(api: &Api, name: &str, params: &Params, enabled: bool) -> Answer {
     let project = params.project()?;
-    api.changes.registry.set_enabled(project, name, enabled).await?;
-    Ok(Json(json!({"name": name, "project": project, "enabled": enabled})))
+    api.changes
+        .registry
+        .set_enabled(project, name, enabled, &author())
+        .await?;
+    Ok(Json(
+        json!({"name": name, "project": project, "enabled": enabled}),
+    ))
 }
 
 /// `PUT /feature_views/{name}/set-state`.
@@ -58,8 +64,13 @@ pub(super) async fn set_state(
         Error::invalid(format!("`{}` is no state of a feature view", body.state))
             .hint("one of CREATED, GENERATED, MATERIALIZING, AVAILABLE_ONLINE")
     })?;
-    api.changes.registry.set_state(project, &name, state).await?;
-    Ok(Json(json!({"name": name, "project": project, "state": state.as_str_name()})))
+    api.changes
+        .registry
+        .set_state(project, &name, state, &author())
+        .await?;
+    Ok(Json(
+        json!({"name": name, "project": project, "state": state.as_str_name()}),
+    ))
 }
 
 /// `GET /feature_views/{name}/versions`.

@@ -44,7 +44,7 @@ pub(super) async fn remove(api: &Api, resource: &Resource, name: &str, params: &
 }
 
 /// Callers do not say who they are.
-fn author() -> Author {
+pub(super) fn author() -> Author {
     Author::anonymous("REST")
 }
 
@@ -357,8 +357,14 @@ pub(super) async fn saved_dataset(State(api): Shared, Body(body): Body<SavedData
     let spec = core::SavedDatasetSpec {
         name: name.clone(),
         project: project.clone(),
-        features: body.features.filter(|given| !given.is_empty()).unwrap_or(features),
-        join_keys: body.join_keys.filter(|given| !given.is_empty()).unwrap_or(join_keys),
+        features: body
+            .features
+            .filter(|given| !given.is_empty())
+            .unwrap_or(features),
+        join_keys: body
+            .join_keys
+            .filter(|given| !given.is_empty())
+            .unwrap_or(join_keys),
         full_feature_names: body.full_feature_names.unwrap_or_default(),
         storage: Some(core::SavedDatasetStorage { kind: Some(kind) }),
         feature_service_name: service,

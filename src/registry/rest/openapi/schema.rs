@@ -128,15 +128,14 @@ fn of_kind(kind: &Kind) -> Value {
         Kind::String => text(),
         Kind::Bytes => json!({"type": "string", "format": "byte"}),
         Kind::Enum(descriptor) => {
-            let names: Vec<String> = descriptor
-                .values()
-                .map(|value| value.name().to_owned())
-                .collect();
+            let names: Vec<String> = descriptor.values().map(|value| value.name().to_owned()).collect();
             json!({"type": "string", "enum": names})
         }
         Kind::Message(descriptor) => match descriptor.full_name() {
             "google.protobuf.Timestamp" => json!({"type": "string", "format": "date-time"}),
-            "google.protobuf.Duration" => json!({"type": "string", "description": "seconds, such as `3600s`"}),
+            "google.protobuf.Duration" => {
+                json!({"type": "string", "description": "seconds, such as `3600s`"})
+            }
             "google.protobuf.StringValue" => text(),
             name => message(name),
         },

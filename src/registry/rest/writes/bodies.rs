@@ -127,7 +127,9 @@ impl DataSourceBody {
         let custom = self.custom_options.take().and_then(|custom| custom.configuration);
         if let Some(configuration) = custom.filter(|text| !text.is_empty()) {
             let configuration = configuration.into_bytes().into();
-            return Some(Options::CustomOptions(data_source::CustomSourceOptions { configuration }));
+            return Some(Options::CustomOptions(data_source::CustomSourceOptions {
+                configuration,
+            }));
         }
         self.warehouse()
     }
@@ -144,14 +146,27 @@ impl DataSourceBody {
             )
         };
         if let Some((table, query, ..)) = self.bigquery_options.take().map(parts) {
-            return Some(Options::BigqueryOptions(data_source::BigQueryOptions { table, query }));
+            return Some(Options::BigqueryOptions(data_source::BigQueryOptions {
+                table,
+                query,
+            }));
         }
         if let Some((table, query, database, schema)) = self.snowflake_options.take().map(parts) {
-            let options = data_source::SnowflakeOptions { table, query, schema, database };
+            let options = data_source::SnowflakeOptions {
+                table,
+                query,
+                schema,
+                database,
+            };
             return Some(Options::SnowflakeOptions(options));
         }
         if let Some((table, query, database, schema)) = self.redshift_options.take().map(parts) {
-            let options = data_source::RedshiftOptions { table, query, schema, database };
+            let options = data_source::RedshiftOptions {
+                table,
+                query,
+                schema,
+                database,
+            };
             return Some(Options::RedshiftOptions(options));
         }
         if let Some((table, query, ..)) = self.trino_options.take().map(parts) {
@@ -160,7 +175,12 @@ impl DataSourceBody {
         let body = self.athena_options.take()?;
         let data_source = body.data_source.clone().unwrap_or_default();
         let (table, query, database, _) = parts(body);
-        Some(Options::AthenaOptions(data_source::AthenaOptions { table, query, database, data_source }))
+        Some(Options::AthenaOptions(data_source::AthenaOptions {
+            table,
+            query,
+            database,
+            data_source,
+        }))
     }
 }
 
