@@ -22,6 +22,12 @@ def source() -> DataSource:
     return source
 
 
+def driver() -> Entity:
+    driver = Entity()
+    driver.spec.name, driver.spec.join_key, driver.spec.value_type = "driver", "driver_id", ValueType.INT64
+    return driver
+
+
 def view(name: str, **tags: str) -> FeatureView:
     view = FeatureView()
     spec = view.spec
@@ -44,9 +50,7 @@ def apply(view: FeatureView, project: str) -> tuple[str, bytes]:
 
 def prepare(channel: grpc.Channel, project: str) -> None:
     """Applies what the views need."""
-    driver = Entity()
-    driver.spec.name, driver.spec.join_key, driver.spec.value_type = "driver", "driver_id", ValueType.INT64
-    call(channel, "ApplyEntity", rpc.ApplyEntityRequest(entity=driver, project=project, commit=True))
+    call(channel, "ApplyEntity", rpc.ApplyEntityRequest(entity=driver(), project=project, commit=True))
     call(channel, "ApplyDataSource", rpc.ApplyDataSourceRequest(data_source=source(), project=project, commit=True))
 
 
