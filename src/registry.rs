@@ -5,6 +5,7 @@
 //! changes of other processes are seen by [`Registry::refresh`], which the node calls periodically.
 
 pub mod apply;
+pub mod archive;
 pub mod catalog;
 pub(crate) mod changes;
 mod envelopes;

@@ -7,6 +7,7 @@ mod merge;
 mod plan;
 mod prepare;
 mod problems;
+mod rollback;
 mod validate;
 mod version;
 mod views;
@@ -22,6 +23,7 @@ use chrono::{DateTime, Utc};
 pub use self::{
     compare::FieldChange,
     plan::{Plan, PlannedAction, PlannedChange},
+    rollback::Rollback,
     validate::is_project_name,
 };
 use self::{
@@ -73,6 +75,19 @@ pub struct ApplyReport {
 }
 
 impl ApplyReport {
+    /// The report of deletions.
+    fn deleting(objects: Vec<(ObjectKind, String)>) -> Self {
+        let deleted = |(kind, name)| Applied {
+            kind,
+            name,
+            outcome: Outcome::Deleted,
+            version: None,
+        };
+        Self {
+            objects: objects.into_iter().map(deleted).collect(),
+        }
+    }
+
     /// Whether anything was written.
     pub fn is_changed(&self) -> bool {
         self.objects
@@ -215,16 +230,9 @@ fn apply_to(
         }
     }
     let mut changes: Vec<Change> = Vec::new();
-    let mut report = ApplyReport::default();
-    for (kind, name) in deleted {
-        report.objects.push(Applied {
-            kind,
-            name: name.clone(),
-            outcome: Outcome::Deleted,
-            version: None,
-        });
-        changes.push(Change::Delete(kind, name));
-    }
+    let deletion = |(kind, name): &(ObjectKind, String)| Change::Delete(*kind, name.clone());
+    changes.extend(deleted.iter().map(deletion));
+    let mut report = ApplyReport::deleting(deleted);
     let mut problems = Problems::default();
     for object in incoming {
         let (kind, name) = (object.kind, object.name.clone());

@@ -107,6 +107,23 @@ fn plan_for(
     deleted.sort_by_key(|(kind, _)| std::cmp::Reverse(*kind));
     let (changes, report) = apply_to(state, desired.clone(), deleted, ApplyMode::Repository, now)?;
 
+    let planned = planned(state, &changes, &report)?;
+    let unchanged = report.objects.len() - planned.len();
+    let plan = Plan {
+        project: state.project.clone(),
+        changes: planned,
+        unchanged,
+        desired,
+    };
+    Ok((plan, changes, report))
+}
+
+/// The report as a plan shows it: what changes, with the fields of what is updated.
+pub(super) fn planned(
+    state: &ProjectState,
+    changes: &[Change],
+    report: &ApplyReport,
+) -> Result<Vec<PlannedChange>> {
     let mut planned = Vec::new();
     for Applied {
         kind,
@@ -119,10 +136,7 @@ fn plan_for(
             Outcome::Unchanged => continue,
             Outcome::Deleted => (PlannedAction::Delete, Vec::new()),
             Outcome::Created => (PlannedAction::Create, Vec::new()),
-            Outcome::Updated => (
-                PlannedAction::Update,
-                field_changes(state, &changes, *kind, name)?,
-            ),
+            Outcome::Updated => (PlannedAction::Update, field_changes(state, changes, *kind, name)?),
         };
         planned.push(PlannedChange {
             kind: *kind,
@@ -132,14 +146,7 @@ fn plan_for(
             version: *version,
         });
     }
-    let unchanged = report.objects.len() - planned.len();
-    let plan = Plan {
-        project: state.project.clone(),
-        changes: planned,
-        unchanged,
-        desired,
-    };
-    Ok((plan, changes, report))
+    Ok(planned)
 }
 
 /// Whether a repository that does not mention the object deletes it.

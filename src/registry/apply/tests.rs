@@ -1,6 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod plans;
+mod rollbacks;
 mod versions;
 
 use std::sync::Arc;

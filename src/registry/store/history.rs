@@ -47,7 +47,7 @@ pub struct ObjectChange {
 }
 
 /// Everything one transaction changed.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryEntry {
     /// Counts up from 1 within the project; numbers of changes nobody is named for are left out.
     pub number: u64,
@@ -123,6 +123,11 @@ impl HistoryEntry {
 
     /// The entry as stores keep it.
     pub fn encode(&self, project: &str) -> Bytes {
+        self.to_message(project).encode_to_vec().into()
+    }
+
+    /// The entry as a message.
+    pub(crate) fn to_message(&self, project: &str) -> wire::HistoryEntry {
         let objects = self.objects.iter().map(|change| wire::ObjectChange {
             kind: kind_number(change.kind).into(),
             name: change.name.clone(),
@@ -130,7 +135,7 @@ impl HistoryEntry {
             after: change.after.clone(),
         });
         let versions = self.removed_versions.iter();
-        let message = wire::HistoryEntry {
+        wire::HistoryEntry {
             number: self.number,
             time: Some(proto_time(self.time)),
             author: self.author.name.clone(),
@@ -139,8 +144,7 @@ impl HistoryEntry {
             removed_versions: versions.map(|version| version_record(project, version)).collect(),
             removed_infra: self.removed_infra.clone(),
             removed_metadata: self.removed_metadata.iter().cloned().collect(),
-        };
-        message.encode_to_vec().into()
+        }
     }
 
     /// Reads what [`HistoryEntry::encode`] wrote.
@@ -148,8 +152,15 @@ impl HistoryEntry {
     /// # Errors
     /// `Internal` when the bytes are no entry, or one of a newer thali.
     pub fn decode(bytes: Bytes) -> Result<Self> {
-        let broken = || Error::internal("an entry of the registry's history cannot be read");
         let message = wire::HistoryEntry::decode(bytes).map_err(|error| broken().source_error(error))?;
+        Self::from_message(message)
+    }
+
+    /// What [`HistoryEntry::to_message`] made.
+    ///
+    /// # Errors
+    /// `Internal` when it is of a newer thali.
+    pub(crate) fn from_message(message: wire::HistoryEntry) -> Result<Self> {
         let object = |change: wire::ObjectChange| {
             Some(ObjectChange {
                 kind: kind_of_number(wire::ObjectKind::try_from(change.kind).ok()?)?,
@@ -169,6 +180,10 @@ impl HistoryEntry {
             removed_metadata: message.removed_metadata.into_iter().collect(),
         })
     }
+}
+
+fn broken() -> Error {
+    Error::internal("an entry of the registry's history cannot be read")
 }
 
 /// How many entries to list, from which on.

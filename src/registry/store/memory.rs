@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use chrono::Utc;
 
 use super::{
-    Decide, ProjectState, RegistryStore, Revision, complete,
+    Change, Decide, ProjectState, RegistryStore, Revision, complete,
     history::{Author, HistoryEntry, HistoryPage},
 };
 use crate::error::Result;
@@ -70,6 +70,13 @@ impl RegistryStore for MemoryStore {
             return Ok(before);
         }
         let changes = complete(&before, changes, Utc::now());
+        for change in &changes {
+            if let Change::PutHistory(entries) = change {
+                kept.history.retain(|(of, _)| of != project);
+                let entries = entries.iter().map(|entry| (project.to_owned(), entry.clone()));
+                kept.history.extend(entries);
+            }
+        }
         let number = kept.history.iter().filter(|(of, _)| of == project).count() as u64 + 1;
         let entry = author.and_then(|author| HistoryEntry::of(&before, &changes, author, number, Utc::now()));
         kept.history

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use indexmap::{Equivalent, IndexSet};
 
-use super::Revision;
+use super::{Revision, history::HistoryEntry};
 use crate::model::{Object, ObjectKind};
 
 /// The metadata key every project has.
@@ -166,6 +166,7 @@ impl ProjectState {
                 Some((_, old)) => old.clone_from(value),
                 None => self.metadata.push((key.clone(), value.clone())),
             },
+            Change::PutHistory(_) => {}
             Change::DeleteProject => {
                 let revision = std::mem::take(&mut self.revision);
                 *self = Self::empty(&std::mem::take(&mut self.project), revision);
@@ -184,6 +185,8 @@ pub enum Change {
     PutVersion(ViewVersion),
     PutInfra(Bytes),
     PutMetadata(String, String),
-    /// Removes the project and everything in it.
+    /// Puts these entries, oldest first, in the place of the project's history. No state shows it.
+    PutHistory(Vec<HistoryEntry>),
+    /// Removes the project and everything in it but its history.
     DeleteProject,
 }

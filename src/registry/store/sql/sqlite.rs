@@ -372,6 +372,7 @@ async fn write_change(
                 .bind(seconds);
             query.bind(&infra[..]).execute(connection).await?;
         }
+        Change::PutHistory(_) => {}
         Change::PutMetadata(key, value) => put_metadata(connection, project, key, value, seconds).await?,
         Change::DeleteProject => {
             let names = schema::TABLES
