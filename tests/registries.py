@@ -16,7 +16,7 @@ import harness
 import servers
 from harness import Node
 
-BACKENDS = ("file", "sqlite", "postgres", "mariadb", "s3")
+BACKENDS = ("file", "sqlite", "postgres", "mariadb", "s3", "remote")
 SERVICE = "/feast.registry.RegistryServer/"
 
 
@@ -28,15 +28,25 @@ class Backend:
     folder: Path
     #: The `registry` of a feature_store.yaml, thali's and Feast's alike.
     registry: str
-    #: The same as SQLAlchemy's URL, and the server behind it, for a database.
+    #: The same as SQLAlchemy's URL, for a database.
     url: str | None = None
-    server: servers.Server | None = None
+    #: What has to run for it.
+    server: "servers.Server | Upstream | None" = None
     env: dict[str, str] = field(default_factory=dict)
+    #: The `registry` with which stock Feast opens the storage itself, where it is another one.
+    storage: str | None = None
 
     @classmethod
     def new(cls, name: str, folder: Path, request: pytest.FixtureRequest) -> "Backend":
         if name == "file":
             return cls(name, folder, str(folder / "registry.db"))
+        if name == "remote":
+            file = cls("file", folder / "upstream", str(folder / "upstream/registry.db"))
+            upstream = Upstream(file)
+            request.addfinalizer(upstream.kill)
+            upstream.start()
+            registry = f"{{registry_type: remote, path: '127.0.0.1:{upstream.port}'}}"
+            return cls(name, folder, registry, server=upstream, storage=file.registry)
         if name == "s3":
             server: servers.S3 = request.getfixturevalue("s3")
             return cls(name, folder, f"s3://{server.new_bucket()}/feast/registry.db", server=server, env=server.environment())
@@ -59,6 +69,20 @@ entity_key_serialization_version: 3
         )
         return repo
 
+    def content(self) -> bytes:
+        """The one file or object that is the registry, where it is one."""
+        if isinstance(self.server, servers.S3):
+            bucket, key = self.registry.removeprefix("s3://").split("/", 1)
+            return self.server.client().get_object(Bucket=bucket, Key=key)["Body"].read()
+        return Path(self.registry).read_bytes()
+
+    def replace_content(self, content: bytes) -> None:
+        if isinstance(self.server, servers.S3):
+            bucket, key = self.registry.removeprefix("s3://").split("/", 1)
+            self.server.client().put_object(Bucket=bucket, Key=key, Body=content)
+        else:
+            Path(self.registry).write_bytes(content)
+
     def start(self, *arguments: object) -> Node:
         return Node.start(self.repo(), "registry", *arguments, env=harness.environment(**self.env))
 
@@ -71,6 +95,26 @@ entity_key_serialization_version: 3
             node.stop()
         finally:
             node.kill()
+
+
+class Upstream:
+    """thali's registry server on a file, for those who have it as their remote registry."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend, self.port = backend, servers.free_port()
+        self.node: Node | None = None
+
+    def start(self) -> None:
+        if self.node is None or self.node.process.poll() is not None:
+            self.node = self.backend.start("--registry-port", self.port)
+
+    def stop(self) -> None:
+        assert self.node
+        self.node.stop()
+
+    def kill(self) -> None:
+        if self.node:
+            self.node.kill()
 
 
 def address(node: Node) -> str:

@@ -133,12 +133,12 @@ def feast_store(backend: Backend, name: str, registry: str | None = None) -> Any
 
 def through(node: Node, backend: Backend) -> Any:
     """A stock SDK that has nothing but thali's registry."""
-    return feast_store(backend, "remote", f"{{registry_type: remote, path: {address(node)}}}")
+    return feast_store(backend, "through", f"{{registry_type: remote, path: {address(node)}}}")
 
 
 def directly(backend: Backend) -> Any:
     """A stock SDK that opens the storage itself, and knows nothing of what others have read or written before."""
-    return feast_store(backend, "direct")
+    return feast_store(backend, "direct", backend.storage)
 
 
 def stamps(store: Any) -> dict[str, Any]:

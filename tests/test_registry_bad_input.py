@@ -205,10 +205,11 @@ def ready(node: Node) -> tuple[int, Any]:
     return http("GET", f"{node.addresses['registry-rest']}/ready")
 
 
-@pytest.mark.parametrize("backend", DATABASES, indirect=True)
+@pytest.mark.parametrize("backend", [*DATABASES, "remote"], indirect=True)
 @pytest.mark.parametrize("ending", ["stop", "kill"])
 def test_a_database_that_disappears(ending: str, backend: Backend) -> None:
-    assert isinstance(backend.server, servers.Database)
+    """Or the server that is the remote registry."""
+    assert backend.server
     with backend.serve() as node, grpc.insecure_channel(registries.address(node)) as channel:
         load.prepare(channel, "bad")
         call(channel, *load.apply(load.view("stats", number="1"), "bad"))
@@ -233,9 +234,9 @@ def test_a_database_that_disappears(ending: str, backend: Backend) -> None:
         assert load.views(channel, "bad")["stats"].spec.tags["number"] == "3"
 
 
-@pytest.mark.parametrize("backend", DATABASES, indirect=True)
+@pytest.mark.parametrize("backend", [*DATABASES, "remote"], indirect=True)
 def test_a_database_that_is_not_there(backend: Backend) -> None:
-    assert isinstance(backend.server, servers.Database)
+    assert backend.server
     backend.server.stop()
     done = harness.run(backend.repo(), "plan")
     assert done.returncode in (1, 2), done.stdout
@@ -262,12 +263,11 @@ def test_a_schema_from_the_future(backend: Backend) -> None:
 def from_the_future(backend: Backend) -> Any:
     """Makes the storage one that only a later program understands; what takes that back."""
     if backend.url is None:
-        read, write = content(backend)
-        old = read()
+        old = backend.content()
         registry = Registry.FromString(old)
         registry.registry_schema_version = "2"
-        write(registry.SerializeToString())
-        return lambda: write(old)
+        backend.replace_content(registry.SerializeToString())
+        return lambda: backend.replace_content(old)
     engine = sqlalchemy.create_engine(backend.url, poolclass=sqlalchemy.NullPool)
     inspector = sqlalchemy.inspect(engine)
     # The tables that keep which migrations were run.
@@ -283,14 +283,3 @@ def from_the_future(backend: Backend) -> Any:
                 connection.execute(sqlalchemy.text(f"DELETE FROM {table} WHERE version = 9999"))
 
     return undo
-
-
-def content(backend: Backend) -> tuple[Any, Any]:
-    """How to read and to write the one object that is the registry."""
-    if backend.name == "file":
-        file = Path(backend.registry)
-        return file.read_bytes, file.write_bytes
-    assert isinstance(backend.server, servers.S3)
-    client = backend.server.client()
-    bucket, key = backend.registry.removeprefix("s3://").split("/", 1)
-    return lambda: client.get_object(Bucket=bucket, Key=key)["Body"].read(), lambda body: client.put_object(Bucket=bucket, Key=key, Body=body)
