@@ -1,5 +1,6 @@
 """Fixtures that every test file may use; what they do is in `harness.py` and `servers.py`."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,11 @@ pytest.register_assert_rewrite("feast_repo", "harness", "registries", "registry_
 import harness
 import registries
 import servers
+
+
+def pytest_configure() -> None:
+    """Being told to end is like Ctrl-C: what was started for the tests ends with them."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", params=harness.LAYOUTS)
