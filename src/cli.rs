@@ -1,12 +1,15 @@
 //! The command line: arguments in, text and exit status out. Commands call use-cases; none of them
 //! decides anything about features.
 //!
-//! Exit status: 0 done, 1 something the user can fix, 2 something that is ours (or, of `plan`, changes).
+//! The binary answers to two names with one table of commands. Called `thali`, exit status 1 is something
+//! the user can fix and 2 something that is ours (or, of `plan`, changes). Called `feast`, flags, columns,
+//! texts and exit statuses are those of Feast's command, so that its scripts run unchanged.
 
 mod apply;
 mod config;
 mod demo;
 mod export;
+mod features;
 mod health;
 mod historical;
 mod init;
@@ -15,15 +18,25 @@ mod materialize;
 mod objects;
 mod online;
 mod output;
+mod permissions;
 mod plan;
+mod refused;
+mod registry;
 mod repository;
 mod serve;
+mod servers;
 mod teardown;
+mod views;
 mod when;
 
-use std::{env, path::PathBuf, process::ExitCode};
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tokio::runtime::Builder;
 
 use crate::{
@@ -37,14 +50,32 @@ use crate::{
 /// Done, with or without something to say about it.
 type Outcome = Result<ExitCode>;
 
+/// The names that the binary answers to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Name {
+    #[default]
+    Thali,
+    Feast,
+}
+
 /// A whole feature store on one plate: every server of a Feast deployment in one binary.
 #[derive(Debug, Parser)]
 #[command(name = "thali", version, max_term_width = 110, arg_required_else_help = true)]
-struct Cli {
+struct Thali {
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
-    command: Command,
+    command: ThaliCommand,
+}
+
+/// The commands of Feast, run by thali.
+#[derive(Debug, Parser)]
+#[command(name = "feast", max_term_width = 110, arg_required_else_help = true)]
+struct Feast {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: FeastCommand,
 }
 
 /// Options of every command; as in Feast, `-c` and `-f` stand before the command, which may have its own.
@@ -57,22 +88,40 @@ struct Global {
     #[arg(short, long, value_name = "FILE")]
     feature_store_yaml: Option<PathBuf>,
     /// What is logged to standard error: error, warn, info, debug, trace
-    #[arg(long, global = true, value_name = "LEVEL", env = "THALI_LOG_LEVEL")]
+    #[arg(long, global = true, value_name = "LEVEL", env = "THALI_LOG_LEVEL", value_parser = level)]
     log_level: Option<String>,
     /// Sets a configuration key for this run, over file and environment
     #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
+    /// What the binary was called by.
+    #[arg(skip)]
+    name: Name,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum ThaliCommand {
     /// Serve some or all roles from one process
     Serve(serve::Arguments),
+    #[command(flatten)]
+    Common(Command),
+}
+
+#[derive(Debug, Subcommand)]
+enum FeastCommand {
+    /// Serve the online store: HTTP and gRPC on one port
+    Serve(servers::Online),
+    #[command(flatten)]
+    Common(Command),
+}
+
+/// The commands that are there under both names.
+#[derive(Debug, Subcommand)]
+enum Command {
     /// Make a folder to start from: configuration, definitions, example data
     Init(init::Arguments),
     /// Write the flights example, apply, materialize and serve it
     Demo(demo::Arguments),
-    /// Show what `apply` would change; the exit status is 2 when it would change anything
+    /// Show what `apply` would change
     Plan(plan::Arguments),
     /// Make the registry and the online store what the definitions of this repository say
     Apply(apply::Arguments),
@@ -80,7 +129,7 @@ enum Command {
     Teardown,
     /// Write the registry's objects as definition files
     Export(export::Arguments),
-    /// Print the configuration in force and where each value came from
+    /// Print the configuration in force
     #[command(alias = "configuration")]
     Config(config::Arguments),
     /// Copy a window of history into the online store
@@ -97,29 +146,38 @@ enum Command {
     Objects(objects::Objects),
     /// Features of the project
     #[command(subcommand)]
-    Features(Features),
-    /// Delete the object of that name
-    Delete(objects::DeleteArguments),
+    Features(features::Command),
+    /// Delete the object of that name, whatever it is
+    Delete(objects::remove::Arguments),
     /// Print the project's registry as JSON
     RegistryDump,
+    /// Look after the registry's own storage
+    #[command(subcommand)]
+    Registry(registry::Command),
+    #[command(flatten)]
+    Servers(servers::Servers),
+    /// Log the address of a feature server somewhere else, of which there is none
+    #[command(hide = true)]
+    Endpoint,
     /// Ask a server whether it is healthy; for container health checks
     Health(health::Arguments),
     /// Print the version
     Version,
-}
-
-#[derive(Debug, Subcommand)]
-enum Features {
-    /// List them with their views and types
-    List,
+    #[command(flatten)]
+    Refused(refused::Refused),
 }
 
 /// Parses the process's arguments and runs the command.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let name = Name::called(env::args_os().next().as_deref());
+    let invocation = match parse(name, env::args_os()) {
+        Ok(invocation) => invocation,
         Err(error) => {
-            let status = if error.use_stderr() { 1 } else { 0 };
+            let status = if error.use_stderr() {
+                name.usage_status()
+            } else {
+                0
+            };
             // Nobody is left to tell when the terminal is gone.
             let _unprintable = error.print();
             return ExitCode::from(status);
@@ -128,40 +186,138 @@ pub fn main() -> ExitCode {
     let runtime = match Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            return fail(&Error::unavailable(format!("threads cannot be started: {error}")));
+            let error = Error::unavailable(format!("threads cannot be started: {error}"));
+            return fail(name, &error);
         }
     };
-    let outcome = runtime.block_on(run(cli));
+    let outcome = runtime.block_on(invocation.run());
     // Work that ignores cancellation must not keep the process.
     runtime.shutdown_background();
-    outcome.unwrap_or_else(|error| fail(&error))
+    outcome.unwrap_or_else(|error| fail(name, &error))
 }
 
-async fn run(cli: Cli) -> Outcome {
-    let global = &cli.global;
-    match cli.command {
-        Command::Version => {
-            output::line(format_args!("thali {}", env!("CARGO_PKG_VERSION")));
-            Ok(ExitCode::SUCCESS)
+/// What was asked for.
+#[derive(Debug)]
+struct Invocation {
+    global: Global,
+    command: Asked,
+}
+
+#[derive(Debug)]
+enum Asked {
+    Serve(serve::Arguments),
+    ServeOnline(servers::Online),
+    Common(Command),
+}
+
+fn parse<I, T>(name: Name, arguments: I) -> Result<Invocation, clap::Error>
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let (mut global, command) = match name {
+        Name::Thali => {
+            // Feast's spellings work, but the help speaks of one way to do a thing.
+            let command = Thali::command().mut_subcommands(|command| {
+                let spelling = servers::Servers::has_subcommand(command.get_name());
+                if spelling { command.hide(true) } else { command }
+            });
+            let thali = Thali::from_arg_matches(&command.try_get_matches_from(arguments)?)?;
+            let command = match thali.command {
+                ThaliCommand::Serve(arguments) => Asked::Serve(arguments),
+                ThaliCommand::Common(command) => Asked::Common(command),
+            };
+            (thali.global, command)
         }
-        Command::Health(arguments) => health::run(&arguments).await,
-        Command::Config(arguments) => config::run(global, &arguments),
-        Command::Init(arguments) => init::run(&arguments),
-        Command::Demo(arguments) => demo::run(global, arguments).await,
-        Command::GetOnlineFeatures(arguments) => online::run(global, arguments).await,
-        Command::GetHistoricalFeatures(arguments) => historical::run(global, arguments).await,
-        Command::Objects(objects) => objects::run(global, &objects).await,
-        Command::Features(Features::List) => objects::features(global).await,
-        Command::Delete(arguments) => objects::delete(global, &arguments).await,
-        Command::RegistryDump => objects::dump(global).await,
-        Command::Plan(arguments) => plan::run(global, &arguments).await,
-        Command::Apply(arguments) => apply::run(global, &arguments).await,
-        Command::Teardown => teardown::run(global).await,
-        Command::Export(arguments) => export::run(global, &arguments).await,
-        Command::Serve(arguments) => serve::run(global, arguments).await,
-        Command::Materialize(arguments) => materialize::run(global, arguments).await,
-        Command::MaterializeIncremental(arguments) => materialize::run_incremental(global, arguments).await,
-        Command::Jobs(arguments) => jobs::run(global, &arguments).await,
+        Name::Feast => {
+            let feast = Feast::try_parse_from(arguments)?;
+            let command = match feast.command {
+                FeastCommand::Serve(arguments) => Asked::ServeOnline(arguments),
+                FeastCommand::Common(command) => Asked::Common(command),
+            };
+            (feast.global, command)
+        }
+    };
+    global.name = name;
+    Ok(Invocation { global, command })
+}
+
+impl Invocation {
+    async fn run(self) -> Outcome {
+        let global = &self.global;
+        match self.command {
+            Asked::Serve(arguments) => serve::run(global, arguments).await,
+            Asked::ServeOnline(arguments) => arguments.run(global).await,
+            Asked::Common(command) => command.run(global).await,
+        }
+    }
+}
+
+impl Command {
+    async fn run(self, global: &Global) -> Outcome {
+        match self {
+            Self::Version => Ok(version(global.name)),
+            Self::Endpoint => Ok(endpoint(global)),
+            Self::Health(arguments) => health::run(&arguments).await,
+            Self::Config(arguments) => config::run(global, &arguments),
+            Self::Init(arguments) => init::run(global.name, &arguments),
+            Self::Demo(arguments) => demo::run(global, arguments).await,
+            Self::GetOnlineFeatures(arguments) => online::run(global, arguments).await,
+            Self::GetHistoricalFeatures(arguments) => historical::run(global, arguments).await,
+            Self::Objects(objects) => objects.run(global).await,
+            Self::Features(command) => command.run(global).await,
+            Self::Delete(arguments) => objects::remove::run(global, &arguments).await,
+            Self::RegistryDump => registry::dump(global).await,
+            Self::Registry(command) => command.run(global).await,
+            Self::Plan(arguments) => plan::run(global, &arguments).await,
+            Self::Apply(arguments) => apply::run(global, &arguments).await,
+            Self::Teardown => teardown::run(global).await,
+            Self::Export(arguments) => export::run(global, &arguments).await,
+            Self::Materialize(arguments) => materialize::run(global, arguments).await,
+            Self::MaterializeIncremental(arguments) => materialize::run_incremental(global, arguments).await,
+            Self::Jobs(arguments) => jobs::run(global, &arguments).await,
+            Self::Servers(servers) => servers.run(global).await,
+            Self::Refused(refused) => Err(refused.error(global.name)),
+        }
+    }
+}
+
+/// Feast's release that the contract is taken from.
+const FEAST_VERSION: &str = "0.67.0";
+
+fn version(name: Name) -> ExitCode {
+    match name {
+        Name::Thali => output::line(format_args!("thali {}", env!("CARGO_PKG_VERSION"))),
+        Name::Feast => output::line(format_args!("Feast SDK Version: \"{FEAST_VERSION}\"")),
+    }
+    ExitCode::SUCCESS
+}
+
+/// Feast logs this at level INFO, and its stores for one machine never have such a server.
+fn endpoint(global: &Global) -> ExitCode {
+    if global.name == Name::Thali || global.log_level.as_deref() == Some("info") {
+        output::note(format_args!("There is no active feature server."));
+    }
+    ExitCode::SUCCESS
+}
+
+impl Name {
+    /// By the file name the process was started with.
+    fn called(program: Option<&OsStr>) -> Self {
+        let stem = program.map(Path::new).and_then(Path::file_stem);
+        if stem.is_some_and(|stem| stem == "feast") {
+            Self::Feast
+        } else {
+            Self::Thali
+        }
+    }
+
+    /// The exit status of arguments that make no sense.
+    fn usage_status(self) -> u8 {
+        match self {
+            Self::Thali => 1,
+            Self::Feast => 2,
+        }
     }
 }
 
@@ -176,7 +332,17 @@ impl Global {
 
     /// Reads the configuration; warnings go to standard error.
     fn load(&self) -> Result<Report> {
-        let report = Report::load(&self.sources())?;
+        let sources = self.sources();
+        if self.name == Name::Feast
+            && let Some(path) = sources.missing_file()
+        {
+            return Err(Error::config(format!(
+                "Can't find feature repo configuration file at {}. Make sure you're running feast from an \
+                 initialized feast repository.",
+                path.display()
+            )));
+        }
+        let report = Report::load(&sources)?;
         for warning in &report.warnings.0 {
             output::note(format_args!("{warning}"));
         }
@@ -195,7 +361,6 @@ impl Global {
     }
 }
 
-/// Prints the error and says how the process ends.
 /// Who works at this command line, for the registry's history.
 fn author(action: &str) -> Author {
     let name = ["USER", "LOGNAME"]
@@ -205,8 +370,13 @@ fn author(action: &str) -> Author {
     Author::new(name.unwrap_or_else(|| "anonymous".to_owned()), action)
 }
 
-fn fail(error: &Error) -> ExitCode {
-    output::note(format_args!("error: {error}"));
+/// Prints the error and says how the process ends. Feast prints what the caller got wrong on standard
+/// output, and ends with 1 whatever went wrong.
+fn fail(name: Name, error: &Error) -> ExitCode {
+    match (name, error.kind().is_callers_fault()) {
+        (Name::Feast, true) => output::line(format_args!("{error}")),
+        _ => output::note(format_args!("error: {error}")),
+    }
     if error.kind().is_callers_fault() {
         return ExitCode::from(1);
     }
@@ -215,7 +385,22 @@ fn fail(error: &Error) -> ExitCode {
         output::note(format_args!("  caused by: {error}"));
         cause = error.source();
     }
-    ExitCode::from(2)
+    ExitCode::from(match name {
+        Name::Thali => 2,
+        Name::Feast => 1,
+    })
+}
+
+/// A level as tracing names it; Feast's names are Python's.
+fn level(text: &str) -> Result<String, String> {
+    let lower = text.to_ascii_lowercase();
+    match lower.as_str() {
+        "warning" => Ok("warn".to_owned()),
+        "critical" => Ok("error".to_owned()),
+        // Without these words it may be a filter such as `thali=debug,warn`.
+        "trace" | "debug" | "info" | "warn" | "error" => Ok(lower),
+        _ => Ok(text.to_owned()),
+    }
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

@@ -47,6 +47,8 @@ pub struct Report {
     pub warnings: Problems,
     /// Every value in force and where it came from.
     pub settings: Vec<Setting>,
+    /// What was read, with overrides laid over it.
+    pub document: yaml::Node,
 }
 
 impl Config {

@@ -21,7 +21,7 @@ use crate::{
     schedule::driver,
 };
 
-pub use listeners::Listening;
+pub use listeners::{Listen, ListenerKind, Listening};
 
 /// One of the servers that a process can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,16 +79,10 @@ pub struct TlsFiles {
 /// Whom a serving node tells of its addresses.
 pub type Announce = Box<dyn Fn(Option<&Listening>) + Send + Sync>;
 
-/// What to serve and where. Port 0 is any free port.
+/// What to serve and where.
 pub struct ServeOptions {
     pub roles: Vec<Role>,
-    pub host: String,
-    pub registry_port: u16,
-    pub registry_rest_port: u16,
-    pub online_port: u16,
-    pub offline_port: u16,
-    pub ui_port: u16,
-    pub metrics_port: u16,
+    pub listen: Vec<Listen>,
     pub tls: Option<TlsFiles>,
     /// Is told every address once it accepts, then `None` once everything is ready.
     pub announce: Announce,
@@ -116,13 +110,19 @@ pub async fn serve(context: Context, options: ServeOptions) -> Result<()> {
     if let Err(error) = context.registry.catalog(&context.config.project).await {
         tracing::warn!(%error, "the registry cannot be read yet");
     }
-    for (listening, socket) in bound {
+    for listeners::Bound {
+        listening,
+        socket,
+        plain,
+    } in bound
+    {
         let router = listeners::router(listening.kind, &context, &options.roles, &health_service)?;
         let own_health = listening.kind.has_own_health();
         let router = crate::http::listener(router, own_health, &readiness, &context.metrics);
-        let server = listeners::run(socket, tls.clone(), router, handle.clone());
+        let tls = if plain { None } else { tls.clone() };
+        let server = listeners::run(socket, tls, router, handle.clone());
         // Joins keep cores busy; their server lives on the background threads.
-        if listening.kind == listeners::ListenerKind::Offline {
+        if listening.kind == ListenerKind::Offline {
             tasks
                 .set
                 .spawn_on(named("offline", server), context.background.handle());

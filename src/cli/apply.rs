@@ -6,22 +6,33 @@ use clap::Args;
 
 use super::{
     Global, Outcome, output,
-    repository::{self, Options, Planned, Tables, is_shown},
+    repository::{self, Options, Planned, Tables, Told},
 };
 use crate::{
     context::Context,
-    error::Result,
-    model::ObjectKind,
-    registry::apply::{ApplyReport, Outcome as Change},
+    error::{Error, Result},
+    registry::apply::{Applied, Outcome as Change},
 };
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     options: Options,
+    /// There is no progress bar to leave out
+    #[arg(long, hide = true)]
+    no_progress: bool,
+    /// Keep the active versions of views
+    #[arg(long, hide = true)]
+    no_promote: bool,
 }
 
 pub(super) async fn run(global: &Global, arguments: &Arguments) -> Outcome {
+    if arguments.no_promote {
+        return Err(Error::invalid(
+            "`--no-promote` is not supported: a new version of a view is always active",
+        )
+        .hint("run `apply --no-promote` of Feast's SDK against this registry (`registry_type: remote`)"));
+    }
     let (context, _telemetry) = global.open("warn").await?;
     apply(&context, &arguments.options).await?;
     Ok(ExitCode::SUCCESS)
@@ -38,41 +49,22 @@ pub(super) async fn apply(context: &Context, options: &Options) -> Result<()> {
     let tables = Tables::between(&before, &served, &plan.changes);
     // Also when nothing has changed: an earlier apply may have been cut off before this.
     repository::provision(context, &after, &tables.dropped).await?;
-    tell(&report, &tables, project);
+    repository::tell(report.objects.iter().filter_map(told), &tables, project);
     Ok(())
 }
 
-fn tell(report: &ApplyReport, tables: &Tables, project: &str) {
-    let mut changed = false;
-    for object in report
-        .objects
-        .iter()
-        .filter(|object| is_shown(object.kind, &object.name))
-    {
-        let verb = match object.outcome {
-            Change::Created => "Created",
-            Change::Updated => "Updated",
-            Change::Deleted => "Deleted",
-            Change::Unchanged => continue,
-        };
-        changed = true;
-        // Feast keeps quiet about data sources; they are of interest only when they go.
-        if object.kind == ObjectKind::DataSource && object.outcome != Change::Deleted {
-            continue;
-        }
-        output::line(format_args!("{verb} {} {}", object.kind.label(), object.name));
-    }
-    if !changed {
-        output::line(format_args!("No changes to registry"));
-    }
-    output::line(format_args!(""));
-    for name in &tables.created {
-        output::line(format_args!("Created online table {project}_{name}"));
-    }
-    for name in &tables.dropped {
-        output::line(format_args!("Removed online table {project}_{name}"));
-    }
-    if tables.created.is_empty() && tables.dropped.is_empty() {
-        output::line(format_args!("No changes to infrastructure"));
-    }
+/// What was done, as Feast's command puts it.
+fn told(object: &Applied) -> Option<Told<'_>> {
+    let verb = match object.outcome {
+        Change::Created => "Created",
+        Change::Updated => "Updated",
+        Change::Deleted => "Deleted",
+        Change::Unchanged => return None,
+    };
+    Some(Told {
+        verb,
+        kind: object.kind,
+        name: &object.name,
+        fields: &[],
+    })
 }

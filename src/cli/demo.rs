@@ -74,6 +74,7 @@ pub(super) async fn run(global: &Global, arguments: Arguments) -> Outcome {
         &context,
         &Options {
             skip_source_validation: false,
+            skip_feature_view_validation: false,
         },
     )
     .await?;

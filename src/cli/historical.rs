@@ -19,7 +19,7 @@ use clap::{Args, ValueEnum};
 use futures::StreamExt as _;
 use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
 
-use super::{Global, Outcome, output, when::moment};
+use super::{Global, Name, Outcome, output, when::moment};
 use crate::{
     error::{Error, Result},
     offline::retrieve::{HistoricalRequest, RequestRows, Wanted, historical},
@@ -60,8 +60,8 @@ pub(super) struct Arguments {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// How to print
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    format: Format,
+    #[arg(long, value_enum)]
+    format: Option<Format>,
 }
 
 /// How to print.
@@ -69,6 +69,9 @@ pub(super) struct Arguments {
 enum Format {
     Table,
     Json,
+    /// JSON with times in milliseconds, as Feast's command prints
+    #[value(hide = true)]
+    Records,
 }
 
 pub(super) async fn run(global: &Global, arguments: Arguments) -> Outcome {
@@ -99,7 +102,11 @@ pub(super) async fn run(global: &Global, arguments: Arguments) -> Outcome {
     while let Some(batch) = stream.next().await {
         batches.push(batch?);
     }
-    match arguments.format {
+    let by_name = match global.name {
+        Name::Thali => Format::Table,
+        Name::Feast => Format::Records,
+    };
+    match arguments.format.unwrap_or(by_name) {
         Format::Table if batches.is_empty() => {
             output::line(format_args!(
                 "{}",
@@ -114,8 +121,44 @@ pub(super) async fn run(global: &Global, arguments: Arguments) -> Outcome {
             let text = String::from_utf8_lossy(&writer.into_inner()).into_owned();
             output::line(format_args!("{}", if text.is_empty() { "[]" } else { &text }));
         }
+        Format::Records => output::json(&records(&batches)?, 4)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Rows as pandas' `to_json(orient="records")` has them.
+fn records(batches: &[RecordBatch]) -> Result<serde_json::Value> {
+    let numbered = batches
+        .iter()
+        .map(with_numbers_for_times)
+        .collect::<Result<Vec<_>>>()?;
+    let mut writer = arrow::json::WriterBuilder::new()
+        .with_explicit_nulls(true)
+        .build::<_, arrow::json::writer::JsonArray>(Vec::new());
+    writer.write_batches(&numbered.iter().collect::<Vec<_>>())?;
+    writer.finish()?;
+    let bytes = writer.into_inner();
+    if bytes.is_empty() {
+        return Ok(serde_json::Value::Array(Vec::new()));
+    }
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Error::internal("rows have no JSON form").source_error(error))
+}
+
+fn with_numbers_for_times(batch: &RecordBatch) -> Result<RecordBatch> {
+    let mut fields = Vec::new();
+    let mut columns = Vec::new();
+    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+        if let DataType::Timestamp(_, zone) = field.data_type() {
+            let milliseconds = DataType::Timestamp(TimeUnit::Millisecond, zone.clone());
+            columns.push(cast(&cast(column, &milliseconds)?, &DataType::Int64)?);
+            fields.push(Field::new(field.name(), DataType::Int64, true));
+        } else {
+            columns.push(Arc::clone(column));
+            fields.push(field.as_ref().clone());
+        }
+    }
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
 }
 
 fn request_rows(arguments: &Arguments) -> Result<RequestRows> {

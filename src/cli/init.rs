@@ -12,10 +12,10 @@ use arrow::{
     error::ArrowError,
 };
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use parquet::arrow::ArrowWriter;
 
-use super::{Outcome, output};
+use super::{Name, Outcome, output};
 use crate::{
     config::is_project_name,
     error::{Error, Result},
@@ -26,60 +26,93 @@ pub(super) struct Arguments {
     /// Folder to make; its name becomes the project's
     #[arg(default_value = "feature_repo")]
     directory: PathBuf,
-    /// What to put there
-    #[arg(short, long, value_enum, default_value_t = Template::Local)]
-    template: Template,
+    /// What to put there: local (an example with data) or minimal (only the configuration)
+    #[arg(short, long, default_value = LOCAL)]
+    template: String,
     /// The same as `--template minimal`
     #[arg(short, long)]
     minimal: bool,
+    /// Make it in this folder instead
+    #[arg(long, value_name = "DIR")]
+    repo_path: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Template {
-    /// An example with data
-    Local,
-    /// Only the configuration
-    Minimal,
-}
+const LOCAL: &str = "local";
+const MINIMAL: &str = "minimal";
 
 const DEFINITIONS: &str = include_str!("init/definitions.yaml");
 const FEATURE_STORE: &str = include_str!("init/feature_store.yaml");
 
-pub(super) fn run(arguments: &Arguments) -> Outcome {
-    let directory = std::path::absolute(&arguments.directory).unwrap_or_else(|_| arguments.directory.clone());
-    let project = directory
+pub(super) fn run(name: Name, arguments: &Arguments) -> Outcome {
+    let given = arguments.repo_path.as_ref().unwrap_or(&arguments.directory);
+    let top = absolute(given);
+    let project_directory = absolute(&arguments.directory);
+    let project = project_directory
         .file_name()
         .and_then(|name| name.to_str())
         .unwrap_or_default();
-    if !is_project_name(project) {
-        return Err(Error::invalid(format!("`{project}` is no name for a project")).hint(
-            "Name should be alphanumeric values, underscores, and hyphens but not start with an underscore or hyphen",
-        ));
-    }
-    let config = directory.join("feature_store.yaml");
-    if config.exists() {
+    check_name(project)?;
+    let template = if arguments.minimal {
+        MINIMAL
+    } else {
+        &arguments.template
+    };
+    check_template(template)?;
+    // Feast puts the repository one folder deeper, which its operator relies on.
+    let (place, directory) = match name {
+        Name::Thali => (given.clone(), top.clone()),
+        Name::Feast => (given.join("feature_repo"), top.join("feature_repo")),
+    };
+    if [&top, &directory]
+        .iter()
+        .any(|folder| folder.join("feature_store.yaml").exists())
+    {
         return Err(Error::invalid(format!(
             "The directory {} contains an existing feature store repository that may cause a conflict",
-            directory.display()
+            given.display()
         )));
     }
     output::line(format_args!(
         "Creating a new Feast repository in {}.",
-        directory.display()
+        top.display()
     ));
-    write(&config, FEATURE_STORE.replace("PROJECT", project).as_bytes())?;
-    if arguments.template == Template::Local && !arguments.minimal {
+    write(
+        &directory.join("feature_store.yaml"),
+        FEATURE_STORE.replace("PROJECT", project).as_bytes(),
+    )?;
+    if template == LOCAL {
         write(&directory.join("definitions.yaml"), DEFINITIONS.as_bytes())?;
         write(
             &directory.join("data/driver_stats.parquet"),
             &driver_stats(Utc::now())?,
         )?;
     }
-    let place = arguments.directory.display();
+    let place = place.display();
     output::line(format_args!(
         "Next: thali -c {place} apply, then thali -c {place} serve"
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+}
+
+fn check_name(project: &str) -> Result<()> {
+    if is_project_name(project) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("`{project}` is no name for a project")).hint(
+        "Name should be alphanumeric values, underscores, and hyphens but not start with an underscore or hyphen",
+    ))
+}
+
+fn check_template(template: &str) -> Result<()> {
+    if [LOCAL, MINIMAL].contains(&template) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("there is no template `{template}`"))
+        .hint("begin with `local` or `minimal`, and write the stores you have into feature_store.yaml"))
 }
 
 /// Writes a file and the folders above it.
@@ -150,8 +183,9 @@ mod tests {
     fn arguments(directory: PathBuf, minimal: bool) -> Arguments {
         Arguments {
             directory,
-            template: Template::Local,
+            template: LOCAL.to_owned(),
             minimal,
+            repo_path: None,
         }
     }
 
@@ -159,7 +193,7 @@ mod tests {
     fn what_is_written_can_be_read() {
         let dir = tempfile::tempdir().unwrap();
         let repo = dir.path().join("my_repo");
-        run(&arguments(repo.clone(), false)).unwrap();
+        run(Name::Thali, &arguments(repo.clone(), false)).unwrap();
         let sources = Sources {
             chdir: Some(repo.clone()),
             ..Sources::default()
@@ -169,12 +203,12 @@ mod tests {
         assert!(Definitions::read(&config).unwrap().nothing_defined().is_none());
         assert!(repo.join("data/driver_stats.parquet").is_file());
         assert!(
-            run(&arguments(repo, false)).is_err(),
+            run(Name::Thali, &arguments(repo, false)).is_err(),
             "an existing repository is left alone"
         );
-        assert!(run(&arguments(dir.path().join("_bad"), false)).is_err());
+        assert!(run(Name::Thali, &arguments(dir.path().join("_bad"), false)).is_err());
         let minimal = dir.path().join("minimal");
-        run(&arguments(minimal.clone(), true)).unwrap();
+        run(Name::Thali, &arguments(minimal.clone(), true)).unwrap();
         assert!(!minimal.join("definitions.yaml").exists());
     }
 }

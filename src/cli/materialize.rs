@@ -37,6 +37,25 @@ pub(super) struct Arguments {
     /// Materialize everything there is, whatever its event time
     #[arg(long, conflicts_with_all = ["start", "end"])]
     disable_event_timestamp: bool,
+    #[command(flatten)]
+    version: Version,
+}
+
+/// Feast's flag; stored versions are read, not materialized.
+#[derive(Debug, Args)]
+struct Version {
+    #[arg(long, hide = true)]
+    version: Option<String>,
+}
+
+impl Version {
+    fn refuse(&self) -> Result<()> {
+        match &self.version {
+            None => Ok(()),
+            Some(version) => Err(Error::invalid(format!("`--version {version}` is not supported"))
+                .hint("only the active version of a view is materialized: leave `--version` out")),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -47,15 +66,19 @@ pub(super) struct IncrementalArguments {
     /// Feature view to materialize, repeatable; all that are served online without it
     #[arg(short, long)]
     views: Vec<String>,
+    #[command(flatten)]
+    version: Version,
 }
 
 pub(super) async fn run(global: &Global, arguments: Arguments) -> Outcome {
+    arguments.version.refuse()?;
     let start = arguments.start.unwrap_or(DateTime::UNIX_EPOCH);
     let end = arguments.end.unwrap_or_else(Utc::now);
     materialize(global, arguments.views, Window::Between { start, end }).await
 }
 
 pub(super) async fn run_incremental(global: &Global, arguments: IncrementalArguments) -> Outcome {
+    arguments.version.refuse()?;
     materialize(
         global,
         arguments.views,

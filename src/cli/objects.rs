@@ -1,308 +1,369 @@
-//! `thali entities list`, `feature-views describe NAME` and so on; `delete`; `registry-dump`.
+//! `thali entities list`, `feature-views describe NAME`, `permissions delete NAME` and so on for every
+//! kind, and `delete` for a name of any kind. What the kinds are and show is a table, [`kinds`].
 
-use std::process::ExitCode;
+pub(super) mod kinds;
+pub(super) mod remove;
 
-use clap::{Args, Subcommand};
-use serde_json::{Map, Value as Json};
+use std::{process::ExitCode, sync::Arc};
 
-use super::{Global, Outcome, output};
+use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Subcommand};
+use serde_json::Value as Json;
+
+use self::kinds::{Column, GROUPS, Group, More, Row};
+use super::{
+    Global, Name, Outcome,
+    output::{self, Format},
+    permissions, views,
+};
 use crate::{
     context::Context,
-    error::{Error, Result},
-    model::{Field, Object, ObjectKind, feature_view::DUMMY_ENTITY_NAME},
-    registry::{Catalog, View, changes::Changes},
+    error::Result,
+    model::{Object, ObjectKind, feature_view::DUMMY_ENTITY_NAME},
+    registry::Catalog,
 };
 
-/// Commands about one kind of object.
-#[derive(Debug, Subcommand)]
-pub(super) enum Objects {
-    /// Projects of the registry
-    #[command(subcommand)]
-    Projects(Question),
-    /// Entities of the project
-    #[command(subcommand)]
-    Entities(Question),
-    /// Data sources of the project
-    #[command(subcommand)]
-    DataSources(Question),
-    /// Views of the project, of every kind
-    #[command(subcommand)]
-    FeatureViews(Question),
-    /// On demand feature views of the project
-    #[command(subcommand)]
-    OnDemandFeatureViews(Question),
-    /// Stream feature views of the project
-    #[command(subcommand)]
-    StreamFeatureViews(Question),
-    /// Label views of the project
-    #[command(subcommand)]
-    LabelViews(Question),
-    /// Feature services of the project
-    #[command(subcommand)]
-    FeatureServices(Question),
-    /// Saved datasets of the project
-    #[command(subcommand)]
-    SavedDatasets(Question),
-    /// Validation references of the project
-    #[command(subcommand)]
-    ValidationReferences(Question),
-    /// Permissions of the project
-    #[command(subcommand)]
-    Permissions(Question),
+/// A command about one kind of object.
+#[derive(Debug)]
+pub(super) struct Objects {
+    group: &'static Group,
+    question: Question,
 }
 
-impl Objects {
-    fn parts(&self) -> (&'static [ObjectKind], &Question) {
-        match self {
-            Self::Projects(question) => (&[ObjectKind::Project], question),
-            Self::Entities(question) => (&[ObjectKind::Entity], question),
-            Self::DataSources(question) => (&[ObjectKind::DataSource], question),
-            Self::FeatureViews(question) => (&ObjectKind::VIEWS, question),
-            Self::OnDemandFeatureViews(question) => (&[ObjectKind::OnDemandFeatureView], question),
-            Self::StreamFeatureViews(question) => (&[ObjectKind::StreamFeatureView], question),
-            Self::LabelViews(question) => (&[ObjectKind::LabelView], question),
-            Self::FeatureServices(question) => (&[ObjectKind::FeatureService], question),
-            Self::SavedDatasets(question) => (&[ObjectKind::SavedDataset], question),
-            Self::ValidationReferences(question) => (&[ObjectKind::ValidationReference], question),
-            Self::Permissions(question) => (&[ObjectKind::Permission], question),
-        }
-    }
+#[derive(Debug)]
+enum Question {
+    Common(Common),
+    Views(views::Command),
+    Permissions(permissions::Command),
+    /// `permissions list --verbose`
+    Matches(Filter),
+    /// `projects current_project`
+    Current,
 }
 
-/// What can be asked about one kind of object.
+/// What can be asked about every kind.
 #[derive(Debug, Subcommand)]
-pub(super) enum Question {
+enum Common {
     /// List them
     List(Filter),
     /// Show one in full
-    Describe {
-        #[arg(value_name = "NAME")]
-        name: String,
-    },
+    Describe(Describe),
+    /// Delete one; a view goes with its rows in the online store
+    Delete(remove::Delete),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Filter {
-    /// Only objects with this tag, KEY:VALUE; repeatable, all must be there
-    #[arg(long, value_name = "KEY:VALUE", value_parser = tag)]
-    tags: Vec<(String, String)>,
+    /// Only objects with this tag, KEY=VALUE or KEY:VALUE; repeatable, all must be there
+    #[arg(long, value_name = "TAG", value_parser = tags)]
+    tags: Vec<Tags>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
+    #[command(flatten)]
+    place: Place,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct DeleteArguments {
-    /// Name of the object
+struct Describe {
+    /// Its name
     name: String,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Format::Yaml)]
+    output: Format,
+    #[command(flatten)]
+    place: Place,
 }
 
-/// In which order `delete` looks for a name (`feast/cli/cli.py`, `delete`).
-const DELETED_KINDS: [ObjectKind; 9] = [
-    ObjectKind::Entity,
-    ObjectKind::FeatureView,
-    ObjectKind::FeatureService,
-    ObjectKind::DataSource,
-    ObjectKind::SavedDataset,
-    ObjectKind::ValidationReference,
-    ObjectKind::StreamFeatureView,
-    ObjectKind::OnDemandFeatureView,
-    ObjectKind::LabelView,
-];
-
-fn tag(text: &str) -> Result<(String, String), String> {
-    let pair = text.split_once(':').ok_or_else(|| "write KEY:VALUE".to_owned())?;
-    Ok((pair.0.to_owned(), pair.1.to_owned()))
+/// Where to look.
+#[derive(Debug, Args)]
+pub(super) struct Place {
+    /// Another project of the same registry
+    #[arg(long, value_name = "NAME")]
+    project: Option<String>,
 }
 
-pub(super) async fn run(global: &Global, objects: &Objects) -> Outcome {
-    let (kinds, question) = objects.parts();
-    let (context, _telemetry) = global.open("warn").await?;
-    let project = context.config.project.clone();
-    match question {
-        Question::List(filter) => {
-            let objects = listed(&context, &project, kinds).await?;
-            let mut rows = Vec::new();
-            for object in objects {
-                let json = object.to_json()?;
-                if filter
-                    .tags
-                    .iter()
-                    .all(|(key, value)| tags(&json).get(key).is_some_and(|tag| tag == value))
-                {
-                    rows.push(row(&object, &json));
-                }
-            }
-            let headers: &[&str] = match kinds {
-                [_] => &["NAME", "DESCRIPTION", "DETAILS"],
-                _ => &["NAME", "DESCRIPTION", "DETAILS", "TYPE"],
+impl Place {
+    pub(super) fn project<'a>(&'a self, context: &'a Context) -> &'a str {
+        self.project.as_deref().unwrap_or(&context.config.project)
+    }
+}
+
+type Tags = Vec<(String, String)>;
+
+/// `key:value, key:value` as Feast reads it, and `key=value`.
+fn tags(text: &str) -> Result<Tags, String> {
+    let text = text.trim().trim_matches(['(', ')']).replace(['"', '\''], "");
+    let tags = text.split(',').filter(|tag| !tag.trim().is_empty());
+    tags.map(|tag| {
+        let (key, value) = tag.split_once([':', '=']).ok_or("write KEY=VALUE or KEY:VALUE")?;
+        Ok((key.trim().to_owned(), value.trim().to_owned()))
+    })
+    .collect()
+}
+
+impl Subcommand for Objects {
+    fn augment_subcommands(command: clap::Command) -> clap::Command {
+        GROUPS.iter().fold(command, |command, group| {
+            let own = Common::augment_subcommands(clap::Command::new(group.command))
+                .subcommand_required(true)
+                .arg_required_else_help(true);
+            let own = match group.more {
+                More::None => own,
+                More::Projects => own.subcommand(
+                    clap::Command::new("current_project").about("Show the project of this repository"),
+                ),
+                More::Views => views::Command::augment_subcommands(own),
+                More::Permissions => permissions::Command::augment_subcommands(own)
+                    .mut_subcommand("list", |list| list.arg(verbose())),
             };
-            for cells in &mut rows {
-                cells.truncate(headers.len());
+            // Each enum of commands brings a text of its own.
+            command.subcommand(own.about(group.about))
+        })
+    }
+
+    fn augment_subcommands_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_subcommands(command)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        Group::of(name).is_some()
+    }
+}
+
+fn verbose() -> Arg {
+    Arg::new("verbose")
+        .short('v')
+        .long("verbose")
+        .action(ArgAction::SetTrue)
+        .help("Show the resources that match each permission")
+}
+
+impl FromArgMatches for Objects {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let unknown = || clap::Error::new(clap::error::ErrorKind::InvalidSubcommand);
+        let (name, matches) = matches.subcommand().ok_or_else(unknown)?;
+        let group = Group::of(name).ok_or_else(unknown)?;
+        let (name, inner) = matches.subcommand().ok_or_else(unknown)?;
+        let question = if name == "list" && group.more == More::Permissions && inner.get_flag("verbose") {
+            Question::Matches(Filter::from_arg_matches(inner)?)
+        } else if Common::has_subcommand(name) {
+            Question::Common(Common::from_arg_matches(matches)?)
+        } else {
+            match group.more {
+                More::Views => Question::Views(views::Command::from_arg_matches(matches)?),
+                More::Permissions => Question::Permissions(permissions::Command::from_arg_matches(matches)?),
+                More::Projects => Question::Current,
+                More::None => return Err(unknown()),
             }
-            output::table(headers, &rows);
-        }
-        Question::Describe { name } => {
-            let catalog = context.registry.fresh_catalog(&project).await?;
-            let found = kinds.iter().find_map(|kind| catalog.object(*kind, name));
-            let first = kinds.first().copied().unwrap_or(ObjectKind::FeatureView);
-            let object = found.ok_or_else(|| first.not_found(name, &project))?;
-            let text = serde_saphyr::to_string(&object.to_json()?)
-                .map_err(|error| Error::internal(format!("the object has no YAML form: {error}")))?;
-            output::line(format_args!("{}", text.trim_end()));
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Objects of some kinds; projects are those of the whole registry.
-async fn listed(context: &Context, project: &str, kinds: &[ObjectKind]) -> Result<Vec<Object>> {
-    let mut objects = Vec::new();
-    if kinds == [ObjectKind::Project] {
-        for name in context.registry.projects().await? {
-            let catalog = context.registry.fresh_catalog(&name).await?;
-            objects.extend(
-                catalog
-                    .object(ObjectKind::Project, &name)
-                    .map(|object| object.as_ref().clone()),
-            );
-        }
-        return Ok(objects);
-    }
-    let catalog = context.registry.fresh_catalog(project).await?;
-    let found = kinds.iter().flat_map(|kind| catalog.objects(*kind));
-    objects.extend(
-        found
-            .filter(|object| object.name != DUMMY_ENTITY_NAME)
-            .map(|object| object.as_ref().clone()),
-    );
-    objects.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(objects)
-}
-
-/// The part that holds the fields: most kinds have a `spec`.
-fn spec(json: &Json) -> &Json {
-    json.get("spec").unwrap_or(json)
-}
-
-fn tags(json: &Json) -> &Map<String, Json> {
-    static NONE: std::sync::LazyLock<Map<String, Json>> = std::sync::LazyLock::new(Map::new);
-    spec(json).get("tags").and_then(Json::as_object).unwrap_or(&NONE)
-}
-
-fn row(object: &Object, json: &Json) -> Vec<String> {
-    let spec = spec(json);
-    let text = |key: &str| {
-        spec.get(key)
-            .and_then(Json::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let names = |key: &str, name: &str| -> String {
-        let items = spec
-            .get(key)
-            .and_then(Json::as_array)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        let name = |item: &Json| {
-            item.as_str()
-                .or_else(|| item.get(name)?.as_str())
-                .map(str::to_owned)
         };
-        items.iter().filter_map(name).collect::<Vec<_>>().join(", ")
-    };
-    let details = match object.kind {
-        ObjectKind::Entity => format!("{} ({})", text("joinKey"), text("valueType")),
-        ObjectKind::DataSource => text("type"),
-        kind if kind.is_view() => names("entities", "").replace(DUMMY_ENTITY_NAME, ""),
-        ObjectKind::FeatureService => names("features", "featureViewName"),
-        ObjectKind::Permission => names("actions", ""),
-        _ => String::new(),
-    };
-    vec![
-        object.name.clone(),
-        text("description"),
-        details,
-        object.kind.label().to_owned(),
-    ]
+        Ok(Self { group, question })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
-/// `thali features list`: every feature of every view.
-pub(super) async fn features(global: &Global) -> Outcome {
-    let (context, _telemetry) = global.open("warn").await?;
-    let catalog = context.registry.fresh_catalog(&context.config.project).await?;
-    let mut rows: Vec<Vec<String>> = Vec::new();
-    let mut add = |view: &str, fields: &[Field]| {
-        rows.extend(
-            fields
-                .iter()
-                .map(|field| vec![field.name.clone(), view.to_owned(), field.value_type.to_string()]),
-        );
+impl Objects {
+    pub(super) async fn run(self, global: &Global) -> Outcome {
+        let (context, _telemetry) = global.open("warn").await?;
+        let (group, name) = (self.group, global.name);
+        match self.question {
+            Question::Common(Common::List(filter)) => list(&context, name, group, &filter).await?,
+            Question::Common(Common::Describe(asked)) => describe(&context, name, group, &asked).await?,
+            Question::Common(Common::Delete(asked)) => {
+                return remove::one(&context, name, group, &asked).await;
+            }
+            Question::Views(command) => return command.run(&context, name).await,
+            Question::Permissions(command) => command.run(&context).await?,
+            Question::Matches(filter) => permissions::matches(&context, &filter).await?,
+            Question::Current => {
+                let asked = Describe {
+                    name: context.config.project.clone(),
+                    output: Format::Yaml,
+                    place: Place { project: None },
+                };
+                describe(&context, name, group, &asked).await?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// An object, the project it was found in, and its JSON.
+struct Found {
+    catalog: Arc<Catalog>,
+    object: Arc<Object>,
+    json: Json,
+}
+
+impl Found {
+    fn new(catalog: &Arc<Catalog>, object: &Arc<Object>) -> Result<Self> {
+        Ok(Self {
+            catalog: Arc::clone(catalog),
+            object: Arc::clone(object),
+            json: object.to_json()?,
+        })
+    }
+}
+
+impl Filter {
+    /// Whether the object has every tag that is wanted.
+    pub(super) fn wants(&self, json: &Json) -> bool {
+        let tags = json
+            .get("spec")
+            .unwrap_or(json)
+            .get("tags")
+            .and_then(Json::as_object);
+        let has = |key: &str, value: &str| {
+            let tag = tags.and_then(|tags| tags.get(key)).and_then(Json::as_str);
+            tag == Some(value)
+        };
+        self.tags.iter().flatten().all(|(key, value)| has(key, value))
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+}
+
+async fn list(context: &Context, name: Name, group: &Group, filter: &Filter) -> Result<()> {
+    let project = filter.place.project(context);
+    let (kinds, columns) = match name {
+        Name::Thali => (group.kinds, group.columns),
+        Name::Feast => (group.feast_kinds, group.feast_columns),
     };
-    for view in catalog.views() {
-        match view {
-            View::Stored(view) => add(&view.name, &view.features),
-            View::OnDemand(view) => add(&view.name, &view.features),
+    let mut found = if group.more == More::Projects {
+        projects(context, name).await?
+    } else {
+        objects(context, project, kinds).await?
+    };
+    found.retain(|found| filter.wants(&found.json));
+    if name == Name::Thali {
+        found.sort_by(|a, b| a.object.name.cmp(&b.object.name));
+    }
+    if found.is_empty() && name == Name::Thali && filter.output == Format::Table {
+        output::note(format_args!("No {} found in project {project}.", group.command));
+        return Ok(());
+    }
+    match filter.output {
+        Format::Table => {
+            print_table(columns, &found);
+            Ok(())
+        }
+        Format::Yaml => output::yaml(&all(found)),
+        Format::Json => output::json(&all(found), 2),
+    }
+}
+
+fn all(found: Vec<Found>) -> Json {
+    found.into_iter().map(|found| found.json).collect()
+}
+
+fn print_table(columns: &[Column], found: &[Found]) {
+    let headers: Vec<&str> = columns.iter().map(|(header, _)| *header).collect();
+    let rows: Vec<Vec<String>> = found
+        .iter()
+        .map(|found| {
+            let row = Row {
+                catalog: &found.catalog,
+                object: &found.object,
+                json: &found.json,
+            };
+            columns.iter().map(|(_, cell)| cell(&row)).collect()
+        })
+        .collect();
+    output::table(&headers, &rows);
+}
+
+/// Objects of some kinds, without the entity of views that have none.
+async fn objects(context: &Context, project: &str, kinds: &[ObjectKind]) -> Result<Vec<Found>> {
+    let catalog = context.registry.fresh_catalog(project).await?;
+    let objects = kinds.iter().flat_map(|kind| catalog.objects(*kind));
+    objects
+        .filter(|object| object.name != DUMMY_ENTITY_NAME)
+        .map(|object| Found::new(&catalog, object))
+        .collect()
+}
+
+/// The projects of the whole registry; Feast shows no protected ones.
+async fn projects(context: &Context, name: Name) -> Result<Vec<Found>> {
+    let mut found = Vec::new();
+    for project in context.registry.projects().await? {
+        let catalog = context.registry.fresh_catalog(&project).await?;
+        if let Some(object) = catalog.object(ObjectKind::Project, &project)
+            && (name == Name::Thali || !remove::is_protected(object)?)
+        {
+            found.push(Found::new(&catalog, object)?);
         }
     }
-    rows.sort();
-    output::table(&["FEATURE", "FEATURE VIEW", "DATA TYPE"], &rows);
-    Ok(ExitCode::SUCCESS)
+    Ok(found)
 }
 
-/// `thali delete NAME`: the first object with that name, whatever it is.
-pub(super) async fn delete(global: &Global, arguments: &DeleteArguments) -> Outcome {
-    let (context, _telemetry) = global.open("warn").await?;
-    let (project, name) = (context.config.project.clone(), &arguments.name);
-    let catalog = context.registry.fresh_catalog(&project).await?;
-    let Some(kind) = DELETED_KINDS
-        .into_iter()
-        .find(|kind| catalog.object(*kind, name).is_some())
-    else {
-        output::line(format_args!("Object not found. Deletion skipped."));
-        return Ok(ExitCode::SUCCESS);
-    };
-    let changes = Changes {
-        registry: context.registry.clone(),
-        online: Some(context.online.clone()),
-    };
-    changes
-        .delete(kind, &project, name, &super::author("delete"))
-        .await?;
-    output::line(format_args!("Deleted {} {name} from {project}.", kind.label()));
-    Ok(ExitCode::SUCCESS)
-}
-
-/// `thali registry-dump`: the project as JSON, in the shape of Feast's command.
-pub(super) async fn dump(global: &Global) -> Outcome {
-    let (context, _telemetry) = global.open("warn").await?;
-    let catalog = context.registry.fresh_catalog(&context.config.project).await?;
-    let text = serde_json::to_string_pretty(&dumped(&catalog)?)
-        .map_err(|error| Error::internal("the registry has no JSON form").source_error(error))?;
-    output::line(format_args!("{text}"));
-    Ok(ExitCode::SUCCESS)
-}
-
-fn dumped(catalog: &Catalog) -> Result<Json> {
-    let mut root = Map::new();
-    root.insert("project".to_owned(), catalog.project().to_owned().into());
-    for (kind, key) in [
-        (ObjectKind::DataSource, "dataSources"),
-        (ObjectKind::Entity, "entities"),
-        (ObjectKind::FeatureView, "featureViews"),
-        (ObjectKind::OnDemandFeatureView, "onDemandFeatureViews"),
-        (ObjectKind::StreamFeatureView, "streamFeatureViews"),
-        (ObjectKind::LabelView, "labelViews"),
-        (ObjectKind::FeatureService, "featureServices"),
-        (ObjectKind::SavedDataset, "savedDatasets"),
-        (ObjectKind::ValidationReference, "validationReferences"),
-        (ObjectKind::Permission, "permissions"),
-    ] {
-        let objects = catalog.objects(kind);
-        let items = objects
-            .iter()
-            .map(|object| object.to_json())
-            .collect::<Result<Vec<_>>>()?;
-        if !items.is_empty() {
-            root.insert(key.to_owned(), Json::Array(items));
-        }
+async fn describe(context: &Context, name: Name, group: &Group, asked: &Describe) -> Result<()> {
+    let found = find(context, group, asked.place.project(context), &asked.name).await?;
+    if asked.output == Format::Table {
+        let columns = match name {
+            Name::Thali => group.columns,
+            Name::Feast => group.feast_columns,
+        };
+        print_table(columns, &[found]);
+        return Ok(());
     }
-    Ok(Json::Object(root))
+    let mut json = found.json;
+    if name == Name::Feast {
+        as_feast_describes(found.object.kind, &mut json);
+    }
+    match asked.output {
+        Format::Json => output::json(&json, 2),
+        Format::Table | Format::Yaml => output::yaml(&json),
+    }
+}
+
+/// The object of that name, of the first of the group's kinds that has one.
+async fn find(context: &Context, group: &Group, project: &str, name: &str) -> Result<Found> {
+    let project = if group.more == More::Projects {
+        name
+    } else {
+        project
+    };
+    let catalog = context.registry.fresh_catalog(project).await?;
+    let object = group.kinds.iter().find_map(|kind| catalog.object(*kind, name));
+    let object = object.ok_or_else(|| group.kind().not_found(name, project))?;
+    Found::new(&catalog, object)
+}
+
+/// Feast's command prints objects as its client holds them, which know no project, and says of feature
+/// views whether they are enabled and in which state.
+fn as_feast_describes(kind: ObjectKind, json: &mut Json) {
+    as_client_knows_it(kind, json);
+    let state = kinds::state(json).to_owned();
+    let Some(fields) = json.as_object_mut() else {
+        return;
+    };
+    let disabled = fields
+        .get("spec")
+        .and_then(|spec| spec.get("disabled")?.as_bool());
+    if kind == ObjectKind::FeatureView {
+        fields.insert("enabled".to_owned(), (!disabled.unwrap_or_default()).into());
+        fields.insert("state".to_owned(), state.into());
+    }
+}
+
+/// Takes out what Feast's client does not know of its objects: the project, and the class of a source,
+/// which is what the object is an instance of.
+pub(super) fn as_client_knows_it(kind: ObjectKind, json: &mut Json) {
+    let Some(fields) = json.as_object_mut() else {
+        return;
+    };
+    if kind == ObjectKind::DataSource {
+        fields.shift_remove("dataSourceClassType");
+    }
+    if kind != ObjectKind::Project
+        && let Some(spec) = fields.get_mut("spec").and_then(Json::as_object_mut)
+    {
+        spec.shift_remove("project");
+    }
+    fields.shift_remove("project");
 }

@@ -50,9 +50,7 @@ pub(super) async fn run(global: &Global, arguments: Arguments) -> Outcome {
     let response = get_online_features(&context, request).await?;
     let mut bytes = Vec::new();
     write_response(&mut bytes, &response)?;
-    let text = serde_json::to_string_pretty(&by_name(&bytes)?)
-        .map_err(|error| Error::internal("features have no JSON form").source_error(error))?;
-    output::line(format_args!("{text}"));
+    output::json(&by_name(&bytes)?, 4)?;
     Ok(ExitCode::SUCCESS)
 }
 

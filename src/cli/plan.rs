@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{
-    Global, Outcome, output,
-    repository::{self, Options, Planned, Tables, describe, is_shown},
+    Global, Name, Outcome, output,
+    repository::{self, Options, Planned, Tables, Told, describe, is_shown},
 };
-use crate::{context::Context, error::Result};
+use crate::{context::Context, error::Result, registry::apply::PlannedAction};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -23,12 +23,35 @@ pub(super) async fn run(global: &Global, arguments: &Arguments) -> Outcome {
     let (context, _telemetry) = global.open("warn").await?;
     let planned = repository::plan(&context, &arguments.options).await?;
     let plan = &planned.plan;
+    if global.name == Name::Feast {
+        show_as_feast(&context, &planned).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if plan.is_empty() {
         output::line(format_args!("No changes: project {} is up to date", plan.project));
         return Ok(ExitCode::SUCCESS);
     }
     show(&context, &planned).await?;
     Ok(ExitCode::from(CHANGES))
+}
+
+/// In the words of Feast's command, whose exit status says nothing of changes.
+async fn show_as_feast(context: &Context, planned: &Planned) -> Result<()> {
+    let plan = &planned.plan;
+    let before = context.registry.catalog(&plan.project).await?;
+    let tables = Tables::between(&before, &planned.served, &plan.changes);
+    let changes = plan.changes.iter().map(|change| Told {
+        verb: match change.action {
+            PlannedAction::Create => "Created",
+            PlannedAction::Update => "Updated",
+            PlannedAction::Delete => "Deleted",
+        },
+        kind: change.kind,
+        name: &change.name,
+        fields: &change.fields,
+    });
+    repository::tell(changes, &tables, &plan.project);
+    Ok(())
 }
 
 async fn show(context: &Context, planned: &Planned) -> Result<()> {

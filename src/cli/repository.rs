@@ -8,6 +8,7 @@ use clap::Args;
 use prost::Message as _;
 use serde_json::Value as Json;
 
+use super::output;
 use crate::{
     config::OnlineStoreConfig,
     context::Context,
@@ -28,6 +29,9 @@ pub(super) struct Options {
     /// Do not look at the files of data sources; every schema must then be written out
     #[arg(long)]
     pub(super) skip_source_validation: bool,
+    /// Nothing to skip: what is checked of views takes no time
+    #[arg(long, hide = true)]
+    pub(super) skip_feature_view_validation: bool,
 }
 
 /// A plan and the views that will have a table in the online store.
@@ -152,6 +156,49 @@ pub(super) async fn provision(context: &Context, catalog: &Catalog, dropped: &[S
 /// Whether a line about the object is of interest: Feast keeps quiet about the same ones.
 pub(super) fn is_shown(kind: ObjectKind, name: &str) -> bool {
     !(kind == ObjectKind::Entity && name == DUMMY_ENTITY_NAME)
+}
+
+/// One change, done or planned, in Feast's words.
+pub(super) struct Told<'a> {
+    pub(super) verb: &'static str,
+    pub(super) kind: ObjectKind,
+    pub(super) name: &'a str,
+    /// What an update touches, where that is to be shown.
+    pub(super) fields: &'a [FieldChange],
+}
+
+/// Says what was done, or would be, as Feast's `apply` and `plan` do.
+pub(super) fn tell<'a>(changes: impl Iterator<Item = Told<'a>>, tables: &Tables, project: &str) {
+    let mut changed = false;
+    for change in changes.filter(|change| is_shown(change.kind, change.name)) {
+        changed = true;
+        // Feast keeps quiet about data sources; they are of interest only when they go.
+        if change.kind == ObjectKind::DataSource && change.verb != "Deleted" {
+            continue;
+        }
+        output::line(format_args!(
+            "{} {} {}",
+            change.verb,
+            change.kind.label(),
+            change.name
+        ));
+        for field in change.fields {
+            output::line(format_args!("\t{}", describe_field(field)));
+        }
+    }
+    if !changed {
+        output::line(format_args!("No changes to registry"));
+    }
+    output::line(format_args!(""));
+    for name in &tables.created {
+        output::line(format_args!("Created online table {project}_{name}"));
+    }
+    for name in &tables.dropped {
+        output::line(format_args!("Removed online table {project}_{name}"));
+    }
+    if tables.created.is_empty() && tables.dropped.is_empty() {
+        output::line(format_args!("No changes to infrastructure"));
+    }
 }
 
 /// One planned change as text: `+`, `~` or `-`, and the fields an update touches.

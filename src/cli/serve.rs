@@ -7,7 +7,7 @@ use clap::Args;
 use super::{Global, Outcome, output};
 use crate::{
     error::{Error, Result},
-    node::{self, Listening, Role, ServeOptions, TlsFiles},
+    node::{self, Listen, ListenerKind, Listening, Role, ServeOptions, TlsFiles},
 };
 
 #[derive(Debug, Args)]
@@ -53,8 +53,13 @@ pub(super) struct Listeners {
 
 pub(super) async fn run(global: &Global, arguments: Arguments) -> Outcome {
     let roles = roles(&arguments.role)?;
+    start(global, options(arguments.listeners, roles, announce)).await
+}
+
+/// Opens everything and serves until a signal.
+pub(super) async fn start(global: &Global, options: ServeOptions) -> Outcome {
     let (context, telemetry) = global.open("info").await?;
-    let outcome = node::serve(context, options(arguments.listeners, roles, announce)).await;
+    let outcome = node::serve(context, options).await;
     telemetry.shutdown();
     outcome.map(|()| ExitCode::SUCCESS)
 }
@@ -87,20 +92,51 @@ pub(super) fn options(
     roles: Vec<Role>,
     announce: impl Fn(Option<&Listening>) + Send + Sync + 'static,
 ) -> ServeOptions {
+    let mut listen: Vec<Listen> = roles
+        .iter()
+        .flat_map(|role| listeners.of_role(*role))
+        .map(|(kind, port, flag)| listeners.listen(kind, port, flag))
+        .collect();
+    listen.push(listeners.listen(ListenerKind::Metrics, listeners.metrics_port, "--metrics-port"));
     ServeOptions {
         roles,
-        host: listeners.host,
-        registry_port: listeners.registry_port,
-        registry_rest_port: listeners.registry_rest_port,
-        online_port: listeners.online_port,
-        offline_port: listeners.offline_port,
-        ui_port: listeners.ui_port,
-        metrics_port: listeners.metrics_port,
+        listen,
         tls: listeners
             .tls_cert
             .zip(listeners.tls_key)
             .map(|(cert, key)| TlsFiles { cert, key }),
         announce: Box::new(announce),
+    }
+}
+
+impl Listeners {
+    /// The ports a role opens, and the flags that choose them.
+    fn of_role(&self, role: Role) -> Vec<(ListenerKind, u16, &'static str)> {
+        match role {
+            Role::Registry => vec![
+                (ListenerKind::Registry, self.registry_port, "--registry-port"),
+                (
+                    ListenerKind::RegistryRest,
+                    self.registry_rest_port,
+                    "--registry-rest-port",
+                ),
+            ],
+            Role::Online => vec![(ListenerKind::Online, self.online_port, "--online-port")],
+            Role::Offline => vec![(ListenerKind::Offline, self.offline_port, "--offline-port")],
+            Role::Ui => vec![(ListenerKind::Ui, self.ui_port, "--ui-port")],
+            // It answers on the metrics port only.
+            Role::Scheduler => Vec::new(),
+        }
+    }
+
+    fn listen(&self, kind: ListenerKind, port: u16, flag: &'static str) -> Listen {
+        Listen {
+            kind,
+            host: self.host.clone(),
+            port,
+            flag,
+            plain: false,
+        }
     }
 }
 

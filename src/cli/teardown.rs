@@ -3,22 +3,15 @@
 
 use std::process::ExitCode;
 
-use super::{Global, Outcome, output};
-use crate::{error::Error, model::ObjectKind, proto::feast::core, registry::changes::Changes};
-
-/// A project with this tag set to `true` is not to be removed (`feast/project.py`).
-const PROTECTED_TAG: &str = "feast.dev/protected-project";
+use super::{Global, Name, Outcome, objects::remove::refuse_protected, output};
+use crate::{model::ObjectKind, registry::changes::Changes};
 
 pub(super) async fn run(global: &Global) -> Outcome {
     let (context, _telemetry) = global.open("warn").await?;
     let project = context.config.project.clone();
     let catalog = context.registry.fresh_catalog(&project).await?;
     let object = catalog.require(ObjectKind::Project, &project)?;
-    let spec = object.decode::<core::Project>()?.spec.unwrap_or_default();
-    if spec.tags.get(PROTECTED_TAG).is_some_and(|value| value == "true") {
-        return Err(Error::invalid(format!("project `{project}` is protected"))
-            .hint(format!("remove its tag `{PROTECTED_TAG}` first")));
-    }
+    refuse_protected(object)?;
     let changes = Changes {
         registry: context.registry.clone(),
         online: Some(context.online.clone()),
@@ -27,6 +20,9 @@ pub(super) async fn run(global: &Global) -> Outcome {
     changes
         .delete(ObjectKind::Project, &project, &project, &author)
         .await?;
-    output::line(format_args!("Removed project {project}"));
+    // Feast's command says nothing.
+    if global.name == Name::Thali {
+        output::line(format_args!("Removed project {project}"));
+    }
     Ok(ExitCode::SUCCESS)
 }

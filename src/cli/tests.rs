@@ -4,13 +4,24 @@ use clap::CommandFactory as _;
 
 use super::*;
 
-fn parse(arguments: &str) -> Result<Cli, clap::Error> {
-    Cli::try_parse_from(std::iter::once("thali").chain(arguments.split_whitespace()))
+fn parse(arguments: &str) -> Result<Invocation, clap::Error> {
+    super::parse(
+        Name::Thali,
+        std::iter::once("thali").chain(arguments.split_whitespace()),
+    )
+}
+
+fn parse_feast(arguments: &str) -> Result<Invocation, clap::Error> {
+    super::parse(
+        Name::Feast,
+        std::iter::once("feast").chain(arguments.split_whitespace()),
+    )
 }
 
 #[test]
 fn the_definition_is_consistent() {
-    Cli::command().debug_assert();
+    Thali::command().debug_assert();
+    Feast::command().debug_assert();
 }
 
 #[test]
@@ -78,4 +89,92 @@ fn global_options_stand_before_the_command() {
         PathBuf::from("there.yaml")
     );
     assert_eq!(cli.global.set, [("project".to_owned(), "p".to_owned())]);
+}
+
+#[test]
+fn called_feast_it_takes_feasts_flags() {
+    for arguments in [
+        "-c dir -f file.yaml --log-level INFO serve --metrics -h 0.0.0.0 --workers -1 --worker-connections 2000 \
+         --max-requests 5000 --max-requests-jitter 500 --keep-alive-timeout 30 --registry_ttl_sec 300 --key k \
+         --cert c -p 6567",
+        "serve -h ::1 -p 1 -t grpc --no-access-log -w 4 -r 5 -k k -c c -m",
+        "serve_registry --grpc --rest-api --rest-port 6573 --key k --cert c -p 6571",
+        "serve_registry --no-grpc -r -h 127.0.0.1",
+        "serve_offline -h 0.0.0.0 -p 8816 -k k -c c",
+        "ui -h 0.0.0.0 -p 1 -r 5 --root_path /feast -k k -c c --cors-allowed-origins http://a",
+        "listen -a localhost:50052 -w 4 -r 5",
+        "apply --skip-source-validation --skip-feature-view-validation --no-progress --no-promote",
+        "plan --skip-source-validation --skip-feature-view-validation",
+        "init",
+        "init -m",
+        "init my_repo -t postgres --repo-path there",
+        "version",
+        "configuration",
+        "endpoint",
+        "registry-dump",
+        "registry create-schema",
+        "projects current_project",
+        "projects delete p -y",
+        "entities list --tags a:b,c:d --tags e:f",
+        "feature-views enable v",
+        "feature-views set-state v created",
+        "feature-views list-versions v",
+        "permissions list -v --tags a:b",
+        "permissions check",
+        "permissions list-roles --verbose",
+        "features list --output JSON",
+        "features describe f",
+        "materialize 2024-01-01T00:00:00 2024-02-01T00:00:00 -v a --version v2",
+        "materialize-incremental 2024-02-01T00:00:00 --version v2",
+        "monitor run -p x --set-baseline",
+        "dbt import -m manifest.json -e driver",
+        "demo-notebooks --help",
+        "mcp",
+    ] {
+        if let Err(error) = parse_feast(arguments) {
+            unreachable!("{arguments}: {error}");
+        }
+    }
+    for arguments in [
+        "serve --role all",
+        "serve -k key-alone",
+        "serve -t flight",
+        "feature-views set-state v gone",
+        "entities check",
+        "entities list -v",
+        "entities current_project",
+        "listen -a localhost",
+    ] {
+        assert!(parse_feast(arguments).is_err(), "{arguments}");
+    }
+}
+
+#[test]
+fn the_file_name_decides() {
+    let called = |name: &str| Name::called(Some(OsStr::new(name)));
+    assert_eq!(called("/usr/local/bin/feast"), Name::Feast);
+    assert_eq!(called("feast"), Name::Feast);
+    for name in ["/usr/local/bin/thali", "thali-0.1", "feaster", ""] {
+        assert_eq!(called(name), Name::Thali, "{name}");
+    }
+    assert_eq!(Name::called(None), Name::Thali);
+}
+
+#[test]
+fn what_thali_has_not_is_refused_by_name() {
+    let invocation = parse_feast("monitor run --project p").unwrap();
+    let Asked::Common(Command::Refused(refused)) = invocation.command else {
+        unreachable!("not refused");
+    };
+    let error = refused.error(Name::Feast);
+    assert!(error.message().contains("`monitor`"), "{error}");
+    assert!(error.hint_text().is_some() && error.kind().is_callers_fault());
+}
+
+#[test]
+fn levels_are_named_as_python_names_them() {
+    for (given, level) in [("WARNING", "warn"), ("CRITICAL", "error"), ("Info", "info")] {
+        let invocation = parse_feast(&format!("--log-level {given} version")).unwrap();
+        assert_eq!(invocation.global.log_level.unwrap(), level);
+    }
 }

@@ -47,6 +47,7 @@ pub(super) fn load(sources: &Sources) -> Result<Report, Problems> {
             config,
             warnings: walk.problems,
             settings: walk.settings.0,
+            document: root,
         }),
         _ => Err(walk.problems),
     }

@@ -86,6 +86,13 @@ impl Sources {
             .unwrap_or_else(|| self.repo_path().join(FILE_NAME))
     }
 
+    /// The file that would be read, when it is not there.
+    pub(crate) fn missing_file(&self) -> Option<PathBuf> {
+        let encoded = self.env.get(BASE64_VARIABLE).is_some_and(|text| !text.is_empty());
+        let path = self.yaml_path();
+        (!encoded && !path.exists()).then_some(path)
+    }
+
     pub(super) fn find(&self) -> Result<Found, Problems> {
         let repo_path = self.repo_path();
         if let Some(encoded) = self.env.get(BASE64_VARIABLE).filter(|text| !text.is_empty()) {

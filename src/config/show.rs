@@ -1,5 +1,7 @@
 //! How settings are printed: one line each, secrets masked.
 
+use serde_json::Value as Json;
+
 use super::{
     check::Setting,
     yaml::{Node, Value},
@@ -41,14 +43,37 @@ fn show(value: &Value) -> String {
 }
 
 fn show_named(key: &str, node: &Node) -> String {
-    let key = key.to_ascii_lowercase();
-    let secret = ["password", "passphrase", "secret", "token", "key"]
-        .iter()
-        .any(|word| key.contains(word));
-    if secret {
+    if is_secret(key) {
         MASK.to_owned()
     } else {
         show(&node.value)
+    }
+}
+
+/// Whether the value of a key that nobody knows more about is to be hidden.
+fn is_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    ["password", "passphrase", "secret", "token", "key"]
+        .iter()
+        .any(|word| key.contains(word))
+        && !key.starts_with("entity_key")
+}
+
+/// A document as it may be shown to anyone.
+pub fn masked(node: &Node) -> Json {
+    match &node.value {
+        Value::Text(text) => mask_url(text).into(),
+        Value::List(items) => items.iter().map(masked).collect(),
+        Value::Map(entries) => {
+            let pairs = entries.iter().map(|entry| {
+                let plain = matches!(entry.node.value, Value::Map(_) | Value::List(_) | Value::Null);
+                let hidden = is_secret(&entry.key) && !plain;
+                let value = if hidden { MASK.into() } else { masked(&entry.node) };
+                (entry.key.clone(), value)
+            });
+            Json::Object(pairs.collect())
+        }
+        _ => node.to_json(),
     }
 }
 

@@ -56,67 +56,69 @@ pub struct Listening {
     pub scheme: &'static str,
 }
 
-/// Binds every port the roles need, all or none.
-pub(super) fn bind(options: &ServeOptions) -> Result<Vec<(Listening, TcpListener)>> {
-    let mut wanted = Vec::new();
-    for role in &options.roles {
-        match role {
-            Role::Registry => {
-                wanted.push((ListenerKind::Registry, options.registry_port, "--registry-port"));
-                wanted.push((
-                    ListenerKind::RegistryRest,
-                    options.registry_rest_port,
-                    "--registry-rest-port",
-                ));
-            }
-            Role::Online => wanted.push((ListenerKind::Online, options.online_port, "--online-port")),
-            Role::Offline => wanted.push((ListenerKind::Offline, options.offline_port, "--offline-port")),
-            Role::Ui => wanted.push((ListenerKind::Ui, options.ui_port, "--ui-port")),
-            // It answers on the metrics port only.
-            Role::Scheduler => {}
-        }
-    }
-    wanted.push((ListenerKind::Metrics, options.metrics_port, "--metrics-port"));
-    wanted
-        .into_iter()
-        .map(|(kind, port, flag)| bind_one(options, kind, port, flag))
+/// A listener that is wanted.
+#[derive(Debug, Clone)]
+pub struct Listen {
+    pub kind: ListenerKind,
+    pub host: String,
+    /// 0 is any free port.
+    pub port: u16,
+    /// The flag that the port came from, for the error when it cannot be bound.
+    pub flag: &'static str,
+    /// Without TLS, even when the node has a certificate.
+    pub plain: bool,
+}
+
+/// A listener that is bound.
+pub(super) struct Bound {
+    pub(super) listening: Listening,
+    pub(super) socket: TcpListener,
+    pub(super) plain: bool,
+}
+
+/// Binds every listener, all or none.
+pub(super) fn bind(options: &ServeOptions) -> Result<Vec<Bound>> {
+    let tls = options.tls.is_some();
+    options
+        .listen
+        .iter()
+        .map(|listen| bind_one(listen, tls))
         .collect()
 }
 
-fn bind_one(
-    options: &ServeOptions,
-    kind: ListenerKind,
-    port: u16,
-    flag: &str,
-) -> Result<(Listening, TcpListener)> {
-    let host = options.host.as_str();
-    let addresses = (host, port)
-        .to_socket_addrs()
-        .map_err(|error| cannot_bind(host, port, flag, &error))?;
-    let addresses: Vec<SocketAddr> = addresses.collect();
-    let socket =
-        TcpListener::bind(addresses.as_slice()).map_err(|error| cannot_bind(host, port, flag, &error))?;
-    socket
-        .set_nonblocking(true)
-        .map_err(|error| cannot_bind(host, port, flag, &error))?;
-    let address = socket
-        .local_addr()
-        .map_err(|error| cannot_bind(host, port, flag, &error))?;
-    let grpc = matches!(kind, ListenerKind::Registry | ListenerKind::Offline);
-    let scheme = match (grpc, options.tls.is_some()) {
-        (false, false) => "http",
-        (false, true) => "https",
-        (true, false) => "grpc",
-        (true, true) => "grpcs",
+fn bind_one(listen: &Listen, tls: bool) -> Result<Bound> {
+    let failed = |error: std::io::Error| cannot_bind(&listen.host, listen.port, listen.flag, &error);
+    let socket = socket(&listen.host, listen.port).map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    let address = socket.local_addr().map_err(failed)?;
+    let plain = listen.plain || !tls;
+    let grpc = matches!(listen.kind, ListenerKind::Registry | ListenerKind::Offline);
+    let scheme = match (grpc, plain) {
+        (false, true) => "http",
+        (false, false) => "https",
+        (true, true) => "grpc",
+        (true, false) => "grpcs",
     };
-    Ok((
-        Listening {
-            kind,
+    Ok(Bound {
+        listening: Listening {
+            kind: listen.kind,
             address,
             scheme,
         },
         socket,
-    ))
+        plain,
+    })
+}
+
+/// `::` means every address of the machine; one without IPv6 has those of IPv4.
+fn socket(host: &str, port: u16) -> std::io::Result<TcpListener> {
+    let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
+    match TcpListener::bind(addresses.as_slice()) {
+        Err(error) if host == "::" && error.kind() != std::io::ErrorKind::AddrInUse => {
+            TcpListener::bind(("0.0.0.0", port))
+        }
+        bound => bound,
+    }
 }
 
 /// The routes of a listener.

@@ -57,6 +57,13 @@ pub(crate) fn list(catalog: &Catalog, wanted: Wanted<'_>) -> Vec<Feature> {
     found
 }
 
+impl Catalog {
+    /// Every feature of every view, label views last.
+    pub(crate) fn features(&self) -> Vec<Feature> {
+        list(self, Wanted::default())
+    }
+}
+
 /// One feature of one view.
 ///
 /// # Errors

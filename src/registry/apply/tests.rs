@@ -30,8 +30,7 @@ fn author() -> Author {
 
 fn fixture() -> Fixture {
     let directory = tempfile::tempdir().unwrap();
-    let opened = FileStore::open(directory.path().join("registry.db"));
-    let store = Arc::new(futures::executor::block_on(opened).unwrap());
+    let store = Arc::new(FileStore::open(directory.path().join("registry.db")).unwrap());
     Fixture {
         registry: Registry::new(Arc::clone(&store) as _),
         store,
@@ -497,7 +496,8 @@ async fn state_moves_along_feasts_table() {
         .unwrap_err();
     assert_eq!(
         error.message(),
-        "Invalid state transition: MATERIALIZING -> CREATED."
+        "Invalid state transition: MATERIALIZING -> CREATED. Allowed transitions from MATERIALIZING: \
+         AVAILABLE_ONLINE, GENERATED."
     );
     f.registry
         .set_state(PROJECT, "headwind", Created, &author())

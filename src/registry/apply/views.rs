@@ -55,12 +55,8 @@ impl Registry {
     ) -> Result<()> {
         self.edit_view(project, view, Some(author), |object| {
             let present = present_state(object)?;
-            if !can_follow(present, state) {
-                return Err(Error::invalid(format!(
-                    "Invalid state transition: {} -> {}.",
-                    present.as_str_name(),
-                    state.as_str_name()
-                )));
+            if !followers(present).contains(&state) {
+                return Err(no_way(present, state));
             }
             put_state(object, state)
         })
@@ -145,13 +141,25 @@ fn put_state(view: &mut Object, state: FeatureViewState) -> Result<()> {
 }
 
 /// Feast's life of a view (`feast/feature_view.py`, the table of valid transitions).
-fn can_follow(from: FeatureViewState, to: FeatureViewState) -> bool {
+fn followers(state: FeatureViewState) -> &'static [FeatureViewState] {
     use FeatureViewState::{AvailableOnline, Created, Generated, Materializing, StateUnspecified};
-    matches!(
-        (from, to),
-        (StateUnspecified, Created)
-            | (Created, Generated)
-            | (Generated | AvailableOnline, Materializing)
-            | (Materializing, AvailableOnline | Generated)
-    )
+    match state {
+        StateUnspecified => &[Created],
+        Created => &[Generated],
+        Generated | AvailableOnline => &[Materializing],
+        Materializing => &[AvailableOnline, Generated],
+    }
+}
+
+/// In Feast's words.
+fn no_way(from: FeatureViewState, to: FeatureViewState) -> Error {
+    let (from_name, to_name) = (from.as_str_name(), to.as_str_name());
+    let allowed: Vec<&str> = followers(from)
+        .iter()
+        .map(FeatureViewState::as_str_name)
+        .collect();
+    let allowed = allowed.join(", ");
+    Error::invalid(format!(
+        "Invalid state transition: {from_name} -> {to_name}. Allowed transitions from {from_name}: {allowed}."
+    ))
 }

@@ -1,0 +1,124 @@
+//! `thali registry …` and `registry-dump`: the registry as a whole.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use serde_json::{Map, Value as Json};
+
+use super::{Global, Name, Outcome, output};
+use crate::{
+    config::RegistryBackend,
+    error::{Error, Result},
+    model::{Object, ObjectKind},
+    registry::Catalog,
+};
+
+/// Commands about the registry's storage.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Create the tables of a SQL registry
+    CreateSchema,
+}
+
+impl Command {
+    pub(super) async fn run(self, global: &Global) -> Outcome {
+        match self {
+            Self::CreateSchema => create_schema(global).await,
+        }
+    }
+}
+
+async fn create_schema(global: &Global) -> Outcome {
+    let config = global.load()?.config;
+    let kind = match config.registry.backend {
+        RegistryBackend::Sql { .. } => {
+            // Opening makes what is missing.
+            let (_context, _telemetry) = global.open("warn").await?;
+            output::line(format_args!("SQL registry schema created successfully."));
+            return Ok(ExitCode::SUCCESS);
+        }
+        RegistryBackend::File { .. } => "file",
+    };
+    let message = format!(
+        "This command only applies to SQL-based registries (registry_type='sql'). Current type: '{kind}'"
+    );
+    if global.name == Name::Feast {
+        output::note(format_args!("Error: {message}"));
+        return Ok(ExitCode::from(1));
+    }
+    Err(Error::invalid(message))
+}
+
+/// `registry-dump`: the project as JSON, in the shape of Feast's command: sorted, and without the names of
+/// the project in each object.
+pub(super) async fn dump(global: &Global) -> Outcome {
+    let (context, _telemetry) = global.open("warn").await?;
+    let catalog = context.registry.fresh_catalog(&context.config.project).await?;
+    let mut root = dumped(&catalog)?;
+    root.sort_all_objects();
+    output::json(&root, 2)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn dumped(catalog: &Catalog) -> Result<Json> {
+    let mut root = Map::new();
+    root.insert("project".to_owned(), catalog.project().into());
+    for (kind, key) in [
+        (ObjectKind::DataSource, "dataSources"),
+        (ObjectKind::Entity, "entities"),
+        (ObjectKind::FeatureView, "featureViews"),
+        (ObjectKind::FeatureService, "featureServices"),
+        (ObjectKind::OnDemandFeatureView, "onDemandFeatureViews"),
+        (ObjectKind::StreamFeatureView, "streamFeatureViews"),
+        (ObjectKind::LabelView, "labelViews"),
+        (ObjectKind::SavedDataset, "savedDatasets"),
+        (ObjectKind::ValidationReference, "validationReferences"),
+        (ObjectKind::Permission, "permissions"),
+    ] {
+        let mut objects = catalog.objects(kind).to_vec();
+        objects.sort_by(|a, b| a.name.cmp(&b.name));
+        let items = objects
+            .iter()
+            .map(|object| dumped_object(object))
+            .collect::<Result<Vec<_>>>()?;
+        if !items.is_empty() {
+            root.insert(key.to_owned(), Json::Array(items));
+        }
+    }
+    let infra = infra(catalog)?;
+    if !infra.is_empty() {
+        root.insert("infra".to_owned(), Json::Array(infra));
+    }
+    Ok(Json::Object(root))
+}
+
+fn dumped_object(object: &Object) -> Result<Json> {
+    let mut json = object.to_json()?;
+    super::objects::as_client_knows_it(object.kind, &mut json);
+    readable_code(&mut json);
+    Ok(json)
+}
+
+/// Feast shows the source of a function where the message holds it pickled.
+fn readable_code(json: &mut Json) {
+    for place in [
+        "/spec/userDefinedFunction",
+        "/spec/featureTransformation/userDefinedFunction",
+    ] {
+        if let Some(function) = json.pointer_mut(place).and_then(Json::as_object_mut)
+            && let Some(text) = function.get("bodyText").cloned()
+        {
+            function.insert("body".to_owned(), text);
+        }
+    }
+}
+
+fn infra(catalog: &Catalog) -> Result<Vec<Json>> {
+    let Some(bytes) = &catalog.state().infra else {
+        return Ok(Vec::new());
+    };
+    let message = crate::model::object::dynamic("feast.core.Infra", bytes)?;
+    let json = crate::model::object::message_to_json(&message)?;
+    let objects = json.get("infraObjects").and_then(Json::as_array).cloned();
+    Ok(objects.unwrap_or_default())
+}
