@@ -43,7 +43,7 @@ impl Context {
     pub async fn open(config: Config) -> Result<Self> {
         let config = Arc::new(config);
         let store: Arc<dyn RegistryStore> = match &config.registry.backend {
-            RegistryBackend::File { path } => Arc::new(FileStore::open(path)?),
+            RegistryBackend::File { path } => Arc::new(FileStore::open(path).await?),
             RegistryBackend::Sql { url } => Arc::new(SqlStore::open(url, &config.repo_path).await?),
         };
         let online: Arc<dyn OnlineStore> = match &config.online_store {

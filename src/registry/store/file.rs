@@ -1,213 +1,204 @@
 //! [`FileStore`]: the registry as Feast's `registry.db`, one serialized `feast.core.Registry` on local
-//! disk. Unlike Feast it replaces the file atomically and takes a lock among writers, so that no
-//! acknowledged change is lost. What is in the file is the business of `document`.
+//! disk or in an object store. Unlike Feast it replaces the file at once and whole, and only if it is
+//! still what the change was decided on, so that no acknowledged change is lost. What is in the file is
+//! the business of `document`, where it lies that of `place`, the history beside it that of `journal`.
 
 mod document;
-mod replace;
+mod journal;
+mod local;
+#[allow(dead_code, reason = "opened from the configuration with the next change")]
+mod object;
+mod place;
 
 use std::{
     collections::HashMap,
-    fs,
-    hash::{DefaultHasher, Hash, Hasher},
-    io,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
+use tokio::time::sleep;
 
-use self::{document::Document, replace::WriteLock};
+use self::{
+    document::Document,
+    journal::Journal,
+    local::LocalPlace,
+    place::{Look, Mark, Place, Replaced},
+};
 use super::{
     Change, Decide, ProjectState, RegistryStore, Revision, complete,
     history::{Author, HistoryEntry, HistoryPage},
 };
 use crate::error::{Error, Kind, Result};
 
-/// File times are coarse: a file changed this recently may change again without a new mark.
-const SETTLED_AFTER: Duration = Duration::from_secs(2);
+/// How many entries of its history a project keeps.
+pub const DEFAULT_HISTORY: usize = 1_000;
 
-/// What the file system tells about a file's content without reading it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Mark {
-    modified: SystemTime,
-    length: u64,
-    inode: u64,
-}
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest pause before the second try; it doubles with every further one, up to a limit.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const DOUBLINGS: u32 = 5;
 
-impl Mark {
-    fn of(metadata: &fs::Metadata) -> io::Result<Self> {
-        Ok(Self {
-            modified: metadata.modified()?,
-            length: metadata.len(),
-            inode: metadata.ino(),
-        })
-    }
-}
-
-/// The file as it was read.
+/// The file as it was read or written.
 #[derive(Debug)]
 struct Snapshot {
     /// `None` when there was no file.
     mark: Option<Mark>,
-    taken: SystemTime,
     revision: Revision,
+    length: usize,
     document: Document,
-    /// Projects as they were asked for.
-    states: Mutex<HashMap<String, Arc<ProjectState>>>,
+    states: Mutex<States>,
+}
+
+/// Projects as they were asked for.
+#[derive(Debug, Clone, Default)]
+struct States {
+    present: HashMap<String, Arc<ProjectState>>,
+    /// As of earlier snapshots; a project that has not changed since keeps its state.
+    earlier: HashMap<String, Arc<ProjectState>>,
 }
 
 impl Snapshot {
     fn state(&self, project: &str) -> Result<Arc<ProjectState>> {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(state) = states.get(project) {
+        if let Some(state) = states.present.get(project) {
             return Ok(Arc::clone(state));
         }
-        let state = Arc::new(self.document.state(project, self.revision.clone())?);
+        let state = self.document.state(project, self.revision.clone())?;
         // Names that nobody has applied anything to are not kept: callers may make up any number.
-        if !state.is_empty() {
-            states.insert(project.to_owned(), Arc::clone(&state));
+        if state.is_empty() {
+            return Ok(Arc::new(state));
         }
+        let state = match states.earlier.remove(project) {
+            Some(earlier) if is_same(&earlier, &state) => earlier,
+            _ => Arc::new(state),
+        };
+        states.present.insert(project.to_owned(), Arc::clone(&state));
         Ok(state)
     }
 
-    fn is_still(&self, mark: Option<Mark>) -> bool {
-        let settled = match self.mark {
-            Some(mark) => self
-                .taken
-                .duration_since(mark.modified)
-                .is_ok_and(|age| age > SETTLED_AFTER),
-            None => true,
-        };
-        settled && self.mark == mark
+    /// What a later snapshot may share.
+    fn later_states(&self) -> States {
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut earlier = states.earlier;
+        earlier.extend(states.present);
+        States {
+            present: HashMap::new(),
+            earlier,
+        }
     }
 }
 
-/// A registry file on local disk.
+/// Whether nothing of the project has changed; the objects of the one are shared with the other then.
+fn is_same(one: &ProjectState, other: &ProjectState) -> bool {
+    one.objects.len() == other.objects.len()
+        && one.versions.len() == other.versions.len()
+        && one.infra == other.infra
+        && one.metadata == other.metadata
+        && one
+            .objects
+            .iter()
+            .zip(other.objects.iter())
+            .all(|(a, b)| Arc::ptr_eq(a, b))
+        && one
+            .versions
+            .iter()
+            .zip(&other.versions)
+            .all(|(a, b)| Arc::ptr_eq(a, b))
+}
+
+/// A registry file.
 #[derive(Debug, Clone)]
 pub struct FileStore {
     inner: Arc<Inner>,
+    keep: usize,
 }
 
 #[derive(Debug)]
 struct Inner {
-    path: PathBuf,
+    place: Box<dyn Place>,
     snapshot: Mutex<Option<Arc<Snapshot>>>,
-    /// Writers of this process take turns here first, so that at most one thread waits for the file lock.
-    turn: tokio::sync::Mutex<()>,
+    /// Writers of this process take turns: against each other they would only lose races.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// For how long an update goes on trying against others that were faster.
+    patience: Duration,
+}
+
+/// A change that was decided on and is to be written.
+struct Attempt {
+    project: String,
+    before: Arc<Snapshot>,
+    changes: Vec<Change>,
+    /// Its number is not known yet.
+    entry: Option<HistoryEntry>,
+    time: DateTime<Utc>,
 }
 
 impl FileStore {
-    /// A store on the file at `path`; a missing file is an empty registry, made by the first change.
+    /// A store on the file at `path` on local disk; a missing file is an empty registry, made by the
+    /// first change.
     ///
     /// # Errors
     /// `Config` when there is a file that is no registry or a newer one, `Unavailable` when it cannot
     /// be read.
-    pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
+    pub async fn open(path: impl Into<PathBuf>) -> Result<Self> {
+        Self::on(Box::new(LocalPlace::new(path.into()))).await
+    }
+
+    async fn on(place: Box<dyn Place>) -> Result<Self> {
         let inner = Inner {
-            path: path.into(),
+            place,
             snapshot: Mutex::default(),
-            turn: tokio::sync::Mutex::default(),
+            turn: Arc::default(),
+            patience: PATIENCE,
         };
-        inner.read()?;
+        inner.snapshot().await?;
         Ok(Self {
             inner: Arc::new(inner),
+            keep: DEFAULT_HISTORY,
         })
     }
 
-    async fn snapshot(&self) -> Result<Arc<Snapshot>> {
-        let inner = Arc::clone(&self.inner);
-        blocking(move || inner.read()).await
+    /// Keeps that many entries of each project's history instead of [`DEFAULT_HISTORY`]; with none no
+    /// further entries are written.
+    #[must_use]
+    pub fn keep_history(mut self, entries: usize) -> Self {
+        self.keep = entries;
+        self
     }
 }
 
-/// Runs file access where it may block.
+/// Runs what takes long for a big registry where it may block.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Error::internal("access to the registry file was interrupted").source_error(error))?
+    tokio::task::spawn_blocking(work).await.map_err(interrupted)?
+}
+
+fn interrupted(error: tokio::task::JoinError) -> Error {
+    Error::internal("work on the registry file was interrupted").source_error(error)
+}
+
+/// A random pause before the next try, longer the more there were.
+fn pause(tries: u32) -> Duration {
+    let longest = FIRST_PAUSE * 2_u32.pow(tries.min(DOUBLINGS));
+    let random = uuid::Uuid::new_v4().as_u128() % longest.as_micros().max(1);
+    Duration::from_micros(u64::try_from(random).unwrap_or_default())
 }
 
 impl Inner {
-    /// The file's content; parsed only when it is not known already.
-    fn read(&self) -> Result<Arc<Snapshot>> {
-        let known = self
-            .snapshot
+    fn journal(&self) -> Journal<'_> {
+        Journal {
+            place: self.place.as_ref(),
+        }
+    }
+
+    fn known(&self) -> Option<Arc<Snapshot>> {
+        self.snapshot
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let mark = match fs::metadata(&self.path) {
-            Ok(metadata) => Some(Mark::of(&metadata).map_err(|error| self.unreadable(error))?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(self.unreadable(error)),
-        };
-        let was_filled = known
-            .as_ref()
-            .and_then(|known| known.mark)
-            .is_some_and(|mark| mark.length > 0);
-        if let Some(known) = known.as_ref().filter(|known| known.is_still(mark)) {
-            return Ok(Arc::clone(known));
-        }
-        let snapshot = match self.read_file()? {
-            // Feast empties the file before it writes it; an update must not start from that.
-            Some((_, content)) if content.is_empty() && was_filled => return Err(self.emptied()),
-            Some((mark, content)) => self.parse(Some(mark), &content, known.as_deref())?,
-            None => Snapshot {
-                mark: None,
-                taken: SystemTime::now(),
-                revision: Revision("missing".to_owned()),
-                document: Document::default(),
-                states: Mutex::default(),
-            },
-        };
-        Ok(self.keep(snapshot))
-    }
-
-    fn read_file(&self) -> Result<Option<(Mark, Bytes)>> {
-        // Feast overwrites in place: read again when the file changed under the read.
-        for _ in 0..16 {
-            let read = fs::File::open(&self.path).and_then(|mut file| {
-                let before = Mark::of(&file.metadata()?)?;
-                let mut content = Vec::with_capacity(usize::try_from(before.length).unwrap_or_default());
-                io::Read::read_to_end(&mut file, &mut content)?;
-                let after = Mark::of(&file.metadata()?)?;
-                Ok((before == after && content.len() as u64 == after.length).then_some((after, content)))
-            });
-            match read {
-                Ok(Some((mark, content))) => return Ok(Some((mark, content.into()))),
-                Ok(None) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                Err(error) => return Err(self.unreadable(error)),
-            }
-        }
-        let path = self.path.display();
-        Err(Error::unavailable(format!(
-            "registry file `{path}` is being rewritten without pause"
-        )))
-    }
-
-    fn parse(&self, mark: Option<Mark>, content: &Bytes, known: Option<&Snapshot>) -> Result<Snapshot> {
-        let document = Document::parse(content, known.map(|known| &known.document))
-            .map_err(|error| error.context(format!("registry file `{}`", self.path.display())))?;
-        let revision = match document.version_id() {
-            "" => {
-                let mut hasher = DefaultHasher::new();
-                content.hash(&mut hasher);
-                format!("{:016x}", hasher.finish())
-            }
-            id => id.to_owned(),
-        };
-        let revision = Revision(format!("{revision}-{}", content.len()));
-        Ok(Snapshot {
-            mark,
-            taken: SystemTime::now(),
-            revision,
-            document,
-            states: Mutex::default(),
-        })
+            .clone()
     }
 
     fn keep(&self, snapshot: Snapshot) -> Arc<Snapshot> {
@@ -216,104 +207,219 @@ impl Inner {
         snapshot
     }
 
-    /// Writes the next content; the lock is held until it is on disk.
-    fn write(
-        &self,
-        lock: &WriteLock,
-        before: &Snapshot,
-        project: &str,
-        changes: &[Change],
-    ) -> Result<Arc<Snapshot>> {
-        let mut document = before.document.clone();
-        document.change(project, changes, Utc::now())?;
-        let content = document.encode();
-        let metadata = lock.replace(&content).map_err(|error| self.unwritable(error))?;
-        let mark = Mark::of(&metadata).map_err(|error| self.unwritable(error))?;
-        Ok(self.keep(self.parse(Some(mark), &content, Some(before))?))
+    /// The file's content; parsed only when it is not known already.
+    async fn snapshot(&self) -> Result<Arc<Snapshot>> {
+        let known = self.known();
+        let mark = known.as_ref().and_then(|known| known.mark.as_ref());
+        let look = self.place.look(mark.filter(|mark| mark.is_certain)).await?;
+        let (mark, content) = match (look, known) {
+            (Look::Same, Some(known)) => return Ok(known),
+            (Look::Same, None) => return Err(Error::internal("a file nobody has read cannot be the same")),
+            (Look::Missing, Some(known)) if known.mark.is_none() => return Ok(known),
+            (Look::Missing, known) => {
+                return Ok(self.keep(self.take(None, 0, Document::default(), known.as_deref())));
+            }
+            // Feast empties the file before it writes it; an update must not start from that.
+            (Look::Content(_, content), Some(known)) if content.is_empty() && known.length > 0 => {
+                return Err(self.emptied());
+            }
+            (Look::Content(mark, content), _) => (mark, content),
+        };
+        let known = self.known();
+        let name = self.place.name().to_owned();
+        let parse =
+            move || parse(&content, known.as_deref()).map(|document| (document, content.len(), known));
+        let (document, length, known) = blocking(parse)
+            .await
+            .map_err(|error| error.context(format!("registry file `{name}`")))?;
+        Ok(self.keep(self.take(Some(mark), length, document, known.as_deref())))
     }
 
-    fn unreadable(&self, error: io::Error) -> Error {
-        Error::unavailable(format!(
-            "registry file `{}` cannot be read: {error}",
-            self.path.display()
-        ))
-        .source_error(error)
+    fn take(
+        &self,
+        mark: Option<Mark>,
+        length: usize,
+        document: Document,
+        known: Option<&Snapshot>,
+    ) -> Snapshot {
+        let revision = match &mark {
+            None => "missing".to_owned(),
+            Some(mark) if self.place.has_exact_marks() || document.version_id().is_empty() => {
+                mark.text().to_owned()
+            }
+            Some(_) => format!("{}-{length}", document.version_id()),
+        };
+        Snapshot {
+            mark,
+            revision: Revision(revision),
+            length,
+            document,
+            states: Mutex::new(known.map(Snapshot::later_states).unwrap_or_default()),
+        }
+    }
+
+    /// Writes what was decided; `None` when another writer was faster and nothing was changed.
+    async fn commit(&self, attempt: Attempt, keep: usize) -> Result<Option<Arc<Snapshot>>> {
+        let Attempt {
+            project,
+            before,
+            changes,
+            entry,
+            time,
+        } = attempt;
+        let journal = self.journal();
+        let others = journal.settle(before.document.version_id()).await?;
+        let (document, content) = {
+            let (before, project) = (Arc::clone(&before), project.clone());
+            let change = move || {
+                let mut document = before.document.clone();
+                document.change(&project, &changes, time)?;
+                let content = document.encode();
+                Ok((document, content))
+            };
+            blocking(change).await?
+        };
+        let version_id = document.version_id().to_owned();
+        let mut numbers = Vec::new();
+        let mut pending = None;
+        if let Some(mut entry) = entry {
+            numbers = journal.numbers(&project).await?;
+            entry.number = numbers.iter().max().map_or(1, |last| last + 1);
+            numbers.push(entry.number);
+            let entry_bytes = entry.encode(&project);
+            let begun = journal
+                .begin(&project, &version_id, entry.number, entry_bytes.clone())
+                .await?;
+            pending = Some((begun, entry_bytes));
+        }
+        let length = content.len();
+        let after = match self.place.replace(content, before.mark.as_ref()).await {
+            Ok(Replaced::Done(mark)) => self.keep(self.take(Some(mark), length, document, Some(&before))),
+            not_done => match self.snapshot().await {
+                // An answer that got lost on its way: what was written is there.
+                Ok(present) if present.document.version_id() == version_id => present,
+                _ => {
+                    if let Ok(Replaced::Lost) = not_done
+                        && let Some((pending, _)) = pending
+                    {
+                        noted(journal.forget(&[pending]).await);
+                    }
+                    return not_done.map(|_| None);
+                }
+            },
+        };
+        // The change is made: what fails from here on is done by whoever writes next.
+        if let Some((pending, entry)) = pending {
+            noted(journal.finish(&pending, entry).await);
+            noted(journal.prune(&project, numbers, keep).await);
+        }
+        // None of these can be of a change that is still being tried: what it expects is no longer there.
+        noted(journal.forget(&others).await);
+        Ok(Some(after))
     }
 
     fn emptied(&self) -> Error {
-        let path = self.path.display();
         Error::unavailable(format!(
-            "registry file `{path}` is empty now; another program may be writing it"
+            "registry file `{}` is empty now; another program may be writing it",
+            self.place.name()
         ))
         .hint("remove the file to start with an empty registry")
     }
+}
 
-    fn unwritable(&self, error: io::Error) -> Error {
-        let hint = match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                "free some space; nothing was changed"
-            }
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                "the directory has to be writable, because the file is replaced as a whole; nothing was changed"
-            }
-            _ => "nothing was changed",
-        };
-        Error::unavailable(format!(
-            "registry file `{}` cannot be written: {error}",
-            self.path.display()
-        ))
-        .hint(hint)
-        .source_error(error)
+/// Takes the content apart; one that is already known by its version id is not.
+fn parse(content: &Bytes, known: Option<&Snapshot>) -> Result<Document> {
+    let known_document = known.map(|known| &known.document);
+    if let Some(known) = known
+        && known.length == content.len()
+        && !known.document.version_id().is_empty()
+        && Document::version_id_in(content).is_ok_and(|id| id == known.document.version_id())
+    {
+        return Ok(known.document.clone());
+    }
+    Document::parse(content, known_document)
+}
+
+fn noted(done: Result<()>) {
+    if let Err(error) = done {
+        tracing::warn!(%error, "the history of the registry is completed with the next change");
     }
 }
 
 #[async_trait]
 impl RegistryStore for FileStore {
     async fn projects(&self) -> Result<Vec<String>> {
-        Ok(self.snapshot().await?.document.projects())
+        Ok(self.inner.snapshot().await?.document.projects())
     }
 
     async fn load(&self, project: &str) -> Result<Arc<ProjectState>> {
-        self.snapshot().await?.state(project)
+        self.inner.snapshot().await?.state(project)
     }
 
     async fn revision(&self) -> Result<Revision> {
-        Ok(self.snapshot().await?.revision.clone())
+        if let Some(mark) = self.inner.place.present_mark().await? {
+            return Ok(Revision(mark.text().to_owned()));
+        }
+        Ok(self.inner.snapshot().await?.revision.clone())
     }
 
     async fn update(
         &self,
         project: &str,
-        _author: Option<&Author>,
+        author: Option<&Author>,
         decide: Decide<'_>,
     ) -> Result<Arc<ProjectState>> {
-        let _turn = self.inner.turn.lock().await;
-        let inner = Arc::clone(&self.inner);
-        let (lock, before) = blocking(move || {
-            let lock = WriteLock::take(&inner.path).map_err(|error| inner.unwritable(error))?;
-            let before = inner.read()?;
-            Ok((lock, before))
-        })
-        .await?;
-        let state = before.state(project)?;
-        let changes = decide(&state)?;
-        if changes.is_empty() {
-            return Ok(state);
+        let start = Instant::now();
+        let mut tries = 0;
+        loop {
+            let turn = Arc::clone(&self.inner.turn).lock_owned().await;
+            let lock = self.inner.place.lock().await?;
+            let before = self.inner.snapshot().await?;
+            let state = before.state(project)?;
+            let changes = decide(&state)?;
+            if changes.is_empty() {
+                return Ok(state);
+            }
+            let time = Utc::now();
+            let changes = complete(&state, changes, time);
+            let author = author.filter(|_| self.keep > 0);
+            let attempt = Attempt {
+                entry: author.and_then(|author| HistoryEntry::of(&state, &changes, author, 0, time)),
+                project: project.to_owned(),
+                before,
+                changes,
+                time,
+            };
+            let (inner, keep) = (Arc::clone(&self.inner), self.keep);
+            // A task of its own: a caller that gives up leaves nothing half done, nor the lock free.
+            let commit = tokio::spawn(async move {
+                let _held = (turn, lock);
+                inner.commit(attempt, keep).await
+            });
+            if let Some(after) = commit.await.map_err(interrupted)?? {
+                return after.state(project);
+            }
+            if start.elapsed() > self.inner.patience {
+                let name = self.inner.place.name();
+                return Err(Error::new(
+                    Kind::Conflict,
+                    format!("registry `{name}` was changed by others at every try; nothing was changed"),
+                )
+                .hint("try again later; for many writers a SQL registry is faster"));
+            }
+            sleep(pause(tries)).await;
+            tries += 1;
         }
-        let changes = complete(&state, changes, Utc::now());
-        let inner = Arc::clone(&self.inner);
-        let name = project.to_owned();
-        // The lock goes along: a caller that gives up does not free it before the write is done.
-        let after = blocking(move || inner.write(&lock, &before, &name, &changes)).await?;
-        after.state(project)
     }
 
-    async fn history(&self, _project: &str, _page: HistoryPage) -> Result<Vec<HistoryEntry>> {
-        Err(Error::unsupported("registry files keep no history yet"))
+    async fn history(&self, project: &str, page: HistoryPage) -> Result<Vec<HistoryEntry>> {
+        let present = async { Ok(self.inner.snapshot().await?.document.version_id().to_owned()) };
+        self.inner.journal().page(project, page, present).await
     }
 
     async fn check(&self) -> Result<()> {
-        self.snapshot()
+        self.inner
+            .snapshot()
             .await
             .map(drop)
             .map_err(|error| match error.kind() {
@@ -321,11 +427,6 @@ impl RegistryStore for FileStore {
                 _ => Error::unavailable(error.message().to_owned()).source_error(error),
             })
     }
-}
-
-/// Where the file at `path` really lies, so that a link to a registry stays a link.
-fn real_path(path: &Path) -> PathBuf {
-    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
 //! [`Document`]: the content of Feast's registry file, taken apart only as far as needed to find an
 //! object by kind, project and name. Everything else is carried along byte for byte.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use indexmap::IndexMap;
 use prost::Message;
 use uuid::Uuid;
 
@@ -60,14 +64,21 @@ fn kind_of_list(number: u32) -> Option<ObjectKind> {
 }
 
 /// Where a version record belongs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct VersionKey {
     project: String,
     view: String,
     number: u32,
 }
 
-/// The registry of all projects.
+/// A version record as it stands in the file and as the store's contract shows it.
+#[derive(Debug, Clone)]
+struct VersionRecord {
+    bytes: Bytes,
+    version: Arc<ViewVersion>,
+}
+
+/// The registry of all projects. Cloning shares what is in it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Document {
     version_id: String,
@@ -75,8 +86,8 @@ pub(super) struct Document {
     /// In the file's order.
     objects: Objects,
     /// Encoded `ProjectMetadata` by project.
-    metadata: Vec<(String, Bytes)>,
-    versions: Vec<(VersionKey, Bytes)>,
+    metadata: IndexMap<String, Bytes>,
+    versions: IndexMap<VersionKey, VersionRecord>,
     /// One for all projects, as in Feast.
     infra: Option<Bytes>,
     /// Fields of the version history message that this build does not know.
@@ -86,7 +97,8 @@ pub(super) struct Document {
 }
 
 impl Document {
-    /// Takes the file's content apart; objects that are as in `known` are shared with it.
+    /// Takes the file's content apart; what is as in `known` is shared with it, and nothing keeps
+    /// `content` alive.
     ///
     /// # Errors
     /// `Config` when the content is no registry or one of another schema version.
@@ -126,21 +138,21 @@ impl Document {
                     let time = prost_types::Timestamp::decode(field.content()?)?;
                     document.last_updated = timestamp(&time);
                 }
-                number::INFRA => document.infra = Some(content.slice_ref(field.content()?)),
+                number::INFRA => document.infra = Some(Bytes::copy_from_slice(field.content()?)),
                 number::PROJECT_METADATA => {
                     let entry = field.content()?;
-                    document
-                        .metadata
-                        .push((wire::text(entry, &[1])?.to_owned(), content.slice_ref(entry)));
+                    let project = wire::text(entry, &[1])?.to_owned();
+                    let metadata = document.metadata.entry(project);
+                    metadata.or_insert_with(|| Bytes::copy_from_slice(entry));
                 }
-                number::VERSION_HISTORY => document.read_history(content, field.content()?)?,
-                other => document.rest.push((other, content.slice_ref(field.raw))),
+                number::VERSION_HISTORY => document.read_versions(field.content()?, known)?,
+                other => document.rest.push((other, Bytes::copy_from_slice(field.raw))),
             }
         }
         Ok(document)
     }
 
-    fn read_history(&mut self, content: &Bytes, history: &[u8]) -> Result<()> {
+    fn read_versions(&mut self, history: &[u8], known: Option<&Self>) -> Result<()> {
         let mut rest = self.history_rest.to_vec();
         for field in wire::fields(history) {
             let field = field?;
@@ -148,19 +160,36 @@ impl Document {
                 rest.extend_from_slice(field.raw);
                 continue;
             }
-            let record = field.content()?;
+            let bytes = field.content()?;
             let key = VersionKey {
-                view: wire::text(record, &[1])?.to_owned(),
-                project: wire::text(record, &[2])?.to_owned(),
-                number: match wire::get(record, &[3])? {
+                view: wire::text(bytes, &[1])?.to_owned(),
+                project: wire::text(bytes, &[2])?.to_owned(),
+                number: match wire::get(bytes, &[3])? {
                     Some(number) => u32::try_from(number.varint()?).unwrap_or_default(),
                     None => 0,
                 },
             };
-            self.versions.push((key, content.slice_ref(record)));
+            let same = known.and_then(|known| known.versions.get(&key));
+            let record = match same {
+                Some(same) if same.bytes == bytes => same.clone(),
+                _ => read_version(Bytes::copy_from_slice(bytes))?,
+            };
+            self.versions.entry(key).or_insert(record);
         }
         self.history_rest = rest.into();
         Ok(())
+    }
+
+    /// The mark that [`Document::version_id`] will be when `content` is parsed.
+    pub(super) fn version_id_in(content: &[u8]) -> Result<&str> {
+        let mut id = "";
+        for field in wire::fields(content) {
+            let field = field?;
+            if field.number == number::VERSION_ID {
+                id = field.text()?;
+            }
+        }
+        Ok(id)
     }
 
     /// What distinguishes this content from every other: Feast draws a new UUID for each write.
@@ -170,45 +199,40 @@ impl Document {
 
     /// The content of the file; the object lists in the order of their field numbers, as Feast writes.
     pub(super) fn encode(&self) -> Bytes {
-        let mut sections: Vec<(u32, Vec<u8>)> = Vec::new();
-        for kind in ObjectKind::ALL {
-            let mut list = Vec::new();
-            for object in self.objects.iter().filter(|object| object.kind == kind) {
-                wire::write_bytes(list_number(kind), &object.bytes, &mut list);
-            }
-            sections.push((list_number(kind), list));
-        }
-        let mut scalar = |number: u32, value: &[u8]| {
-            let mut section = Vec::new();
-            wire::write_bytes(number, value, &mut section);
-            sections.push((number, section));
+        let mut sections: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
+        let mut add = |number: u32, value: &[u8]| {
+            wire::write_bytes(number, value, sections.entry(number).or_default());
         };
-        scalar(number::SCHEMA_VERSION, SCHEMA_VERSION.as_bytes());
-        scalar(number::VERSION_ID, self.version_id.as_bytes());
+        for object in self.objects.iter() {
+            add(list_number(object.kind), &object.bytes);
+        }
+        add(number::SCHEMA_VERSION, SCHEMA_VERSION.as_bytes());
+        add(number::VERSION_ID, self.version_id.as_bytes());
         if let Some(time) = self.last_updated {
-            scalar(number::LAST_UPDATED, &proto_time(time).encode_to_vec());
+            add(number::LAST_UPDATED, &proto_time(time).encode_to_vec());
         }
         if let Some(infra) = &self.infra {
-            scalar(number::INFRA, infra);
+            add(number::INFRA, infra);
         }
-        for (_, entry) in &self.metadata {
-            scalar(number::PROJECT_METADATA, entry);
+        for entry in self.metadata.values() {
+            add(number::PROJECT_METADATA, entry);
         }
         let mut history = Vec::new();
-        for (_, record) in &self.versions {
-            wire::write_bytes(number::VERSION_RECORDS, record, &mut history);
+        for record in self.versions.values() {
+            wire::write_bytes(number::VERSION_RECORDS, &record.bytes, &mut history);
         }
         history.extend_from_slice(&self.history_rest);
         if !history.is_empty() {
-            scalar(number::VERSION_HISTORY, &history);
+            add(number::VERSION_HISTORY, &history);
         }
-        sections.extend(self.rest.iter().map(|(number, raw)| (*number, raw.to_vec())));
-        sections.sort_by_key(|(number, _)| *number);
-        sections
-            .into_iter()
-            .flat_map(|(_, section)| section)
-            .collect::<Vec<u8>>()
-            .into()
+        for (number, raw) in &self.rest {
+            sections.entry(*number).or_default().extend_from_slice(raw);
+        }
+        let mut content = Vec::with_capacity(sections.values().map(Vec::len).sum());
+        for section in sections.values() {
+            content.extend_from_slice(section);
+        }
+        content.into()
     }
 
     /// All projects that have an object or metadata of their own.
@@ -218,7 +242,7 @@ impl Document {
             .iter()
             .filter(|object| object.kind == ObjectKind::Project);
         let mut names: Vec<String> = objects.map(|object| object.name.clone()).collect();
-        names.extend(self.metadata.iter().map(|(project, _)| project.clone()));
+        names.extend(self.metadata.keys().cloned());
         names.sort();
         names.dedup();
         names
@@ -227,22 +251,18 @@ impl Document {
     /// One project as the store's contract shows it.
     pub(super) fn state(&self, project: &str, revision: Revision) -> Result<ProjectState> {
         let versions = self.versions.iter().filter(|(key, _)| key.project == project);
-        let metadata = self.metadata.iter().find(|(name, _)| name == project);
+        let of_project = self.objects.iter().filter(|object| object.project == project);
+        // In the file's order, also before what was put last is read from there again.
+        let mut objects: Vec<_> = of_project.map(Arc::clone).collect();
+        objects.sort_by_key(|object| list_number(object.kind));
         Ok(ProjectState {
             project: project.to_owned(),
             revision,
-            objects: self
-                .objects
-                .iter()
-                .filter(|object| object.project == project)
-                .map(Arc::clone)
-                .collect(),
+            objects: objects.into_iter().collect(),
             infra: self.infra.clone(),
-            versions: versions
-                .map(|(_, record)| read_version(record))
-                .collect::<Result<_>>()?,
-            metadata: match metadata {
-                Some((_, entry)) => metadata_pairs(wire::text(entry, &[2])?),
+            versions: versions.map(|(_, record)| Arc::clone(&record.version)).collect(),
+            metadata: match self.metadata.get(project) {
+                Some(entry) => metadata_pairs(wire::text(entry, &[2])?),
                 None => Vec::new(),
             },
             last_updated: self.last_updated,
@@ -251,8 +271,15 @@ impl Document {
 
     /// Makes the changes to one project and marks the content as new.
     pub(super) fn change(&mut self, project: &str, changes: &[Change], now: DateTime<Utc>) -> Result<()> {
-        for change in changes {
-            self.change_one(project, change)?;
+        let are_deletes =
+            |one: &Change, next: &Change| matches!((one, next), (Change::Delete(..), Change::Delete(..)));
+        for run in changes.chunk_by(are_deletes) {
+            match run {
+                [Change::Delete(..), ..] => self.delete(project, run),
+                other => other
+                    .iter()
+                    .try_for_each(|change| self.change_one(project, change))?,
+            }
         }
         self.version_id = Uuid::new_v4().to_string();
         self.last_updated = Some(now);
@@ -262,14 +289,8 @@ impl Document {
     fn change_one(&mut self, project: &str, change: &Change) -> Result<()> {
         match change {
             Change::Put(object) => self.put(project, object)?,
-            Change::Delete(kind, name) => {
-                self.objects.remove(project, *kind, name);
-                if kind.is_view() {
-                    self.versions
-                        .retain(|(key, _)| key.project != project || key.view != *name);
-                }
-            }
-            Change::PutVersion(version) => self.put_version(project, version),
+            delete @ Change::Delete(..) => self.delete(project, std::slice::from_ref(delete)),
+            Change::PutVersion(version) => self.put_version(project, version)?,
             Change::PutInfra(infra) => self.infra = Some(infra.clone()),
             Change::PutMetadata(key, value) => self.put_metadata(project, key, value)?,
             Change::PutHistory(_) => {
@@ -277,8 +298,8 @@ impl Document {
             }
             Change::DeleteProject => {
                 self.objects.retain(|old| old.project != project);
-                self.versions.retain(|(key, _)| key.project != project);
-                self.metadata.retain(|(name, _)| name != project);
+                self.versions.retain(|key, _| key.project != project);
+                self.metadata.shift_remove(project);
             }
         }
         Ok(())
@@ -294,36 +315,46 @@ impl Document {
         Ok(())
     }
 
-    fn put_version(&mut self, project: &str, version: &ViewVersion) {
+    /// Many at once, because each removal from a list in order moves all that follow.
+    fn delete(&mut self, project: &str, deletes: &[Change]) {
+        let mut gone = HashSet::new();
+        let mut gone_views = HashSet::new();
+        for delete in deletes {
+            if let Change::Delete(kind, name) = delete {
+                gone.insert((*kind, name.as_str()));
+                if kind.is_view() {
+                    gone_views.insert(name.as_str());
+                }
+            }
+        }
+        self.objects
+            .retain(|old| old.project != project || !gone.contains(&(old.kind, old.name.as_str())));
+        if !gone_views.is_empty() {
+            self.versions
+                .retain(|key, _| key.project != project || !gone_views.contains(key.view.as_str()));
+        }
+    }
+
+    fn put_version(&mut self, project: &str, version: &ViewVersion) -> Result<()> {
         let key = VersionKey {
             project: project.to_owned(),
             view: version.view.clone(),
             number: version.number,
         };
-        let record = Bytes::from(version_record(project, version).encode_to_vec());
-        match self.versions.iter_mut().find(|(old, _)| *old == key) {
-            Some((_, old)) => *old = record,
-            None => self.versions.push((key, record)),
-        }
+        let bytes = Bytes::from(version_record(project, version).encode_to_vec());
+        self.versions.insert(key, read_version(bytes)?);
+        Ok(())
     }
 
     /// Feast keeps free keys as a JSON object in the field of the UUID; ours keeps the UUID among them.
     fn put_metadata(&mut self, project: &str, key: &str, value: &str) -> Result<()> {
-        let index = match self.metadata.iter().position(|(name, _)| name == project) {
-            Some(index) => index,
-            None => {
-                let entry = core::ProjectMetadata {
-                    project: project.to_owned(),
-                    ..Default::default()
-                };
-                self.metadata
-                    .push((project.to_owned(), entry.encode_to_vec().into()));
-                self.metadata.len() - 1
-            }
-        };
-        let Some((_, entry)) = self.metadata.get_mut(index) else {
-            return Ok(());
-        };
+        let entry = self.metadata.entry(project.to_owned()).or_insert_with(|| {
+            let entry = core::ProjectMetadata {
+                project: project.to_owned(),
+                ..Default::default()
+            };
+            entry.encode_to_vec().into()
+        });
         let text = wire::text(entry, &[2])?;
         let replaced = match (json_object(text), key) {
             (None, PROJECT_UUID) => value.to_owned(),
@@ -351,9 +382,10 @@ fn check_schema_version(version: &str) -> Result<()> {
     .hint("it was written by a newer Feast or thali; use that, nothing was changed"))
 }
 
-fn read_version(record: &Bytes) -> Result<Arc<ViewVersion>> {
-    let record = core::FeatureViewVersionRecord::decode(record.clone())?;
-    Ok(Arc::new(version_of_record(&record)))
+fn read_version(bytes: Bytes) -> Result<VersionRecord> {
+    let record = core::FeatureViewVersionRecord::decode(bytes.clone())?;
+    let version = Arc::new(version_of_record(&record));
+    Ok(VersionRecord { bytes, version })
 }
 
 fn json_object(text: &str) -> Option<serde_json::Map<String, serde_json::Value>> {

@@ -1,6 +1,10 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::{os::unix::fs::PermissionsExt, sync::Arc};
+mod history;
+mod killed;
+mod object;
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
 use prost::Message;
 
@@ -17,14 +21,18 @@ fn registry_path(directory: &tempfile::TempDir) -> PathBuf {
 #[tokio::test]
 async fn conforms() {
     let directory = tempfile::tempdir().unwrap();
-    conformance::all(&FileStore::open(registry_path(&directory)).unwrap()).await;
+    conformance::all(&FileStore::open(registry_path(&directory)).await.unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_writers_lose_nothing() {
     let directory = tempfile::tempdir().unwrap();
-    let open = || FileStore::open(registry_path(&directory)).unwrap();
-    let handles: Vec<Arc<dyn RegistryStore>> = vec![Arc::new(open()), Arc::new(open()), Arc::new(open())];
+    let mut handles: Vec<Arc<dyn RegistryStore>> = Vec::new();
+    for _ in 0..3 {
+        handles.push(Arc::new(
+            FileStore::open(registry_path(&directory)).await.unwrap(),
+        ));
+    }
     conformance::concurrent_writers(handles).await;
 }
 
@@ -42,14 +50,14 @@ async fn a_file_that_is_no_registry_or_a_newer_one_is_refused_and_left_alone() {
         (b"hello world", "not a readable"),
     ] {
         fs::write(&path, content).unwrap();
-        let error = FileStore::open(&path).unwrap_err();
+        let error = FileStore::open(&path).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Config);
         assert!(error.message().contains(expected), "{error}");
         assert!(error.message().contains("registry.db"), "{error}");
         assert_eq!(fs::read(&path).unwrap(), content);
     }
     fs::remove_file(&path).unwrap();
-    let store = FileStore::open(&path).unwrap();
+    let store = FileStore::open(&path).await.unwrap();
     change(&store, "p", vec![Change::Put(entity("e", ""))]).await;
     fs::write(&path, &newer).unwrap();
     store
@@ -65,7 +73,7 @@ async fn a_file_caught_empty_is_not_taken_for_an_empty_registry() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("registry.db");
     fs::write(&path, "").unwrap();
-    let store = FileStore::open(&path).unwrap();
+    let store = FileStore::open(&path).await.unwrap();
     change(&store, "p", vec![Change::Put(entity("e", ""))]).await;
     let content = fs::read(&path).unwrap();
     fs::write(&path, "").unwrap();
@@ -84,7 +92,7 @@ async fn a_place_that_cannot_be_written_is_a_clear_error() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("file").join("registry.db");
     fs::write(directory.path().join("file"), "in the way").unwrap();
-    let error = FileStore::open(&path).unwrap_err();
+    let error = FileStore::open(&path).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
     assert!(error.message().contains("registry.db"), "{error}");
 }
@@ -93,7 +101,10 @@ async fn a_place_that_cannot_be_written_is_a_clear_error() {
 async fn other_writers_are_noticed_without_a_hint() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("registry.db");
-    let (one, two) = (FileStore::open(&path).unwrap(), FileStore::open(&path).unwrap());
+    let (one, two) = (
+        FileStore::open(&path).await.unwrap(),
+        FileStore::open(&path).await.unwrap(),
+    );
     for round in 0..10 {
         let before = one.revision().await.unwrap();
         change(
@@ -114,7 +125,7 @@ async fn other_writers_are_noticed_without_a_hint() {
 async fn a_new_file_is_readable_as_the_umask_allows() {
     let directory = tempfile::tempdir().unwrap();
     let path = registry_path(&directory);
-    let store = FileStore::open(&path).unwrap();
+    let store = FileStore::open(&path).await.unwrap();
     change(&store, "p", vec![Change::Put(entity("e", ""))]).await;
     let reference = directory.path().join("reference");
     fs::write(&reference, "").unwrap();
@@ -126,7 +137,7 @@ async fn a_new_file_is_readable_as_the_umask_allows() {
 async fn the_file_is_what_feasts_own_reader_expects() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("registry.db");
-    let store = FileStore::open(&path).unwrap();
+    let store = FileStore::open(&path).await.unwrap();
     change(
         &store,
         "p",
@@ -172,7 +183,7 @@ async fn feasts_file_is_read_and_changed_without_touching_what_else_is_in_it() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("registry.db");
     fs::write(&path, GOLDEN).unwrap();
-    let store = FileStore::open(&path).unwrap();
+    let store = FileStore::open(&path).await.unwrap();
     assert_eq!(store.projects().await.unwrap(), ["golden"]);
     let before = store.load("golden").await.unwrap();
     conformance::is_golden(&before);
