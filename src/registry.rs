@@ -18,6 +18,7 @@ pub mod rest;
 mod samples;
 mod select;
 pub mod store;
+pub mod sync;
 
 use std::{
     collections::HashMap,
@@ -28,7 +29,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 pub use catalog::{Catalog, View};
 use store::{
@@ -52,6 +53,8 @@ pub struct Registry {
     /// Held while the shelf is being replaced; readers never take it.
     writing: Mutex<()>,
     generation: AtomicU64,
+    /// Told of every catalog that was put on the shelf.
+    publications: watch::Sender<u64>,
 }
 
 impl Registry {
@@ -62,6 +65,7 @@ impl Registry {
             shelf: ArcSwap::from_pointee(Shelf::default()),
             writing: Mutex::new(()),
             generation: AtomicU64::new(1),
+            publications: watch::Sender::new(0),
         }
     }
 
@@ -115,13 +119,18 @@ impl Registry {
             }
         }
         // The revision was read before the loads: a write in between is seen again at the next look.
-        self.shelf.store(Arc::new(Shelf { revision, catalogs }));
+        self.put(Shelf { revision, catalogs });
         Ok(is_changed)
     }
 
     /// Returns when the store was told of a change made elsewhere; then it is time to refresh.
     pub async fn changed(&self) {
         self.store.changed().await;
+    }
+
+    /// Tells whenever a catalog has changed, whoever changed it.
+    pub fn publications(&self) -> watch::Receiver<u64> {
+        self.publications.subscribe()
     }
 
     /// Names of all projects, sorted.
@@ -177,8 +186,13 @@ impl Registry {
         catalogs.insert(catalog.project().to_owned(), Arc::clone(&catalog));
         // The shelf keeps its old revision: other projects may have moved, the next refresh looks.
         let revision = shelf.revision.clone();
-        self.shelf.store(Arc::new(Shelf { revision, catalogs }));
+        self.put(Shelf { revision, catalogs });
         Ok(catalog)
+    }
+
+    fn put(&self, shelf: Shelf) {
+        self.shelf.store(Arc::new(shelf));
+        self.publications.send_modify(|count| *count += 1);
     }
 
     fn next_generation(&self) -> u64 {

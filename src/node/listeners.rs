@@ -137,7 +137,10 @@ where
             .fallback(unimplemented))
     };
     Ok(match kind {
-        ListenerKind::Registry => grpc(mount(Router::new(), registry::grpc::service(context.clone())))?,
+        ListenerKind::Registry => {
+            let router = mount(Router::new(), registry::grpc::service(context.clone()));
+            grpc(mount(router, registry::sync::service(context)))?
+        }
         ListenerKind::RegistryRest => {
             registry::rest::router(context.clone(), role_names(roles)).merge(own_routes(context))
         }

@@ -102,7 +102,7 @@ impl Service<http::Request<Body>> for RegistryService {
 
 /// Messages as they are on the wire.
 #[derive(Debug, Clone, Copy, Default)]
-struct BytesCodec;
+pub(crate) struct BytesCodec;
 
 impl Codec for BytesCodec {
     type Encode = Bytes;

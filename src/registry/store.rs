@@ -7,6 +7,7 @@ pub mod file;
 pub mod history;
 #[cfg(test)]
 pub(crate) mod memory;
+pub mod remote;
 pub mod sql;
 mod state;
 

@@ -30,7 +30,8 @@ fn author() -> Author {
 
 fn fixture() -> Fixture {
     let directory = tempfile::tempdir().unwrap();
-    let store = Arc::new(FileStore::open(directory.path().join("registry.db")).unwrap());
+    let opened = FileStore::open(directory.path().join("registry.db"));
+    let store = Arc::new(futures::executor::block_on(opened).unwrap());
     Fixture {
         registry: Registry::new(Arc::clone(&store) as _),
         store,

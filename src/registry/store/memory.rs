@@ -86,6 +86,7 @@ impl RegistryStore for MemoryStore {
             after.change(change);
         }
         after.revision = revision;
+        after.last_updated = Some(Utc::now());
         kept.revision += 1;
         let after = Arc::new(after);
         if after.is_empty() {
@@ -108,4 +109,9 @@ impl RegistryStore for MemoryStore {
     async fn check(&self) -> Result<()> {
         Ok(())
     }
+}
+
+#[tokio::test]
+async fn conforms() {
+    super::conformance::all(&MemoryStore::default()).await;
 }
