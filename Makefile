@@ -30,7 +30,7 @@ demo:
 	@exec target/$(call profile_folder,$(DEMO_PROFILE))/thali demo $(DEMO_FOLDER)
 
 test: ui venv chromium servers
-	cargo test --locked
+	$(VENV)/bin/python tests/with_servers.py cargo test --locked
 	cargo build --locked
 	THALI_CHROMIUM=$(CHROMIUM) $(VENV)/bin/python -m pytest tests $(PYTEST)
 

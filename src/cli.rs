@@ -6,12 +6,14 @@
 //! texts and exit statuses are those of Feast's command, so that its scripts run unchanged.
 
 mod apply;
+mod archive;
 mod config;
 mod demo;
 mod export;
 mod features;
 mod health;
 mod historical;
+mod history;
 mod init;
 mod jobs;
 mod materialize;
@@ -154,6 +156,10 @@ enum Command {
     /// Look after the registry's own storage
     #[command(subcommand)]
     Registry(registry::Command),
+    /// Write every project with its history and its runs to one file
+    Backup(archive::BackupArguments),
+    /// Bring back what a backup holds, into a registry of whatever kind
+    Restore(archive::ImportArguments),
     #[command(flatten)]
     Servers(servers::Servers),
     /// Log the address of a feature server somewhere else, of which there is none
@@ -269,6 +275,8 @@ impl Command {
             Self::Delete(arguments) => objects::remove::run(global, &arguments).await,
             Self::RegistryDump => registry::dump(global).await,
             Self::Registry(command) => command.run(global).await,
+            Self::Backup(arguments) => arguments.run(global).await,
+            Self::Restore(arguments) => arguments.run(global).await,
             Self::Plan(arguments) => plan::run(global, &arguments).await,
             Self::Apply(arguments) => apply::run(global, &arguments).await,
             Self::Teardown => teardown::run(global).await,

@@ -8,6 +8,7 @@ mod expand;
 pub(crate) mod locate;
 pub mod problem;
 pub mod quantity;
+mod registry;
 mod schema;
 pub mod show;
 pub mod yaml;
@@ -18,6 +19,9 @@ pub use build::{is_project_name, schedule_problem};
 pub use check::{Origin, Setting};
 pub use locate::Sources;
 use problem::Problems;
+pub use registry::{
+    CacheMode, ObjectRegistry, ObjectStoreKind, RegistryBackend, RegistryConfig, SchemaMode, SqlRegistry,
+};
 
 use crate::model::entity_key;
 
@@ -75,24 +79,6 @@ impl Report {
     }
 }
 
-/// The `registry:` section.
-#[derive(Debug, Clone)]
-pub struct RegistryConfig {
-    pub backend: RegistryBackend,
-    /// How often other processes' changes are looked for, at most.
-    pub cache_ttl: Duration,
-    pub enable_online_versioning: bool,
-}
-
-/// Where the registry lies.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RegistryBackend {
-    /// One serialized `feast.core.Registry` on local disk.
-    File { path: PathBuf },
-    /// Feast's tables, by SQLAlchemy URL; only `sqlite:///` is built in so far.
-    Sql { url: String },
-}
-
 /// The `online_store:` section.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OnlineStoreConfig {
@@ -138,12 +124,20 @@ pub struct ThaliConfig {
     pub schedules: BTreeMap<String, String>,
     pub python: PythonConfig,
     pub registry_poll: Duration,
+    pub registry_history: HistoryConfig,
     /// How long requests in flight may take after shutdown began.
     pub shutdown_grace: Duration,
     /// How long a node says it is not ready before it stops accepting.
     pub shutdown_delay: Duration,
     /// An OTLP/gRPC collector; traces are off without one.
     pub otlp_endpoint: Option<String>,
+}
+
+/// Entries about who changed the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryConfig {
+    /// How many are kept of each project; 0 keeps none.
+    pub keep: usize,
 }
 
 /// Worker processes for on-demand views written in Python.
@@ -166,6 +160,7 @@ impl Default for ThaliConfig {
                 workers: 2,
             },
             registry_poll: Duration::from_secs(1),
+            registry_history: HistoryConfig { keep: 1_000 },
             shutdown_grace: Duration::from_secs(30),
             shutdown_delay: Duration::ZERO,
             otlp_endpoint: None,

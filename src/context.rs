@@ -1,26 +1,26 @@
 //! [`Context`]: the opened stores and shared services of one process, handed to roles and commands.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::{
     config::{Config, OfflineStoreConfig, OnlineStoreConfig, RegistryBackend},
+    database::{Database, DatabaseOptions},
     error::{Error, Result},
     metrics::Metrics,
     offline::{files, store::OfflineStore},
     online::store::{OnlineStore, disabled::DisabledStore, sqlite::SqliteStore},
     registry::{
         Registry,
-        store::{
-            RegistryStore,
-            file::FileStore,
-            sql::{self, SqlStore},
-        },
+        store::{RegistryStore, file::FileStore, remote::RemoteStore, sql::SqlStore},
     },
     schedule::ledger::Ledger,
     transform::Transformer,
 };
+
+/// Runs tell the ledger once a second that they live; that shares a few connections well.
+const LEDGER_CONNECTIONS: u32 = 4;
 
 /// What roles and commands work with. Cloning is cheap.
 #[derive(Clone)]
@@ -42,9 +42,17 @@ impl Context {
     /// What the store that cannot be opened says.
     pub async fn open(config: Config) -> Result<Self> {
         let config = Arc::new(config);
+        let keep = config.thali.registry_history.keep;
         let store: Arc<dyn RegistryStore> = match &config.registry.backend {
-            RegistryBackend::File { path } => Arc::new(FileStore::open(path).await?),
-            RegistryBackend::Sql { url } => Arc::new(SqlStore::open(url, &config.repo_path).await?),
+            RegistryBackend::File { path } => Arc::new(FileStore::open(path).await?.keep_history(keep)),
+            RegistryBackend::Object(object) => {
+                return Err(Error::unsupported(format!(
+                    "a registry in an object store, `{}`, is not supported yet",
+                    object.url
+                )));
+            }
+            RegistryBackend::Sql(sql) => Arc::new(SqlStore::open(&sql.url).await?),
+            RegistryBackend::Remote(remote) => Arc::new(RemoteStore::open(remote)?),
         };
         let online: Arc<dyn OnlineStore> = match &config.online_store {
             OnlineStoreConfig::Sqlite { path } => Arc::new(SqliteStore::open(path).await?),
@@ -56,7 +64,7 @@ impl Context {
                 memory_limit: usize::try_from(config.thali.memory_limit).unwrap_or(usize::MAX),
             })?),
         };
-        let ledger = Ledger::open(&ledger_path(&config)?).await?;
+        let ledger = open_ledger(&config).await?;
         let metrics: Arc<Metrics> = Arc::default();
         Ok(Self {
             registry: Arc::new(Registry::new(store)),
@@ -74,18 +82,15 @@ impl Context {
     }
 }
 
-/// The job ledger lies beside the registry, so that every process of a deployment finds the same one.
-fn ledger_path(config: &Config) -> Result<PathBuf> {
-    let registry = match &config.registry.backend {
-        RegistryBackend::File { path } => path.clone(),
-        RegistryBackend::Sql { url } => sql::sqlite_path(url, &config.repo_path)?,
+/// Every process of a deployment finds the same job ledger.
+async fn open_ledger(config: &Config) -> Result<Ledger> {
+    let place = config.registry.backend.meeting_place(&config.repo_path);
+    let options = DatabaseOptions {
+        pool_size: LEDGER_CONNECTIONS,
+        max_overflow: Some(0),
+        ..DatabaseOptions::default()
     };
-    let folder = registry
-        .parent()
-        .map_or_else(|| config.repo_path.clone(), PathBuf::from);
-    fs::create_dir_all(&folder)
-        .map_err(|error| Error::unavailable(format!("cannot create `{}`: {error}", folder.display())))?;
-    Ok(folder.join("thali.db"))
+    Ok(Ledger::new(Database::open(&place, &options).await?))
 }
 
 /// Threads for work that keeps a core busy (joins, materialization), so that it cannot stall requests.

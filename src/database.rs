@@ -190,7 +190,7 @@ impl Database {
     pub async fn connection(&self) -> Result<PoolConnection<Any>> {
         match self.pool.acquire().await {
             Ok(connection) => Ok(connection),
-            Err(error) => Err(self.no_connection(error).await),
+            Err(error) => Err(self.explained(error).await),
         }
     }
 
@@ -216,7 +216,22 @@ impl Database {
         }
         match begun {
             Ok(inner) => Ok(Transaction { inner, _turn: turn }),
-            Err(error) => Err(self.no_connection(error).await),
+            Err(error) => Err(self.explained(error).await),
+        }
+    }
+
+    /// Runs a statement that bears being run twice, once more if the connection broke.
+    ///
+    /// # Errors
+    /// sqlx's.
+    pub async fn retried<T, F, A>(&self, attempt: F) -> Result<T, sqlx::Error>
+    where
+        F: Fn() -> A,
+        A: Future<Output = Result<T, sqlx::Error>>,
+    {
+        match attempt().await {
+            Err(error) if Self::is_disconnect(&error) => attempt().await,
+            done => done,
         }
     }
 
@@ -231,12 +246,12 @@ impl Database {
         };
         match timeout(CHECK_TIMEOUT, asked).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(self.no_connection(error).await),
-            Err(_elapsed) => Err(self.no_connection(sqlx::Error::PoolTimedOut).await),
+            Ok(Err(error)) => Err(self.explained(error).await),
+            Err(_elapsed) => Err(self.explained(sqlx::Error::PoolTimedOut).await),
         }
     }
 
-    /// A connection of its own, in no pool: for those who listen or hold it for long.
+    /// Connects outside of the pool, which would go on trying, and hangs up.
     async fn connect_once(&self) -> Result<(), sqlx::Error> {
         let limit = match self.engine() {
             Engine::Sqlite => None,
@@ -253,8 +268,8 @@ impl Database {
         }
     }
 
-    /// The pool only says that there was no connection in time; this finds out why.
-    async fn no_connection(&self, error: sqlx::Error) -> Error {
+    /// As [`Database::failed`]. The pool only says that there was no connection in time; this finds out why.
+    pub async fn explained(&self, error: sqlx::Error) -> Error {
         if matches!(error, sqlx::Error::PoolTimedOut)
             && self.pool.size() < self.pool.options().get_max_connections()
             && let Err(cause) = self.connect_once().await

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     context::Context,
-    error::{Error, Kind, Result},
+    error::{Error, Result},
     metrics::{ViewLabel, ViewStatus},
     model::{FeatureView, Interval, ObjectKind, entity_key},
     offline::store::Pull,
@@ -295,7 +295,7 @@ impl Run {
         let lease = self.lease().await?;
         let outcome = tokio::select! {
             outcome = self.copy() => outcome,
-            error = self.renew(&lease) => Err(error),
+            error = self.context.ledger.keep(&lease) => Err(error),
             () = self.stop.cancelled() => Err(cancelled()),
         };
         self.context.ledger.release(&lease).await?;
@@ -313,24 +313,6 @@ impl Run {
             }
             if let Some(lease) = self.context.ledger.acquire(&name, &self.id).await? {
                 return Ok(lease);
-            }
-        }
-    }
-
-    /// Ends only when the lease is lost.
-    async fn renew(&self, lease: &Lease) -> Error {
-        let mut turn = tokio::time::interval(LEASE / 3);
-        loop {
-            turn.tick().await;
-            match self.context.ledger.renew(lease).await {
-                Ok(true) => {}
-                Ok(false) => {
-                    return Error::new(
-                        Kind::Conflict,
-                        format!("the lease `{}` was lost to another run", lease.name),
-                    );
-                }
-                Err(error) => return error,
             }
         }
     }

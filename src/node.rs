@@ -298,11 +298,12 @@ async fn wait_until_ready(readiness: &Readiness) {
 
 /// Looks for other processes' changes and keeps the freshness gauges; never ends by itself.
 async fn watch_registry(context: Context, stop: CancellationToken) -> Result<()> {
+    let poll = context.config.thali.registry_poll;
     let period = context
         .config
         .registry
         .cache_ttl
-        .min(context.config.thali.registry_poll);
+        .map_or(poll, |ttl| ttl.min(poll));
     let mut turn = tokio::time::interval(period.max(Duration::from_millis(10)));
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut failing = false;

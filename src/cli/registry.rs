@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::{Map, Value as Json};
 
-use super::{Global, Name, Outcome, output};
+use super::{Global, Name, Outcome, archive, history, output};
 use crate::{
     config::RegistryBackend,
     error::{Error, Result},
@@ -18,12 +18,27 @@ use crate::{
 pub(super) enum Command {
     /// Create the tables of a SQL registry
     CreateSchema,
+    /// List what was applied, when and by whom
+    History(history::HistoryArguments),
+    /// Show what changed between two entries of the history
+    Diff(history::DiffArguments),
+    /// Make the project what it was after an entry of the history
+    Rollback(history::RollbackArguments),
+    /// Write projects to a file that any registry can import
+    Export(archive::ExportArguments),
+    /// Read projects from a file
+    Import(archive::ImportArguments),
 }
 
 impl Command {
     pub(super) async fn run(self, global: &Global) -> Outcome {
         match self {
             Self::CreateSchema => create_schema(global).await,
+            Self::History(arguments) => arguments.run(global).await,
+            Self::Diff(arguments) => arguments.run(global).await,
+            Self::Rollback(arguments) => arguments.run(global).await,
+            Self::Export(arguments) => arguments.run(global).await,
+            Self::Import(arguments) => arguments.run(global).await,
         }
     }
 }
@@ -37,7 +52,8 @@ async fn create_schema(global: &Global) -> Outcome {
             output::line(format_args!("SQL registry schema created successfully."));
             return Ok(ExitCode::SUCCESS);
         }
-        RegistryBackend::File { .. } => "file",
+        RegistryBackend::File { .. } | RegistryBackend::Object(_) => "file",
+        RegistryBackend::Remote(_) => "remote",
     };
     let message = format!(
         "This command only applies to SQL-based registries (registry_type='sql'). Current type: '{kind}'"

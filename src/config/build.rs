@@ -4,12 +4,13 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    Config, MaterializationConfig, OfflineStoreConfig, OnlineStoreConfig, PythonConfig, RegistryBackend,
-    RegistryConfig, Report, ThaliConfig, TtlMode,
+    Config, HistoryConfig, MaterializationConfig, OfflineStoreConfig, OnlineStoreConfig, PythonConfig,
+    Report, ThaliConfig, TtlMode,
     check::{Origin, Settings, Walk, join},
     locate::{Found, Sources},
     problem::{Problem, Problems, closest},
-    quantity,
+    quantity::{self, seconds},
+    registry::registry,
     schema::{self, Kind, Schema, Store},
     yaml::{self, Entry, Node, Value},
 };
@@ -40,7 +41,7 @@ pub(super) fn load(sources: &Sources) -> Result<Report, Problems> {
         put(&mut root, &mut walk, key, Node { line: 0, ..node }, Origin::Flag);
     }
     walk.section("", Some(&root), &schema::TOP);
-    let config = build(&root, &mut walk, &found);
+    let config = build(&root, &mut walk, &found, &sources.env);
     walk.problems.sort();
     match config {
         Some(config) if !walk.problems.has_errors() => Ok(Report {
@@ -137,10 +138,10 @@ fn put(root: &mut Node, walk: &mut Walk, path: &str, value: Node, origin: Origin
     }
 }
 
-fn build(root: &Node, walk: &mut Walk, found: &Found) -> Option<Config> {
+fn build(root: &Node, walk: &mut Walk, found: &Found, env: &BTreeMap<String, String>) -> Option<Config> {
     let project = project(root, walk);
     let provider = provider(root, walk);
-    let registry = registry(root, walk, found);
+    let registry = registry(root, walk, found, env);
     let online_store = online_store(root, walk, found);
     store(root, walk, &schema::OFFLINE);
     store(root, walk, &schema::ENGINE);
@@ -156,6 +157,10 @@ fn build(root: &Node, walk: &mut Walk, found: &Found) -> Option<Config> {
     }
     let entity_key_version = entity_key_version(walk);
     let thali = thali(walk);
+    let mut registry = registry?;
+    if let super::RegistryBackend::Remote(remote) = &mut registry.backend {
+        remote.token = walk.settings.text("thali.registry_token").map(str::to_owned);
+    }
     Some(Config {
         project: project?,
         project_description: walk
@@ -166,7 +171,7 @@ fn build(root: &Node, walk: &mut Walk, found: &Found) -> Option<Config> {
         provider,
         repo_path: found.repo_path.clone(),
         file: found.file.clone(),
-        registry: registry?,
+        registry,
         online_store: online_store?,
         offline_store: OfflineStoreConfig::Files,
         entity_key_version: entity_key_version?,
@@ -219,132 +224,6 @@ fn provider(root: &Node, walk: &mut Walk) -> String {
         walk.report(problem.suggest(&provider, KNOWN));
     }
     provider
-}
-
-fn registry(root: &Node, walk: &mut Walk, found: &Found) -> Option<RegistryConfig> {
-    let node = root.get("registry").filter(|node| node.value != Value::Null);
-    let Some(node) = node else {
-        let hint = "for example `registry: data/registry.db`";
-        walk.report(Problem::error("missing").key("registry").hint(hint));
-        return None;
-    };
-    let kind = match &node.value {
-        Value::Map(_) => node
-            .get("registry_type")
-            .and_then(Node::scalar)
-            .unwrap_or_else(|| "file".to_owned()),
-        _ => "file".to_owned(),
-    };
-    let line = node.entry("registry_type").map_or(node.line, |entry| entry.line);
-    let place = if node.get("registry_type").is_some() {
-        "registry.registry_type"
-    } else {
-        "registry"
-    };
-    match kind.as_str() {
-        "file" | "sql" => {}
-        "snowflake.registry" | "remote" => {
-            let problem = Problem::error(format!("registry type `{kind}` is not supported by thali yet"));
-            walk.report(problem.at(line).key(place).hint("supported: file, sql (SQLite)"));
-            return None;
-        }
-        _ => {
-            let problem = Problem::error(format!("there is no registry type `{kind}`"))
-                .at(line)
-                .key(place);
-            walk.report(problem.suggest(&kind, ["file", "sql", "snowflake.registry", "remote"]));
-            return None;
-        }
-    }
-    if let Value::Map(_) = node.value {
-        walk.section("registry", Some(node), &schema::REGISTRY);
-    } else if let Some(path) = node.scalar() {
-        let path_node = Node {
-            line: node.line,
-            spelling: String::new(),
-            value: Value::Text(path),
-        };
-        let entry = Entry {
-            key: "path".to_owned(),
-            line: node.line,
-            node: path_node,
-        };
-        let mapping = Node {
-            line: node.line,
-            spelling: String::new(),
-            value: Value::Map(vec![entry]),
-        };
-        walk.section("registry", Some(&mapping), &schema::REGISTRY);
-    } else {
-        let problem = Problem::error(format!("a path or a mapping is wanted here, not {}", node.what()));
-        walk.report(problem.at(node.line).key("registry"));
-        return None;
-    }
-    let backend = registry_backend(&kind, walk, found, node.line)?;
-    Some(RegistryConfig {
-        backend,
-        cache_ttl: seconds(walk, "registry.cache_ttl_seconds"),
-        enable_online_versioning: walk
-            .settings
-            .bool("registry.enable_online_feature_view_versioning")
-            .unwrap_or_default(),
-    })
-}
-
-fn registry_backend(kind: &str, walk: &mut Walk, found: &Found, section: u64) -> Option<RegistryBackend> {
-    let line = walk.settings.line("registry.path").max(section);
-    let path = walk.settings.text("registry.path").unwrap_or_default().to_owned();
-    let fail = |walk: &mut Walk, text: String, hint: &str| {
-        walk.report(Problem::error(text).at(line).key("registry.path").hint(hint));
-        None
-    };
-    if path.is_empty() {
-        return fail(walk, "missing".to_owned(), "where the registry lies");
-    }
-    let scheme = path
-        .split_once("://")
-        .map(|(scheme, _)| scheme.to_ascii_lowercase());
-    if kind == "sql" {
-        return match scheme.as_deref() {
-            Some("sqlite" | "sqlite+pysqlite" | "sqlite+aiosqlite") => {
-                Some(RegistryBackend::Sql { url: path })
-            }
-            Some(other) => fail(
-                walk,
-                format!("SQL registries on `{other}` are not supported by thali yet"),
-                "supported: sqlite:///path/to/registry.db",
-            ),
-            None => fail(
-                walk,
-                format!("`{path}` is no database URL"),
-                "for example `sqlite:///data/registry.db`",
-            ),
-        };
-    }
-    if let Some(class) = walk.settings.text("registry.registry_store_type")
-        && !matches!(class, "LocalRegistryStore" | "FileRegistryStore")
-    {
-        let text = format!("registry store `{class}` is not supported by thali yet");
-        return fail(walk, text, "registries lie on local disk");
-    }
-    match scheme.as_deref() {
-        None => Some(RegistryBackend::File {
-            path: found.repo_path.join(path),
-        }),
-        Some("file") => Some(RegistryBackend::File {
-            path: found.repo_path.join(path.trim_start_matches("file://")),
-        }),
-        Some("sqlite") => fail(
-            walk,
-            format!("`{path}` is a database"),
-            "add `registry_type: sql`",
-        ),
-        Some(other) => fail(
-            walk,
-            format!("registry files on `{other}://` are not supported by thali yet"),
-            "registries lie on local disk",
-        ),
-    }
 }
 
 fn online_store(root: &Node, walk: &mut Walk, found: &Found) -> Option<OnlineStoreConfig> {
@@ -483,6 +362,7 @@ fn thali(walk: &mut Walk) -> Option<ThaliConfig> {
             .to_owned(),
         workers: positive(walk, "thali.python.workers").unwrap_or(2),
     };
+    let keep = not_negative(walk, "thali.registry_history.keep");
     let line = walk.settings.line("thali.schedules");
     for (view, schedule) in &schedules {
         if let Some(problem) = schedule_problem(schedule) {
@@ -498,6 +378,7 @@ fn thali(walk: &mut Walk) -> Option<ThaliConfig> {
         ttl_mode,
         schedules,
         python,
+        registry_history: HistoryConfig { keep: keep? },
         registry_poll: seconds(walk, "thali.registry_poll_seconds"),
         shutdown_grace: seconds(walk, "thali.shutdown_grace_seconds"),
         shutdown_delay: seconds(walk, "thali.shutdown_delay_seconds"),
@@ -521,24 +402,22 @@ pub fn schedule_problem(schedule: &str) -> Option<String> {
 }
 
 fn positive(walk: &mut Walk, key: &str) -> Option<usize> {
+    whole(walk, key, 1, "is not positive")
+}
+
+fn not_negative(walk: &mut Walk, key: &str) -> Option<usize> {
+    whole(walk, key, 0, "is negative")
+}
+
+fn whole(walk: &mut Walk, key: &str, least: usize, otherwise: &str) -> Option<usize> {
     let value = walk.settings.int(key)?;
     match usize::try_from(value) {
-        Ok(value) if value > 0 => Some(value),
+        Ok(value) if value >= least => Some(value),
         _ => {
             let line = walk.settings.line(key);
-            walk.report(
-                Problem::error(format!("{value} is not positive"))
-                    .at(line)
-                    .key(key),
-            );
+            let problem = Problem::error(format!("{value} {otherwise}"));
+            walk.report(problem.at(line).key(key));
             None
         }
     }
-}
-
-fn seconds(walk: &Walk, key: &str) -> Duration {
-    walk.settings
-        .float(key)
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .unwrap_or_default()
 }

@@ -46,7 +46,7 @@ pub struct Setting {
 pub(super) struct Settings(pub(super) Vec<Setting>);
 
 impl Settings {
-    fn value(&self, key: &str) -> Option<&Value> {
+    pub(super) fn value(&self, key: &str) -> Option<&Value> {
         self.0
             .iter()
             .find(|setting| setting.key == key)

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::check::Walk;
+
 /// Bytes: a number with an optional unit, `KB` being a thousand and `KiB` 1024.
 pub fn bytes(text: &str) -> Option<u64> {
     let (number, unit) = split(text)?;
@@ -65,6 +67,14 @@ pub fn duration(text: &str) -> Option<Duration> {
         rest = next.trim_start();
     }
     Some(total)
+}
+
+/// A setting that counts seconds.
+pub(super) fn seconds(walk: &Walk, key: &str) -> Duration {
+    walk.settings
+        .float(key)
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .unwrap_or_default()
 }
 
 /// The shortest way to write a span that [`duration`] reads back.

@@ -145,6 +145,8 @@ pub(super) static THALI: Schema = Schema {
         used("schedules", Kind::Map, None),
         used("python", Kind::Section(&PYTHON), None),
         used("registry_poll_seconds", Kind::Float, Some("1")),
+        used("registry_token", Kind::Text, None),
+        used("registry_history", Kind::Section(&REGISTRY_HISTORY), None),
         used("shutdown_grace_seconds", Kind::Float, Some("30")),
         used("shutdown_delay_seconds", Kind::Float, Some("0")),
         used("otlp_endpoint", Kind::Text, None),
@@ -160,7 +162,12 @@ static PYTHON: Schema = Schema {
     ],
 };
 
-/// The `registry:` section of the types thali has.
+static REGISTRY_HISTORY: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[used("keep", Kind::Int, Some("1000"))],
+};
+
+/// The `registry:` section of all types.
 pub(super) static REGISTRY: Schema = Schema {
     unknown: Unknown::Warned,
     keys: &[
@@ -168,16 +175,46 @@ pub(super) static REGISTRY: Schema = Schema {
         used("registry_store_type", Kind::Text, None),
         used("path", Kind::Text, None),
         used("cache_ttl_seconds", Kind::Float, Some("600")),
-        accepted("cache_mode", Kind::Choice(&["sync", "thread"])),
-        accepted("s3_additional_kwargs", Kind::Map),
-        accepted("purge_feast_metadata", Kind::Bool),
+        used("cache_mode", Kind::Choice(&["sync", "thread"]), Some("sync")),
+        used("s3_additional_kwargs", Kind::Map, None),
+        used("purge_feast_metadata", Kind::Bool, None),
         used("enable_online_feature_view_versioning", Kind::Bool, Some("false")),
         accepted("serve_features_while_materializing", Kind::Bool),
         missing("mcp", Kind::Map, "the registry is not served over MCP by thali"),
-        accepted("read_path", Kind::Text),
-        accepted("sqlalchemy_config_kwargs", Kind::Map),
+        used("read_path", Kind::Text, None),
+        accepted("sqlalchemy_config_kwargs", Kind::Section(&SQLALCHEMY)),
         accepted("thread_pool_executor_worker_count", Kind::Int),
-        accepted("schema_mode", Kind::Text),
+        used("schema_mode", Kind::Choice(&["auto", "verify", "skip"]), None),
+        used("cert", Kind::Text, None),
+        used("is_tls", Kind::Bool, None),
+        used("client_cert", Kind::Text, None),
+        used("client_key", Kind::Text, None),
+        used("authority", Kind::Text, None),
+    ],
+};
+
+/// What `create_engine` of `SQLAlchemy` is told.
+static SQLALCHEMY: Schema = Schema {
+    unknown: Unknown::Warned,
+    keys: &[
+        used("pool_size", Kind::Int, None),
+        used("max_overflow", Kind::Int, None),
+        used("pool_timeout", Kind::Float, None),
+        used("pool_recycle", Kind::Int, None),
+        used("pool_pre_ping", Kind::Bool, None),
+        accepted("echo", Kind::Any),
+        used("connect_args", Kind::Map, None),
+        missing(
+            "isolation_level",
+            Kind::Text,
+            "thali chooses the isolation level itself",
+        ),
+        accepted("echo_pool", Kind::Any),
+        accepted("future", Kind::Bool),
+        accepted("pool_use_lifo", Kind::Bool),
+        accepted("pool_reset_on_return", Kind::Any),
+        accepted("logging_name", Kind::Text),
+        accepted("pool_logging_name", Kind::Text),
     ],
 };
 

@@ -53,7 +53,7 @@ fn show_named(key: &str, node: &Node) -> String {
 /// Whether the value of a key that nobody knows more about is to be hidden.
 fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    ["password", "passphrase", "secret", "token", "key"]
+    ["password", "passwd", "passphrase", "secret", "token", "key"]
         .iter()
         .any(|word| key.contains(word))
         && !key.starts_with("entity_key")
@@ -77,16 +77,36 @@ pub fn masked(node: &Node) -> Json {
     }
 }
 
-/// Hides the user information of URLs.
+/// Hides the user information of URLs, and secrets among their options.
 pub fn mask_url(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else {
         return text.to_owned();
     };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    match authority.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}://{MASK}@{host}{path}"),
-        None => text.to_owned(),
+    // A password may hold anything but the `@` that ends it.
+    let (place, query) = match rest.rsplit_once('@') {
+        Some((info, host)) if !info.contains('?') => {
+            let (host, query) = host.split_once('?').unwrap_or((host, ""));
+            (format!("{MASK}@{host}"), query)
+        }
+        _ => {
+            let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+            match place.rsplit_once('@') {
+                Some((_, host)) => (format!("{MASK}@{host}"), query),
+                None => (place.to_owned(), query),
+            }
+        }
+    };
+    if query.is_empty() {
+        return format!("{scheme}://{place}");
+    }
+    let options: Vec<String> = query.split('&').map(mask_option).collect();
+    format!("{scheme}://{place}?{}", options.join("&"))
+}
+
+fn mask_option(option: &str) -> String {
+    match option.split_once('=') {
+        Some((key, _)) if is_secret(key) => format!("{key}={MASK}"),
+        _ => option.to_owned(),
     }
 }
 
@@ -101,6 +121,14 @@ mod tests {
             "postgresql://***@db:5432/feast?x=a@b"
         );
         assert_eq!(mask_url("redis://:p@w@host"), "redis://***@host");
+        assert_eq!(
+            mask_url("mysql+pymysql://me:p/w@db/feast?charset=utf8&passwd=x"),
+            "mysql+pymysql://***@db/feast?charset=utf8&passwd=***"
+        );
+        assert_eq!(
+            mask_url("postgresql://h/d?user=u&password=p@w"),
+            "postgresql://h/d?user=u&password=***"
+        );
         assert_eq!(mask_url("data/registry.db"), "data/registry.db");
         assert_eq!(mask_url("http://collector:4317"), "http://collector:4317");
     }

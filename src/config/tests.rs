@@ -50,7 +50,7 @@ fn the_smallest_file_gets_feasts_defaults() {
             path: dir.path().join("data/registry.db")
         }
     );
-    assert_eq!(config.registry.cache_ttl, Duration::from_secs(600));
+    assert_eq!(config.registry.cache_ttl, Some(Duration::from_secs(600)));
     assert_eq!(
         config.online_store,
         OnlineStoreConfig::Sqlite {
@@ -129,25 +129,6 @@ fn stores_thali_lacks_are_named() {
     ] {
         let found = problems(&format!("{SMALLEST}{yaml}"));
         assert_eq!(found.len(), 1, "{yaml}: {found:?}");
-        assert!(found[0].contains(expected), "{found:?}");
-    }
-    for (registry, expected) in [
-        (
-            "s3://bucket/registry.db",
-            "registry files on `s3://` are not supported by thali yet",
-        ),
-        (
-            "{registry_type: sql, path: 'postgresql://u:p@h/db'}",
-            "SQL registries on `postgresql` are not supported",
-        ),
-        (
-            "{registry_type: remote, path: 'h:6570'}",
-            "registry type `remote` is not supported by thali yet",
-        ),
-        ("sqlite:///r.db", "add `registry_type: sql`"),
-        ("{path: ''}", "missing"),
-    ] {
-        let found = problems(&format!("project: p\nregistry: {registry}\n"));
         assert!(found[0].contains(expected), "{found:?}");
     }
     assert_eq!(problems("").len(), 2, "project and registry are both missed");

@@ -36,7 +36,7 @@ enum Trouble {
 impl Database {
     /// The error in one line, with the database and never its password.
     pub fn failed(&self, error: sqlx::Error) -> Error {
-        self.describe(&error, false)
+        self.describe(&error, false).source_error(error)
     }
 
     /// Another writer came first: a deadlock, a serialization failure, a lock that took too long, a key

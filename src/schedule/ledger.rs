@@ -1,165 +1,90 @@
 //! The ledger of runs: what was started, how far it came, how it ended; and the leases that keep two
 //! processes from materializing the same view at once.
 //!
-//! It is a SQLite database of thali's own beside the registry, shared by every process of a host. A
-//! run is `running` only while its process renews it; a run whose process died is reported as failed.
+//! It is a few tables in a database all processes of a deployment share. A run is `running` only while
+//! its process renews it; a run whose process died is reported as failed. Times are the database's, so
+//! that processes need not agree on the time.
 
-use std::{path::Path, time::Duration};
+mod archive;
+mod run;
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
-use sqlx::{
-    Row, SqlitePool,
-    migrate::{Migration, MigrationType, Migrator},
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow},
+use sqlx::{Row, any::AnyRow};
+use tokio::{
+    sync::OnceCell,
+    time::{Instant, sleep, timeout_at},
 };
 use uuid::Uuid;
 
-use crate::error::{Error, Kind, Result};
+pub use self::run::{NewRun, Run, RunFilter, RunState, Trigger};
+use crate::{
+    database::{Database, Engine, Migration},
+    error::{Error, Kind, Result},
+};
+
+const TABLE: &str = "thali_jobs_migrations";
 
 /// How long a lease and a run stay alive without being renewed.
 pub const LEASE: Duration = Duration::from_secs(30);
-
-/// What started a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Trigger {
-    Cli,
-    Http,
-    Schedule,
-}
-
-impl Trigger {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Cli => "cli",
-            Self::Http => "http",
-            Self::Schedule => "schedule",
-        }
-    }
-}
-
-/// How a run stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RunState {
-    Running,
-    Succeeded,
-    Failed,
-    Cancelled,
-}
-
-impl RunState {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    fn parse(text: &str) -> Self {
-        match text {
-            "running" => Self::Running,
-            "succeeded" => Self::Succeeded,
-            "cancelled" => Self::Cancelled,
-            _ => Self::Failed,
-        }
-    }
-}
-
-/// A run that is about to start.
-#[derive(Debug, Clone)]
-pub struct NewRun {
-    pub project: String,
-    pub feature_view: String,
-    /// `materialize` or `materialize-incremental`.
-    pub kind: &'static str,
-    pub trigger: Trigger,
-    /// The scheduled moment it stands for; a second run of the same slot is refused.
-    pub slot: Option<DateTime<Utc>>,
-}
-
-/// A run as kept, in the shape the jobs page shows.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Run {
-    pub id: String,
-    pub project: String,
-    pub feature_view: String,
-    pub kind: String,
-    pub trigger: String,
-    pub state: RunState,
-    #[serde(skip)]
-    pub slot: Option<DateTime<Utc>>,
-    pub window_start: Option<DateTime<Utc>>,
-    pub window_end: Option<DateTime<Utc>>,
-    pub started_at: DateTime<Utc>,
-    pub ended_at: Option<DateTime<Utc>>,
-    pub rows_read: u64,
-    pub rows_written: u64,
-    pub error: Option<String>,
-}
-
-/// Which runs to list.
-#[derive(Debug, Clone, Default)]
-pub struct RunFilter {
-    pub project: Option<String>,
-    pub feature_view: Option<String>,
-    /// 0 lists 100.
-    pub limit: u32,
-}
+/// How soon a lease that could not be renewed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// What is kept of an error, in characters.
+const LONGEST_ERROR: usize = 4_000;
 
 /// The right to materialize one view, held until it expires or is released.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     pub name: String,
     pub holder: String,
+    /// Grows with every holder.
     pub epoch: i64,
+    /// When it was asked for, by this process's steady clock: from then it lasts [`LEASE`].
+    taken: Instant,
 }
 
-/// An opened ledger.
-#[derive(Debug, Clone)]
+/// The ledger in a database. Its tables are made, or brought up to date, when it is first used: who
+/// materializes nothing needs no right to make them.
+#[derive(Debug)]
 pub struct Ledger {
-    pool: SqlitePool,
+    database: Database,
+    migrated: OnceCell<()>,
 }
 
 impl Ledger {
-    /// Opens or creates the ledger at `path` and brings its tables up to date.
-    ///
-    /// # Errors
-    /// `Unavailable` naming the file when it cannot be opened, `Config` when a newer thali wrote it.
-    pub async fn open(path: &Path) -> Result<Self> {
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(|error| {
-                Error::unavailable(format!("cannot create `{}`: {error}", parent.display()))
-            })?;
+    /// The ledger in `database`.
+    pub fn new(database: Database) -> Self {
+        Self {
+            database,
+            migrated: OnceCell::new(),
         }
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .busy_timeout(Duration::from_secs(10));
-        let pool = SqlitePoolOptions::new()
-            .max_connections(4)
-            .connect_with(options)
-            .await
-            .map_err(|error| cannot_open(path, &error))?;
-        // Processes of one deployment start together; whoever comes first migrates, the others wait for it.
-        let mut alone = pool
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(|error| cannot_open(path, &error))?;
-        migrator().run(&mut *alone).await.map_err(|error| {
-            Error::config(format!(
-                "the job ledger `{}` cannot be brought up to date: {error}",
-                path.display()
-            ))
-            .hint("a newer thali may have written it; run that version or move the file away")
-        })?;
-        alone.commit().await.map_err(|error| cannot_open(path, &error))?;
-        Ok(Self { pool })
+    }
+
+    async fn database(&self) -> Result<&Database> {
+        let migrate = || async {
+            let runs: Migration = match self.database.engine() {
+                Engine::Sqlite => (
+                    1,
+                    "runs",
+                    include_str!("../../migrations/jobs/sqlite/0001_runs.sql"),
+                ),
+                Engine::Postgres => (
+                    1,
+                    "runs",
+                    include_str!("../../migrations/jobs/postgres/0001_runs.sql"),
+                ),
+                Engine::MySql => (
+                    1,
+                    "runs",
+                    include_str!("../../migrations/jobs/mysql/0001_runs.sql"),
+                ),
+            };
+            let migrated = self.database.migrate(TABLE, &[runs]).await;
+            migrated.map_err(|error| error.context("the job ledger cannot be opened"))
+        };
+        self.migrated.get_or_try_init(migrate).await?;
+        Ok(&self.database)
     }
 
     /// Records a run as running and answers its id; `None` when its slot was taken by another.
@@ -168,23 +93,31 @@ impl Ledger {
     /// `Unavailable` when the ledger cannot be written.
     pub async fn start(&self, run: &NewRun) -> Result<Option<String>> {
         let id = Uuid::now_v7().to_string();
-        let now = Utc::now().timestamp_micros();
-        let inserted = sqlx::query(
-            "INSERT INTO thali_runs (id, project, feature_view, kind, trigger, slot, state, started_at, heartbeat_at) \
-             VALUES (?, ?, ?, ?, ?, ?, 'running', ?, ?) ON CONFLICT DO NOTHING",
-        )
-        .bind(&id)
-        .bind(&run.project)
-        .bind(&run.feature_view)
-        .bind(run.kind)
-        .bind(run.trigger.name())
-        .bind(run.slot.map(|slot| slot.timestamp_micros()))
-        .bind(now)
-        .bind(now)
-        .execute(&self.pool)
-        .await
-        .map_err(|error| failed(&error))?;
-        Ok((inserted.rows_affected() > 0).then_some(id))
+        let now = self.database.now();
+        let statement = format!(
+            "INSERT INTO thali_runs \
+             (id, project, feature_view, kind, \"trigger\", slot, state, started_at, heartbeat_at) \
+             VALUES (?, ?, ?, ?, ?, ?, 'running', {now}, {now})"
+        );
+        let values = [
+            text(&id),
+            text(&run.project),
+            text(&run.feature_view),
+            text(run.kind),
+            text(run.trigger.name()),
+            Value::Number(run.slot.map(|slot| slot.timestamp_micros())),
+        ];
+        match self.write(&statement, &values).await {
+            Ok(_) => Ok(Some(id)),
+            // The slot is taken, perhaps by this very run: the connection broke after it was written.
+            Err(Failure::Duplicate) => {
+                let own = self
+                    .read("SELECT id FROM thali_runs WHERE id = ?", &[text(&id)])
+                    .await?;
+                Ok((!own.is_empty()).then_some(id))
+            }
+            Err(Failure::Other(error)) => Err(error),
+        }
     }
 
     /// Writes a run's window once it is known.
@@ -192,13 +125,13 @@ impl Ledger {
     /// # Errors
     /// `Unavailable` when the ledger cannot be written.
     pub async fn set_window(&self, id: &str, start: DateTime<Utc>, end: DateTime<Utc>) -> Result<()> {
-        sqlx::query("UPDATE thali_runs SET window_start = ?, window_end = ? WHERE id = ?")
-            .bind(start.timestamp_micros())
-            .bind(end.timestamp_micros())
-            .bind(id)
-            .execute(&self.pool)
-            .await
-            .map_err(|error| failed(&error))?;
+        let statement = "UPDATE thali_runs SET window_start = ?, window_end = ? WHERE id = ?";
+        let values = [
+            number(start.timestamp_micros()),
+            number(end.timestamp_micros()),
+            text(id),
+        ];
+        self.write(statement, &values).await?;
         Ok(())
     }
 
@@ -207,17 +140,13 @@ impl Ledger {
     /// # Errors
     /// `Unavailable` when the ledger cannot be written.
     pub async fn heartbeat(&self, id: &str, rows_read: u64, rows_written: u64) -> Result<()> {
-        sqlx::query(
-            "UPDATE thali_runs SET heartbeat_at = ?, rows_read = ?, rows_written = ? \
+        let statement = format!(
+            "UPDATE thali_runs SET heartbeat_at = {}, rows_read = ?, rows_written = ? \
              WHERE id = ? AND state = 'running'",
-        )
-        .bind(Utc::now().timestamp_micros())
-        .bind(count(rows_read))
-        .bind(count(rows_written))
-        .bind(id)
-        .execute(&self.pool)
-        .await
-        .map_err(|error| failed(&error))?;
+            self.database.now()
+        );
+        let values = [count(rows_read), count(rows_written), text(id)];
+        self.write(&statement, &values).await?;
         Ok(())
     }
 
@@ -232,18 +161,19 @@ impl Ledger {
         rows: (u64, u64),
         error: Option<&str>,
     ) -> Result<()> {
-        sqlx::query(
-            "UPDATE thali_runs SET state = ?, ended_at = ?, rows_read = ?, rows_written = ?, error = ? WHERE id = ?",
-        )
-        .bind(state.name())
-        .bind(Utc::now().timestamp_micros())
-        .bind(count(rows.0))
-        .bind(count(rows.1))
-        .bind(error)
-        .bind(id)
-        .execute(&self.pool)
-        .await
-        .map_err(|error| failed(&error))?;
+        let statement = format!(
+            "UPDATE thali_runs SET state = ?, ended_at = {}, rows_read = ?, rows_written = ?, error = ? \
+             WHERE id = ?",
+            self.database.now()
+        );
+        let values = [
+            text(state.name()),
+            count(rows.0),
+            count(rows.1),
+            Value::Text(error.map(|error| error.chars().take(LONGEST_ERROR).collect())),
+            text(id),
+        ];
+        self.write(&statement, &values).await?;
         Ok(())
     }
 
@@ -253,18 +183,25 @@ impl Ledger {
     /// `Unavailable` when the ledger cannot be read.
     pub async fn runs(&self, filter: &RunFilter) -> Result<Vec<Run>> {
         self.close_abandoned().await?;
-        let limit = if filter.limit == 0 { 100 } else { filter.limit };
-        let rows = sqlx::query(
-            "SELECT * FROM thali_runs WHERE (?1 IS NULL OR project = ?1) AND (?2 IS NULL OR feature_view = ?2) \
-             ORDER BY started_at DESC, id DESC LIMIT ?3",
-        )
-        .bind(&filter.project)
-        .bind(&filter.feature_view)
-        .bind(limit)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(|error| failed(&error))?;
-        Ok(rows.iter().map(run).collect())
+        let mut statement = "SELECT * FROM thali_runs WHERE 1 = 1".to_owned();
+        let mut values = Vec::new();
+        for (column, wanted) in [
+            ("project", &filter.project),
+            ("feature_view", &filter.feature_view),
+        ] {
+            if let Some(wanted) = wanted {
+                statement.push_str(&format!(" AND {column} = ?"));
+                values.push(text(wanted));
+            }
+        }
+        statement.push_str(" ORDER BY started_at DESC, id DESC LIMIT ?");
+        values.push(number(if filter.limit == 0 {
+            100
+        } else {
+            i64::from(filter.limit)
+        }));
+        let rows = self.read(&statement, &values).await?;
+        rows.iter().map(|row| self.run(row)).collect()
     }
 
     /// The newest scheduled run of a view.
@@ -272,16 +209,10 @@ impl Ledger {
     /// # Errors
     /// `Unavailable` when the ledger cannot be read.
     pub async fn last_scheduled(&self, project: &str, feature_view: &str) -> Result<Option<Run>> {
-        let row = sqlx::query(
-            "SELECT * FROM thali_runs WHERE project = ? AND feature_view = ? AND slot IS NOT NULL \
-             ORDER BY slot DESC LIMIT 1",
-        )
-        .bind(project)
-        .bind(feature_view)
-        .fetch_optional(&self.pool)
-        .await
-        .map_err(|error| failed(&error))?;
-        Ok(row.as_ref().map(run))
+        let statement = "SELECT * FROM thali_runs WHERE project = ? AND feature_view = ? \
+                         AND slot IS NOT NULL ORDER BY slot DESC LIMIT 1";
+        let rows = self.read(statement, &[text(project), text(feature_view)]).await?;
+        rows.first().map(|row| self.run(row)).transpose()
     }
 
     /// Takes the lease if nobody holds it; `None` when somebody does.
@@ -289,24 +220,45 @@ impl Ledger {
     /// # Errors
     /// `Unavailable` when the ledger cannot be written.
     pub async fn acquire(&self, name: &str, holder: &str) -> Result<Option<Lease>> {
-        let now = Utc::now();
-        let row = sqlx::query(
-            "INSERT INTO thali_leases (name, holder, epoch, expires_at) VALUES (?1, ?2, 1, ?3) \
-             ON CONFLICT (name) DO UPDATE SET holder = ?2, epoch = epoch + 1, expires_at = ?3 \
-             WHERE expires_at < ?4 RETURNING epoch",
-        )
-        .bind(name)
-        .bind(holder)
-        .bind((now + LEASE).timestamp_micros())
-        .bind(now.timestamp_micros())
-        .fetch_optional(&self.pool)
-        .await
-        .map_err(|error| failed(&error))?;
-        Ok(row.map(|row| Lease {
+        let taken = Instant::now();
+        let now = self.database.now();
+        let expiry = format!("{now} + {}", LEASE.as_micros());
+        let look = format!(
+            "SELECT epoch, CASE WHEN expires_at < {now} THEN 1 ELSE 0 END AS free FROM thali_leases WHERE name = ?"
+        );
+        let found = self.read(&look, &[text(name)]).await?;
+        let (epoch, written) = match found.first() {
+            None => {
+                let insert = format!(
+                    "INSERT INTO thali_leases (name, holder, epoch, expires_at) VALUES (?, ?, 1, {expiry})"
+                );
+                (1, self.write(&insert, &[text(name), text(holder)]).await)
+            }
+            Some(row) => {
+                let held: i64 = self.get(row, "epoch")?;
+                if self.get::<i64>(row, "free")? == 0 {
+                    return Ok(None);
+                }
+                // The epoch says that nobody came in between.
+                let take = format!(
+                    "UPDATE thali_leases SET holder = ?, epoch = epoch + 1, expires_at = {expiry} \
+                     WHERE name = ? AND epoch = ? AND expires_at < {now}"
+                );
+                let values = [text(holder), text(name), number(held)];
+                (held + 1, self.write(&take, &values).await)
+            }
+        };
+        let lease = Lease {
             name: name.to_owned(),
             holder: holder.to_owned(),
-            epoch: row.get(0),
-        }))
+            epoch,
+            taken,
+        };
+        match written {
+            Ok(rows) => Ok((rows > 0).then_some(lease)),
+            Err(Failure::Duplicate) => Ok(None),
+            Err(Failure::Other(error)) => Err(error),
+        }
     }
 
     /// Renews a lease; `false` when it was lost.
@@ -314,16 +266,43 @@ impl Ledger {
     /// # Errors
     /// `Unavailable` when the ledger cannot be written.
     pub async fn renew(&self, lease: &Lease) -> Result<bool> {
-        let renewed =
-            sqlx::query("UPDATE thali_leases SET expires_at = ? WHERE name = ? AND holder = ? AND epoch = ?")
-                .bind((Utc::now() + LEASE).timestamp_micros())
-                .bind(&lease.name)
-                .bind(&lease.holder)
-                .bind(lease.epoch)
-                .execute(&self.pool)
-                .await
-                .map_err(|error| failed(&error))?;
-        Ok(renewed.rows_affected() > 0)
+        let statement = format!(
+            "UPDATE thali_leases SET expires_at = {} + {} WHERE name = ? AND holder = ? AND epoch = ?",
+            self.database.now(),
+            LEASE.as_micros()
+        );
+        let values = [text(&lease.name), text(&lease.holder), number(lease.epoch)];
+        Ok(self.write(&statement, &values).await? > 0)
+    }
+
+    /// Renews a lease again and again. Ends only when it was lost, or early enough before it could be:
+    /// whoever holds it has to stop then.
+    pub async fn keep(&self, lease: &Lease) -> Error {
+        let mut renewed = lease.taken;
+        loop {
+            let asked = Instant::now();
+            let last_moment = renewed + LEASE * 5 / 6;
+            match timeout_at(last_moment, self.renew(lease)).await {
+                Ok(Ok(true)) => {
+                    renewed = asked;
+                    sleep(LEASE / 3).await;
+                }
+                Ok(Ok(false)) => {
+                    return Error::new(
+                        Kind::Conflict,
+                        format!("the lease `{}` was lost to another run", lease.name),
+                    );
+                }
+                Ok(Err(error)) if Instant::now() + RETRY >= last_moment => return error,
+                Ok(Err(_)) => sleep(RETRY).await,
+                Err(_elapsed) => {
+                    return Error::unavailable(format!(
+                        "the lease `{}` cannot be renewed in time: the job ledger does not answer",
+                        lease.name
+                    ));
+                }
+            }
+        }
     }
 
     /// Gives a lease back.
@@ -332,13 +311,9 @@ impl Ledger {
     /// `Unavailable` when the ledger cannot be written; the lease then expires by itself.
     pub async fn release(&self, lease: &Lease) -> Result<()> {
         // The row stays, so that epochs keep growing.
-        sqlx::query("UPDATE thali_leases SET expires_at = 0 WHERE name = ? AND holder = ? AND epoch = ?")
-            .bind(&lease.name)
-            .bind(&lease.holder)
-            .bind(lease.epoch)
-            .execute(&self.pool)
-            .await
-            .map_err(|error| failed(&error))?;
+        let statement = "UPDATE thali_leases SET expires_at = 0 WHERE name = ? AND holder = ? AND epoch = ?";
+        let values = [text(&lease.name), text(&lease.holder), number(lease.epoch)];
+        self.write(statement, &values).await?;
         Ok(())
     }
 
@@ -347,145 +322,134 @@ impl Ledger {
     /// # Errors
     /// `Unavailable` when the ledger cannot be read.
     pub async fn check(&self) -> Result<()> {
-        sqlx::query("SELECT 1")
-            .execute(&self.pool)
-            .await
-            .map_err(|error| failed(&error))?;
-        Ok(())
+        self.database().await?.check().await
     }
 
     async fn close_abandoned(&self) -> Result<()> {
-        let now = Utc::now();
-        sqlx::query(
+        let now = self.database.now();
+        let abandoned = format!(
+            "state = 'running' AND heartbeat_at < {now} - {}",
+            LEASE.as_micros()
+        );
+        // Readers write only when there is something to write.
+        let look = format!("SELECT id FROM thali_runs WHERE {abandoned} LIMIT 1");
+        if self.read(&look, &[]).await?.is_empty() {
+            return Ok(());
+        }
+        let close = format!(
             "UPDATE thali_runs SET state = 'failed', ended_at = heartbeat_at, \
-             error = 'the process that ran it stopped; run it again' \
-             WHERE state = 'running' AND heartbeat_at < ?",
-        )
-        .bind((now - LEASE).timestamp_micros())
-        .execute(&self.pool)
-        .await
-        .map_err(|error| failed(&error))?;
+             error = 'the process that ran it stopped; run it again' WHERE {abandoned}"
+        );
+        self.write(&close, &[]).await?;
         Ok(())
     }
-}
 
-fn migrator() -> Migrator {
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "runs".into(),
-        MigrationType::Simple,
-        sqlx::SqlStr::from_static(include_str!("../../migrations/sqlite/0001_runs.sql")),
-        false,
-    )])
-}
-
-fn run(row: &SqliteRow) -> Run {
-    Run {
-        id: row.get("id"),
-        project: row.get("project"),
-        feature_view: row.get("feature_view"),
-        kind: row.get("kind"),
-        trigger: row.get("trigger"),
-        state: RunState::parse(row.get("state")),
-        slot: time(row.get("slot")),
-        window_start: time(row.get("window_start")),
-        window_end: time(row.get("window_end")),
-        started_at: time(row.get("started_at")).unwrap_or_default(),
-        ended_at: time(row.get("ended_at")),
-        rows_read: u64::try_from(row.get::<i64, _>("rows_read")).unwrap_or_default(),
-        rows_written: u64::try_from(row.get::<i64, _>("rows_written")).unwrap_or_default(),
-        error: row.get("error"),
-    }
-}
-
-fn time(micros: Option<i64>) -> Option<DateTime<Utc>> {
-    micros.and_then(DateTime::from_timestamp_micros)
-}
-
-fn count(rows: u64) -> i64 {
-    i64::try_from(rows).unwrap_or(i64::MAX)
-}
-
-fn cannot_open(path: &Path, error: &sqlx::Error) -> Error {
-    Error::unavailable(format!(
-        "the job ledger `{}` cannot be opened: {error}",
-        path.display()
-    ))
-    .hint("check that the directory exists and is writable")
-}
-
-fn failed(error: &sqlx::Error) -> Error {
-    Error::new(
-        Kind::Unavailable,
-        format!("the job ledger does not answer: {error}"),
-    )
-}
-
-#[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use super::*;
-
-    async fn ledger() -> (tempfile::TempDir, Ledger) {
-        let folder = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(&folder.path().join("thali.db")).await.unwrap();
-        (folder, ledger)
-    }
-
-    fn new_run(slot: Option<DateTime<Utc>>) -> NewRun {
-        NewRun {
-            project: "p".into(),
-            feature_view: "v".into(),
-            kind: "materialize",
-            trigger: Trigger::Schedule,
-            slot,
+    async fn write(&self, statement: &str, values: &[Value]) -> Result<u64, Failure> {
+        let database = self.database().await.map_err(Failure::Other)?;
+        let done = database
+            .retried(|| bound(database.sql(statement), values).execute(database.pool()))
+            .await;
+        match done {
+            Ok(done) => Ok(done.rows_affected()),
+            Err(error) if Database::is_duplicate(&error) => Err(Failure::Duplicate),
+            Err(error) => Err(Failure::Other(self.failed(error).await)),
         }
     }
 
-    #[tokio::test]
-    async fn many_may_open_a_new_ledger_at_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("thali.db");
-        let opened = futures::future::join_all((0..16).map(|_| Ledger::open(&path))).await;
-        for ledger in opened {
-            ledger.unwrap();
+    async fn read(&self, statement: &str, values: &[Value]) -> Result<Vec<AnyRow>> {
+        let database = self.database().await?;
+        let read = database
+            .retried(|| bound(database.sql(statement), values).fetch_all(database.pool()))
+            .await;
+        match read {
+            Ok(rows) => Ok(rows),
+            Err(error) => Err(self.failed(error).await),
         }
     }
 
-    #[tokio::test]
-    async fn a_slot_is_run_once() {
-        let (_folder, ledger) = ledger().await;
-        let slot = Some(Utc::now());
-        assert!(ledger.start(&new_run(slot)).await.unwrap().is_some());
-        assert!(ledger.start(&new_run(slot)).await.unwrap().is_none());
-        assert!(ledger.start(&new_run(None)).await.unwrap().is_some());
+    async fn failed(&self, error: sqlx::Error) -> Error {
+        self.database.explained(error).await.context("the job ledger")
     }
 
-    #[tokio::test]
-    async fn a_lease_has_one_holder_and_growing_epochs() {
-        let (_folder, ledger) = ledger().await;
-        let first = ledger.acquire("a", "x").await.unwrap().unwrap();
-        assert!(ledger.acquire("a", "y").await.unwrap().is_none());
-        assert!(ledger.renew(&first).await.unwrap());
-        ledger.release(&first).await.unwrap();
-        let second = ledger.acquire("a", "y").await.unwrap().unwrap();
-        assert!(second.epoch > first.epoch);
-        assert!(!ledger.renew(&first).await.unwrap());
+    fn get<'r, T>(&self, row: &'r AnyRow, column: &str) -> Result<T>
+    where
+        T: sqlx::Decode<'r, sqlx::Any> + sqlx::Type<sqlx::Any>,
+    {
+        row.try_get(column)
+            .map_err(|error| self.database.failed(error).context("the job ledger"))
     }
 
-    #[tokio::test]
-    async fn an_abandoned_run_is_reported_as_failed() {
-        let (_folder, ledger) = ledger().await;
-        let id = ledger.start(&new_run(None)).await.unwrap().unwrap();
-        let stale = (Utc::now() - LEASE * 2).timestamp_micros();
-        sqlx::query("UPDATE thali_runs SET heartbeat_at = ? WHERE id = ?")
-            .bind(stale)
-            .bind(&id)
-            .execute(&ledger.pool)
-            .await
-            .unwrap();
-        let runs = ledger.runs(&RunFilter::default()).await.unwrap();
-        assert_eq!(runs[0].state, RunState::Failed);
-        assert!(runs[0].error.is_some());
+    fn run(&self, row: &AnyRow) -> Result<Run> {
+        let time = |column: &str| -> Result<Option<DateTime<Utc>>> {
+            let micros: Option<i64> = self.get(row, column)?;
+            Ok(micros.and_then(DateTime::from_timestamp_micros))
+        };
+        let rows = |column: &str| -> Result<u64> {
+            Ok(u64::try_from(self.get::<i64>(row, column)?).unwrap_or_default())
+        };
+        Ok(Run {
+            id: self.get(row, "id")?,
+            project: self.get(row, "project")?,
+            feature_view: self.get(row, "feature_view")?,
+            kind: self.get(row, "kind")?,
+            trigger: self.get(row, "trigger")?,
+            state: RunState::parse(self.get(row, "state")?),
+            slot: time("slot")?,
+            window_start: time("window_start")?,
+            window_end: time("window_end")?,
+            started_at: time("started_at")?.unwrap_or_default(),
+            ended_at: time("ended_at")?,
+            rows_read: rows("rows_read")?,
+            rows_written: rows("rows_written")?,
+            error: self.get(row, "error")?,
+        })
     }
+}
+
+/// Why nothing was written.
+#[derive(Debug)]
+enum Failure {
+    /// The row exists.
+    Duplicate,
+    Other(Error),
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Duplicate => Self::new(Kind::Conflict, "the job ledger has this row already"),
+            Failure::Other(error) => error,
+        }
+    }
+}
+
+/// A parameter of a statement.
+#[derive(Debug)]
+enum Value {
+    Text(Option<String>),
+    Number(Option<i64>),
+}
+
+fn text(text: &str) -> Value {
+    Value::Text(Some(text.to_owned()))
+}
+
+fn number(number: i64) -> Value {
+    Value::Number(Some(number))
+}
+
+fn count(rows: u64) -> Value {
+    number(i64::try_from(rows).unwrap_or(i64::MAX))
+}
+
+fn bound<'q>(
+    statement: sqlx::AssertSqlSafe<String>,
+    values: &[Value],
+) -> sqlx::query::Query<'q, sqlx::Any, sqlx::any::AnyArguments> {
+    values
+        .iter()
+        .fold(sqlx::query(statement), |query, value| match value {
+            Value::Text(text) => query.bind(text.clone()),
+            Value::Number(number) => query.bind(*number),
+        })
 }

@@ -4,10 +4,7 @@
 mod schema;
 mod sqlite;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
@@ -16,7 +13,10 @@ use super::{
     Decide, ProjectState, RegistryStore, Revision,
     history::{Author, HistoryEntry, HistoryPage},
 };
-use crate::error::{Error, Result};
+use crate::{
+    database::DatabaseUrl,
+    error::{Error, Result},
+};
 
 /// A registry in a SQL database.
 pub struct SqlStore {
@@ -24,40 +24,22 @@ pub struct SqlStore {
 }
 
 impl SqlStore {
-    /// Opens the database at a `SQLAlchemy` URL and makes the tables that are missing; relative file
-    /// names start from `base`.
+    /// Opens the database and makes the tables that are missing.
     ///
     /// # Errors
-    /// `Config` when the URL is malformed or the tables are not Feast's, `Unsupported` for other
-    /// databases, `Unavailable` when it cannot be opened.
-    pub async fn open(url: &str, base: &Path) -> Result<Self> {
-        let path = sqlite_path(url, base)?;
+    /// `Config` when the tables are not Feast's, `Unsupported` for databases that are not built in,
+    /// `Unavailable` when it cannot be opened.
+    pub async fn open(url: &DatabaseUrl) -> Result<Self> {
+        let Some(path) = url.file() else {
+            return Err(Error::unsupported(format!(
+                "SQL registries on `{}` are not supported yet",
+                url.engine().scheme()
+            ))
+            .hint("supported: `sqlite:///relative/file.db` or `sqlite:////absolute/file.db`"));
+        };
         Ok(Self {
-            dialect: Box::new(SqliteStore::open(&path).await?),
+            dialect: Box::new(SqliteStore::open(path).await?),
         })
-    }
-}
-
-/// The file a `sqlite:///…` URL names, read as `SQLAlchemy` does: three slashes and a relative path, or
-/// four for an absolute one.
-pub fn sqlite_path(url: &str, base: &Path) -> Result<PathBuf> {
-    const HINT: &str = "`sqlite:///relative/file.db` or `sqlite:////absolute/file.db`";
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return Err(Error::config("the path of the SQL registry is not a database URL").hint(HINT));
-    };
-    let (dialect, _driver) = scheme.split_once('+').unwrap_or((scheme, ""));
-    if dialect != "sqlite" {
-        return Err(
-            Error::unsupported(format!("SQL registries on `{dialect}` are not supported yet"))
-                .hint(format!("supported: {HINT}")),
-        );
-    }
-    let path = rest.split('?').next().unwrap_or_default();
-    match path.strip_prefix('/') {
-        Some(":memory:" | "") | None => {
-            Err(Error::config("a registry in memory is seen by nobody else; give the URL a file").hint(HINT))
-        }
-        Some(file) => Ok(base.join(file)),
     }
 }
 

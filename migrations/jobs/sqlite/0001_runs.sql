@@ -1,5 +1,5 @@
 -- Runs of materializations and the leases they hold. Times are microseconds since 1970 UTC.
-CREATE TABLE thali_runs (
+CREATE TABLE IF NOT EXISTS thali_runs (
     id TEXT PRIMARY KEY,
     project TEXT NOT NULL,
     feature_view TEXT NOT NULL,
@@ -17,10 +17,11 @@ CREATE TABLE thali_runs (
     error TEXT
 );
 -- One run per scheduled slot, whoever gets there first.
-CREATE UNIQUE INDEX thali_runs_slot ON thali_runs (project, feature_view, slot) WHERE slot IS NOT NULL;
-CREATE INDEX thali_runs_started ON thali_runs (project, started_at);
+CREATE UNIQUE INDEX IF NOT EXISTS thali_runs_slot ON thali_runs (project, feature_view, slot) WHERE slot IS NOT NULL;
+CREATE INDEX IF NOT EXISTS thali_runs_started ON thali_runs (project, started_at);
+CREATE INDEX IF NOT EXISTS thali_runs_state ON thali_runs (state, heartbeat_at);
 
-CREATE TABLE thali_leases (
+CREATE TABLE IF NOT EXISTS thali_leases (
     name TEXT PRIMARY KEY,
     holder TEXT NOT NULL,
     epoch INTEGER NOT NULL,
