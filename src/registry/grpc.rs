@@ -32,37 +32,31 @@ use tonic::{
 
 use super::{Catalog, Registry, changes::Changes};
 pub use crate::proto::DESCRIPTOR_SET;
-use crate::{
-    config::OnlineStoreConfig,
-    context::Context,
-    error::{Error, Result},
-    model::ObjectKind,
-};
+use crate::{config::OnlineStoreConfig, context::Context, error::Result, model::ObjectKind};
 
 /// The largest request taken; Feast's server takes 4 MiB.
 const MAX_REQUEST: usize = 64 << 20;
 
 /// The service, ready to be added to a gRPC server.
 pub fn service(context: Context) -> RegistryService {
+    let parts = context.clone();
     let online = (context.config.online_store != OnlineStoreConfig::Disabled).then_some(context.online);
-    RegistryService::new(Changes {
+    let changes = Changes {
         registry: context.registry,
         online,
-    })
+    };
+    RegistryService {
+        server: Arc::new(Server {
+            changes,
+            context: Some(parts),
+        }),
+    }
 }
 
 /// `feast.registry.RegistryServer` over a registry.
 #[derive(Clone)]
 pub struct RegistryService {
     server: Arc<Server>,
-}
-
-impl RegistryService {
-    fn new(changes: Changes) -> Self {
-        Self {
-            server: Arc::new(Server { changes }),
-        }
-    }
 }
 
 impl NamedService for RegistryService {
@@ -232,6 +226,8 @@ fn plural(kind: ObjectKind) -> String {
 /// What answers the calls.
 struct Server {
     changes: Changes,
+    /// What datasets are made with; tests go without.
+    context: Option<Context>,
 }
 
 impl Server {
@@ -269,13 +265,10 @@ impl Server {
             Call::DeleteView => self.delete_view(request).await,
             Call::Commit => Ok(Bytes::new()),
             Call::Refresh => self.registry().refresh().await.map(|_| Bytes::new()),
-            Call::CreateDataset => Err(Error::unsupported(
-                "saved datasets cannot be created through the registry server",
-            )
-            .hint("use `FeatureStore.create_saved_dataset` of the SDK")),
+            Call::CreateDataset => self.create_dataset(request).await,
             Call::GetDatasetData => self.get_dataset_data(request).await,
-            Call::GetDatasetJob => datasets::get_job(request),
-            Call::ListDatasetJobs => Ok(Bytes::new()),
+            Call::GetDatasetJob => self.get_dataset_job(request),
+            Call::ListDatasetJobs => self.list_dataset_jobs(request),
         }
     }
 }
