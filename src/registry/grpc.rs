@@ -37,6 +37,10 @@ use crate::{config::OnlineStoreConfig, context::Context, error::Result, model::O
 /// The largest request taken; Feast's server takes 4 MiB.
 const MAX_REQUEST: usize = 64 << 20;
 
+/// What the transport answers when a request is larger; nothing here answers it for another reason.
+const OUT_OF_RANGE: http::HeaderValue = http::HeaderValue::from_static("11");
+const RESOURCE_EXHAUSTED: http::HeaderValue = http::HeaderValue::from_static("8");
+
 /// The service, ready to be added to a gRPC server.
 pub fn service(context: Context) -> RegistryService {
     let parts = context.clone();
@@ -89,7 +93,15 @@ impl Service<http::Request<Body>> for RegistryService {
             let mut grpc = Grpc::new(BytesCodec)
                 .apply_compression_config(gzip, gzip)
                 .apply_max_message_size_config(Some(MAX_REQUEST), None);
-            Ok(grpc.unary(handler, request).await)
+            let mut answer = grpc.unary(handler, request).await;
+            // Feast's server says of a request that is too large that a resource is exhausted.
+            let too_large = answer.headers().get(Status::GRPC_STATUS) == Some(&OUT_OF_RANGE);
+            if too_large {
+                answer
+                    .headers_mut()
+                    .insert(Status::GRPC_STATUS, RESOURCE_EXHAUSTED);
+            }
+            Ok(answer)
         })
     }
 }
