@@ -13,6 +13,7 @@ use crate::{
     online::store::{OnlineStore, disabled::DisabledStore, sqlite::SqliteStore},
     registry::{
         Registry,
+        datasets::DatasetJobs,
         store::{RegistryStore, file::FileStore, remote::RemoteStore, sql::SqlStore},
     },
     schedule::ledger::Ledger,
@@ -31,6 +32,8 @@ pub struct Context {
     pub offline: Arc<dyn OfflineStore>,
     pub transformer: Arc<Transformer>,
     pub ledger: Arc<Ledger>,
+    /// Saved datasets being made.
+    pub datasets: Arc<DatasetJobs>,
     pub metrics: Arc<Metrics>,
     pub background: Background,
 }
@@ -75,6 +78,7 @@ impl Context {
                 Arc::clone(&metrics),
             )),
             ledger: Arc::new(ledger),
+            datasets: Arc::default(),
             metrics,
             background: Background::start()?,
             config,

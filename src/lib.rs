@@ -11,7 +11,7 @@
 //!    of a project, [`registry::apply`], [`registry::lineage`]), and [`context`], which opens it all once
 //!    per process;
 //! 5. use-cases: [`definitions`] (declarative files into registry objects), [`online::plan`],
-//!    [`online::serve`] and [`online::ingest`], [`offline::retrieve`], [`materialize`],
+//!    [`online::serve`] and [`online::ingest`], [`offline::retrieve`], [`registry::datasets`], [`materialize`],
 //!    [`schedule::driver`];
 //! 6. surfaces over [`http`]: [`registry::grpc`], [`registry::rest`], [`online::http`], [`online::grpc`],
 //!    [`offline::flight`], [`schedule::rest`], [`ui`];

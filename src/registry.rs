@@ -8,6 +8,7 @@ pub mod apply;
 pub mod archive;
 pub mod catalog;
 pub(crate) mod changes;
+pub mod datasets;
 mod envelopes;
 mod features;
 pub mod grpc;

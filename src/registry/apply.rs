@@ -216,9 +216,9 @@ fn apply_to(
     if mode == ApplyMode::Repository && state.is_empty() {
         validate::new_project_name(&state.project)?;
     }
-    validate::check(&incoming, &world(&staying, &incoming), mode)?;
-
     let stored = world(&staying, &[]);
+    validate::check(&incoming, &world(&staying, &incoming), &stored, mode)?;
+
     let mut history: HashMap<&str, Vec<&ViewVersion>> = HashMap::new();
     for version in &state.versions {
         // A view that is deleted and made anew, as another kind, begins a new history.

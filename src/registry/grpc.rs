@@ -32,37 +32,35 @@ use tonic::{
 
 use super::{Catalog, Registry, changes::Changes};
 pub use crate::proto::DESCRIPTOR_SET;
-use crate::{
-    config::OnlineStoreConfig,
-    context::Context,
-    error::{Error, Result},
-    model::ObjectKind,
-};
+use crate::{config::OnlineStoreConfig, context::Context, error::Result, model::ObjectKind};
 
 /// The largest request taken; Feast's server takes 4 MiB.
 const MAX_REQUEST: usize = 64 << 20;
 
+/// What the transport answers when a request is larger; nothing here answers it for another reason.
+const OUT_OF_RANGE: http::HeaderValue = http::HeaderValue::from_static("11");
+const RESOURCE_EXHAUSTED: http::HeaderValue = http::HeaderValue::from_static("8");
+
 /// The service, ready to be added to a gRPC server.
 pub fn service(context: Context) -> RegistryService {
+    let parts = context.clone();
     let online = (context.config.online_store != OnlineStoreConfig::Disabled).then_some(context.online);
-    RegistryService::new(Changes {
+    let changes = Changes {
         registry: context.registry,
         online,
-    })
+    };
+    RegistryService {
+        server: Arc::new(Server {
+            changes,
+            context: Some(parts),
+        }),
+    }
 }
 
 /// `feast.registry.RegistryServer` over a registry.
 #[derive(Clone)]
 pub struct RegistryService {
     server: Arc<Server>,
-}
-
-impl RegistryService {
-    fn new(changes: Changes) -> Self {
-        Self {
-            server: Arc::new(Server { changes }),
-        }
-    }
 }
 
 impl NamedService for RegistryService {
@@ -95,7 +93,15 @@ impl Service<http::Request<Body>> for RegistryService {
             let mut grpc = Grpc::new(BytesCodec)
                 .apply_compression_config(gzip, gzip)
                 .apply_max_message_size_config(Some(MAX_REQUEST), None);
-            Ok(grpc.unary(handler, request).await)
+            let mut answer = grpc.unary(handler, request).await;
+            // Feast's server says of a request that is too large that a resource is exhausted.
+            let too_large = answer.headers().get(Status::GRPC_STATUS) == Some(&OUT_OF_RANGE);
+            if too_large {
+                answer
+                    .headers_mut()
+                    .insert(Status::GRPC_STATUS, RESOURCE_EXHAUSTED);
+            }
+            Ok(answer)
         })
     }
 }
@@ -232,6 +238,8 @@ fn plural(kind: ObjectKind) -> String {
 /// What answers the calls.
 struct Server {
     changes: Changes,
+    /// What datasets are made with; tests go without.
+    context: Option<Context>,
 }
 
 impl Server {
@@ -269,13 +277,10 @@ impl Server {
             Call::DeleteView => self.delete_view(request).await,
             Call::Commit => Ok(Bytes::new()),
             Call::Refresh => self.registry().refresh().await.map(|_| Bytes::new()),
-            Call::CreateDataset => Err(Error::unsupported(
-                "saved datasets cannot be created through the registry server",
-            )
-            .hint("use `FeatureStore.create_saved_dataset` of the SDK")),
+            Call::CreateDataset => self.create_dataset(request).await,
             Call::GetDatasetData => self.get_dataset_data(request).await,
-            Call::GetDatasetJob => datasets::get_job(request),
-            Call::ListDatasetJobs => Ok(Bytes::new()),
+            Call::GetDatasetJob => self.get_dataset_job(request),
+            Call::ListDatasetJobs => self.list_dataset_jobs(request),
         }
     }
 }

@@ -55,6 +55,8 @@ const FEAST_VERSION: &str = "0.67.0";
 struct Api {
     changes: Changes,
     offline: Arc<dyn OfflineStore>,
+    /// What datasets are made with; tests go without.
+    context: Option<Context>,
     /// The configured project; what a look at an object without a project counts for.
     home: String,
     /// The roles of this process, for the page.
@@ -106,6 +108,7 @@ pub fn api_router(context: Context, roles: Vec<&'static str>) -> Router {
 }
 
 fn api(context: Context, roles: Vec<&'static str>) -> Arc<Api> {
+    let parts = context.clone();
     let online = (context.config.online_store != OnlineStoreConfig::Disabled).then_some(context.online);
     Arc::new(Api {
         changes: Changes {
@@ -113,6 +116,7 @@ fn api(context: Context, roles: Vec<&'static str>) -> Arc<Api> {
             online,
         },
         offline: context.offline,
+        context: Some(parts),
         home: context.config.project.clone(),
         roles,
         visits: visits::Visits::default(),

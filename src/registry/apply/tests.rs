@@ -1,6 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod plans;
+mod refusals;
 mod rollbacks;
 mod versions;
 
@@ -439,7 +440,7 @@ async fn feasts_order_of_single_applies_is_accepted() {
         view("weather"),
         entity("airport", "origin"),
         service("delays", "weather", &["temp"]),
-        view("Weather"),
+        view("climate"),
     ] {
         f.single(object).await.unwrap();
     }

@@ -2,11 +2,19 @@
 //! to hold only when the whole repository is at hand, because Feast's own `apply` sends views before
 //! their entities and new objects before the deletion of old ones.
 
+mod names;
+mod types;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use prost::Message;
 
-use super::{ApplyMode, problems::Problems, version};
+use super::{
+    ApplyMode,
+    compare::{Look, same},
+    problems::Problems,
+    version,
+};
 use crate::{
     error::{Error, Kind, Result},
     model::{Object, ObjectKind, feature_view::DUMMY_ENTITY_NAME},
@@ -31,116 +39,23 @@ fn decode<M: Message + Default>(object: &Object) -> Result<M> {
         .map_err(|error| Error::from(error).context(format!("{} `{}`", object.kind.label(), object.name)))
 }
 
-/// Checks incoming objects against each other and against what will stand beside them.
-pub(super) fn check(incoming: &[Object], world: &World<'_>, mode: ApplyMode) -> Result<()> {
+/// Checks incoming objects against each other, against what will stand beside them (`world`, which they are
+/// part of) and against what is stored.
+pub(super) fn check(
+    incoming: &[Object],
+    world: &World<'_>,
+    stored: &World<'_>,
+    mode: ApplyMode,
+) -> Result<()> {
     let mut problems = Problems::default();
-    duplicates(incoming, mode, &mut problems);
+    names::duplicates(incoming, stored, &mut problems);
     for object in incoming {
-        if name(object, mode, &mut problems) {
-            problems.keep(one(object, world, mode));
+        if names::usable(object, stored, mode, &mut problems) {
+            problems.keep(one(object, world, stored, mode));
         }
     }
-    conflicting_views(incoming, world, mode, &mut problems);
+    names::conflicting_views(incoming, world, stored, &mut problems);
     problems.into_result()
-}
-
-fn duplicates(incoming: &[Object], mode: ApplyMode, problems: &mut Problems) {
-    let mut seen: HashSet<(ObjectKind, String)> = HashSet::new();
-    for object in incoming {
-        let strict = mode == ApplyMode::Repository;
-        let key = if strict {
-            object.name.to_lowercase()
-        } else {
-            object.name.clone()
-        };
-        if seen.insert((object.kind, key)) || object.kind.is_view() {
-            continue;
-        }
-        problems.push(match object.kind {
-            ObjectKind::DataSource => Error::invalid(format!(
-                "Multiple data sources share the same case-insensitive name {}.",
-                object.name.to_lowercase()
-            )),
-            kind => Error::invalid(format!("{} `{}` is defined twice", kind.label(), object.name))
-                .hint("names that differ only in case are the same"),
-        });
-    }
-}
-
-/// One namespace for the four kinds of view.
-fn conflicting_views(incoming: &[Object], world: &World<'_>, mode: ApplyMode, problems: &mut Problems) {
-    let strict = mode == ApplyMode::Repository;
-    let key = |name: &str| {
-        if strict {
-            name.to_lowercase()
-        } else {
-            name.to_owned()
-        }
-    };
-    let mut owners: HashMap<String, Vec<&Object>> = HashMap::new();
-    let stored = world.values().copied().filter(|object| object.kind.is_view());
-    for object in stored {
-        owners.entry(key(&object.name)).or_default().push(object);
-    }
-    let mut seen: HashMap<String, &Object> = HashMap::new();
-    for object in incoming.iter().filter(|object| object.kind.is_view()) {
-        let key = key(&object.name);
-        let others = owners.get(&key).into_iter().flatten().copied();
-        let mut clash = others
-            .filter(|other| other.kind != object.kind || other.name != object.name)
-            .min_by_key(|o| o.kind);
-        if let Some(earlier) = seen.insert(key, object) {
-            clash = Some(earlier);
-        } else if clash.is_some_and(|clash| {
-            incoming
-                .iter()
-                .any(|o| o.kind == clash.kind && o.name == clash.name)
-        }) {
-            continue;
-        }
-        let Some(other) = clash else { continue };
-        let (name, existing, new) = (&object.name, class_name(other.kind), class_name(object.kind));
-        let message = if existing == new {
-            format!(
-                "Multiple {existing}s with name '{name}' found. Feature view names must be case-insensitively unique. \
-                 It may be necessary to ignore certain files in your feature repository by using a .feastignore file."
-            )
-        } else {
-            format!(
-                "Feature view name '{name}' is already used by a {existing}. Cannot register a {new} with the same \
-                 name. Feature view names must be unique across FeatureView, StreamFeatureView, and OnDemandFeatureView."
-            )
-        };
-        problems.push(Error::new(Kind::ConflictingFeatureViewNames, message));
-    }
-}
-
-/// Whether the name may be used.
-fn name(object: &Object, mode: ApplyMode, problems: &mut Problems) -> bool {
-    let name = &object.name;
-    let problem = if name.is_empty() {
-        match object.kind {
-            kind if kind.is_view() => "Feature view needs a name.".to_owned(),
-            ObjectKind::Entity => "The entity does not have a name.".to_owned(),
-            kind => format!("{} without a name", kind.label()),
-        }
-    } else if object.kind.is_view() && name.contains('@') {
-        format!(
-            "Feature view name '{name}' must not contain '@'. The '@' character is reserved for version-qualified \
-             references (e.g., 'fv@v2:feature')."
-        )
-    } else if object.kind.is_view() && name.contains(':') {
-        format!(
-            "Feature view name '{name}' must not contain ':'. The ':' character is reserved as the separator in \
-             fully qualified feature references (e.g., 'feature_view:feature_name')."
-        )
-    } else if object.kind == ObjectKind::Project && mode == ApplyMode::Repository {
-        return problems.keep(new_project_name(name)).is_some();
-    } else {
-        return true;
-    };
-    problems.push(Error::invalid(problem));
-    false
 }
 
 /// Whether a project may be called that.
@@ -163,9 +78,18 @@ pub fn is_project_name(name: &str) -> bool {
             .all(|c| c.is_alphanumeric() || matches!(c, '_' | '-'))
 }
 
-fn one(object: &Object, world: &World<'_>, mode: ApplyMode) -> Result<()> {
+fn one(object: &Object, world: &World<'_>, stored: &World<'_>, mode: ApplyMode) -> Result<()> {
     version::parse_version(version::version_text(object)?)
         .map_err(|error| error.context(format!("{} `{}`", object.kind.label(), object.name)))?;
+    let old = stored.get(&(object.kind, object.name.as_str()));
+    if mode == ApplyMode::Single
+        && let Some(old) = old
+        && same(old, object, Look::Definition)?
+    {
+        // What is stored is not judged again: a rule may be younger than it is.
+        return Ok(());
+    }
+    types::check(object, world, stored)?;
     let rules = Rules {
         object,
         world,
@@ -234,6 +158,7 @@ impl Rules<'_> {
         if !spec.source_views.is_empty() && spec.batch_source.is_none() && self.strict {
             return Err(self.wrong("Derived FeatureView must specify `sink_source`."));
         }
+        self.keys_are_no_features(&spec.entities, &spec.entity_columns, &spec.features)?;
         self.columns(
             &spec.entities,
             &spec.entity_columns,
@@ -253,13 +178,10 @@ impl Rules<'_> {
                     | SourceType::CustomSource
             )
         };
-        if !self.strict {
-            return Ok(());
-        }
-        if !spec.stream_source.as_ref().is_some_and(streaming) {
+        if self.strict && !spec.stream_source.as_ref().is_some_and(streaming) {
             return Err(self.wrong("needs a stream source: Kafka, Kinesis, push or a custom one"));
         }
-        if !spec.aggregations.is_empty() && spec.timestamp_field.is_empty() {
+        if self.strict && !spec.aggregations.is_empty() && spec.timestamp_field.is_empty() {
             return Err(self.wrong(
                 "aggregations must have a timestamp field associated with them to perform the aggregations",
             ));
@@ -277,6 +199,10 @@ impl Rules<'_> {
             return Err(Error::invalid("Label view has no entities."));
         }
         self.sources(spec.source.as_ref(), None)?;
+        let reference = spec.reference_feature_view.as_str();
+        if self.strict && !reference.is_empty() && self.view(reference).is_none() {
+            return Err(self.no_view(reference));
+        }
         self.columns(
             &spec.entities,
             &spec.entity_columns,
@@ -286,6 +212,7 @@ impl Rules<'_> {
     }
 
     fn on_demand_view(&self, spec: &core::OnDemandFeatureViewSpec) -> Result<()> {
+        self.unique_columns(&spec.features)?;
         if !self.strict {
             return Ok(());
         }
@@ -308,7 +235,6 @@ impl Rules<'_> {
                 Some(Source::FeatureView(_)) | None => {}
             }
         }
-        self.unique_columns(&spec.features)?;
         self.entities(&spec.entities, &spec.entity_columns)
     }
 
@@ -349,10 +275,10 @@ impl Rules<'_> {
         features: &[core::FeatureSpecV2],
         source: Option<&core::DataSource>,
     ) -> Result<()> {
+        self.unique_columns(features)?;
         if !self.strict {
             return Ok(());
         }
-        self.unique_columns(features)?;
         if features.iter().filter(|feature| feature.vector_index).count() > 1 {
             return Err(self.wrong("Only one vector feature is allowed per feature view."));
         }
@@ -370,8 +296,35 @@ impl Rules<'_> {
         self.entities(entities, entity_columns)
     }
 
+    /// A column that is looked up by cannot be looked up as well: its values would never be stored.
+    fn keys_are_no_features(
+        &self,
+        entities: &[String],
+        keys: &[core::FeatureSpecV2],
+        features: &[core::FeatureSpecV2],
+    ) -> Result<()> {
+        let mut names: Vec<String> = keys.iter().map(|key| key.name.clone()).collect();
+        for entity in entities {
+            if let Some(entity) = self.world.get(&(ObjectKind::Entity, entity.as_str())) {
+                names.push(decode::<core::Entity>(entity)?.spec.unwrap_or_default().join_key);
+            }
+        }
+        match features.iter().find(|feature| names.contains(&feature.name)) {
+            Some(both) => Err(self
+                .wrong(format!("`{}` is a join key and a feature", both.name))
+                .hint("give the feature another name")),
+            None => Ok(()),
+        }
+    }
+
     fn unique_columns(&self, columns: &[core::FeatureSpecV2]) -> Result<()> {
         let mut names = HashSet::new();
+        for column in columns {
+            if column.name.is_empty() {
+                return Err(self.wrong("a feature has no name"));
+            }
+            names::well_formed("feature", &column.name).map_err(|problem| self.wrong(problem.message()))?;
+        }
         match columns.iter().find(|column| !names.insert(column.name.as_str())) {
             Some(twice) => Err(self.wrong(format!("feature `{}` is there twice", twice.name))),
             None => Ok(()),
@@ -421,20 +374,23 @@ impl Rules<'_> {
         Ok(())
     }
 
+    fn view(&self, name: &str) -> Option<&Object> {
+        let found = ObjectKind::VIEWS
+            .iter()
+            .find_map(|kind| self.world.get(&(*kind, name)));
+        found.copied()
+    }
+
+    fn no_view(&self, name: &str) -> Error {
+        let (kind, own) = (self.object.kind.label(), &self.object.name);
+        let message = format!("{kind} `{own}` uses feature view `{name}`, which does not exist");
+        Error::new(Kind::FeatureViewNotFound, message)
+    }
+
     fn projection(&self, projection: &core::FeatureViewProjection) -> Result<()> {
         let name = &projection.feature_view_name;
-        let view = ObjectKind::VIEWS
-            .iter()
-            .find_map(|kind| self.world.get(&(*kind, name.as_str())));
-        let Some(view) = view else {
-            return Err(Error::new(
-                Kind::FeatureViewNotFound,
-                format!(
-                    "{} `{}` uses feature view `{name}`, which does not exist",
-                    self.object.kind.label(),
-                    self.object.name
-                ),
-            ));
+        let Some(view) = self.view(name) else {
+            return Err(self.no_view(name));
         };
         let columns = view_columns(view)?;
         match projection

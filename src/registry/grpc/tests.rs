@@ -28,7 +28,12 @@ type Client = RegistryServerClient<RegistryService>;
 fn start() -> (Client, Changes, Arc<Tables>) {
     let (changes, tables) = samples::registry();
     (
-        RegistryServerClient::new(RegistryService::new(changes.clone())),
+        RegistryServerClient::new(RegistryService {
+            server: Arc::new(super::Server {
+                changes: changes.clone(),
+                context: None,
+            }),
+        }),
         changes,
         tables,
     )
@@ -358,7 +363,10 @@ async fn unknown_fields_of_newer_clients_survive() {
         .update(PROJECT, None, &mut { put })
         .await
         .unwrap();
-    let server = super::Server { changes };
+    let server = super::Server {
+        changes,
+        context: None,
+    };
     let get = api::GetDataSourceRequest {
         name: "new".into(),
         project: PROJECT.into(),
@@ -543,7 +551,10 @@ async fn protected_projects_are_hidden_from_the_list() {
 #[tokio::test]
 async fn malformed_requests_are_refused() {
     let (changes, _) = samples::registry();
-    let server = super::Server { changes };
+    let server = super::Server {
+        changes,
+        context: None,
+    };
     let broken = Bytes::from_static(b"\x0a\xff\xff\xff\xff");
     for call in [
         Call::Get(ObjectKind::Entity),

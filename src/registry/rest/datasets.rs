@@ -1,43 +1,41 @@
-//! What saved datasets have beyond other objects: their rows, and the jobs that make them (which do not
-//! run here, so there are none).
+//! What saved datasets have beyond other objects: their rows, and the jobs that make them.
 
-use std::sync::Arc;
-
-use arrow::json::{WriterBuilder, writer::JsonArray};
 use axum::{
     Json,
     extract::{Path, State},
 };
-use futures::StreamExt;
 use serde_json::{Value, json};
 
 use super::{
-    Shared,
-    params::Params,
+    Api, Shared,
+    params::{Body, Params},
     reply::{Answer, Failure},
+    writes::bodies::CreateDatasetBody,
 };
 use crate::{
-    error::{Error, Kind, Result},
-    model::{Object, ObjectKind},
-    offline::store::{OfflineStore, Pull},
-    proto::feast::core::{self, data_source, saved_dataset_storage},
+    context::Context,
+    error::{Error, Kind},
+    model::ObjectKind,
+    proto::feast::registry::CreateDatasetFromRetrievalRequest,
+    registry::datasets::{self, Job},
 };
 
-/// The first rows of a dataset.
-struct Sample {
-    columns: Vec<String>,
-    rows: Vec<Value>,
-    total: usize,
+impl Api {
+    fn context(&self) -> Result<&Context, Error> {
+        self.context
+            .as_ref()
+            .ok_or_else(|| Error::unsupported("this server has no offline store"))
+    }
 }
 
 /// `GET /saved_datasets/data/{name}`.
 pub(super) async fn data(State(api): Shared, Path(name): Path<String>, params: Params) -> Answer {
     let limit = usize::try_from(params.number("limit", 100)?.unwrap_or(10)).unwrap_or(10);
     let catalog = api.catalog(params.project()?, false).await?;
-    let object = catalog.require(ObjectKind::SavedDataset, &name)?;
-    let failed =
-        |error: Error| Failure::http(500, format!("Failed to read dataset data: {}", error.one_line()));
-    let sample = sample(&api.offline, object, limit).await.map_err(failed)?;
+    let dataset = catalog.require(ObjectKind::SavedDataset, &name)?;
+    let sample = datasets::sample(&api.offline, dataset, limit)
+        .await
+        .map_err(|error| Failure::http(500, format!("Failed to read dataset data: {}", error.one_line())))?;
     Ok(Json(json!({
         "columns": sample.columns,
         "sample_size": sample.rows.len(),
@@ -46,71 +44,59 @@ pub(super) async fn data(State(api): Shared, Path(name): Path<String>, params: P
     })))
 }
 
-async fn sample(offline: &Arc<dyn OfflineStore>, dataset: &Object, limit: usize) -> Result<Sample> {
-    let source = Arc::new(source(dataset)?);
-    let schema = offline.schema(&source).await?;
-    let columns: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
-    let pull = Pull {
-        source,
-        join_keys: Vec::new(),
-        features: columns.clone(),
-        start: None,
-        end: None,
-        latest_only: false,
-    };
-    let mut stream = offline.pull(pull).await?;
-    let (mut rows, mut total) = (Vec::new(), 0);
-    while let Some(batch) = stream.next().await {
-        let batch = batch?;
-        total += batch.num_rows();
-        if rows.len() < limit {
-            let wanted = batch.slice(0, batch.num_rows().min(limit - rows.len()));
-            let mut writer = WriterBuilder::new()
-                .with_explicit_nulls(true)
-                .build::<_, JsonArray>(Vec::new());
-            writer.write(&wanted)?;
-            writer.finish()?;
-            let text = writer.into_inner();
-            let values: Vec<Value> = serde_json::from_slice(&text)
-                .map_err(|error| Error::internal("rows have no JSON form").source_error(error))?;
-            rows.extend(values);
-        }
-    }
-    Ok(Sample { columns, rows, total })
-}
-
-/// The place a dataset lies in, as a source to read.
-fn source(dataset: &Object) -> Result<core::DataSource> {
-    let spec = dataset.decode::<core::SavedDataset>()?.spec.unwrap_or_default();
-    match spec.storage.and_then(|storage| storage.kind) {
-        Some(saved_dataset_storage::Kind::FileStorage(file)) => Ok(core::DataSource {
-            name: dataset.name.clone(),
-            r#type: data_source::SourceType::BatchFile.into(),
-            options: Some(data_source::Options::FileOptions(file)),
-            ..Default::default()
-        }),
-        _ => Err(Error::unsupported(format!(
-            "saved dataset `{}` does not lie in files",
-            dataset.name
-        ))),
-    }
+fn report(job: &Job) -> Value {
+    let report = job.report();
+    json!({
+        "job_id": report.job_id,
+        "dataset_name": report.dataset_name,
+        "project": report.project,
+        "status": report.status,
+        "created_at": report.created_at,
+        "completed_at": report.completed_at,
+        "error": report.error,
+    })
 }
 
 /// `GET /saved_datasets/jobs`.
-pub(super) async fn jobs() -> Answer {
-    Ok(Json(json!({"jobs": []})))
+pub(super) async fn jobs(State(api): Shared, params: Params) -> Answer {
+    let jobs = match &api.context {
+        Some(context) => context
+            .datasets
+            .list(&params.text("project"), &params.text("status")),
+        None => Vec::new(),
+    };
+    Ok(Json(json!({"jobs": jobs.iter().map(report).collect::<Vec<_>>()})))
 }
 
 /// `GET /saved_datasets/jobs/{id}`.
-pub(super) async fn job(Path(id): Path<String>) -> Answer {
-    Err(Error::new(Kind::ObjectNotFound, format!("Dataset job {id} not found")).into())
+pub(super) async fn job(State(api): Shared, Path(id): Path<String>) -> Answer {
+    Ok(Json(report(&api.context()?.datasets.get(&id)?)))
 }
 
 /// `POST /saved_datasets/create`.
-pub(super) async fn create() -> Answer {
-    Err(
-        Error::unsupported("saved datasets cannot be created through the registry server")
-            .hint("use `FeatureStore.create_saved_dataset` of the SDK")
-            .into(),
-    )
+pub(super) async fn create(State(api): Shared, Body(body): Body<CreateDatasetBody>) -> Answer {
+    let request = CreateDatasetFromRetrievalRequest {
+        name: body.name,
+        project: body.project,
+        feature_service_name: body.feature_service_name.unwrap_or_default(),
+        features: body.features.unwrap_or_default(),
+        entity_source_type: body.entity_source_type.unwrap_or_default(),
+        entity_source_path: body.entity_source_path.unwrap_or_default(),
+        entity_keys: body.entity_keys.unwrap_or_default(),
+        entity_values: body.entity_values.unwrap_or_default(),
+        start_date: body.start_date.unwrap_or_default(),
+        end_date: body.end_date.unwrap_or_default(),
+        extra_columns: body.extra_columns.unwrap_or_default(),
+        storage_type: body.storage_type.unwrap_or_default(),
+        storage_path: body.storage_path.unwrap_or_default(),
+        tags: body.tags.unwrap_or_default(),
+        allow_overwrite: body.allow_overwrite.unwrap_or_default(),
+    };
+    // Feast refuses what is missing with 400.
+    let refused = |error: Error| match error.kind() {
+        Kind::InvalidArgument => Failure::http(400, error.one_line()),
+        _ => error.into(),
+    };
+    let job = datasets::create(api.context()?, request).await.map_err(refused)?;
+    Ok(Json(json!({"job_id": job.id, "status": job.status.name()})))
 }

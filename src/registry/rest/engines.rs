@@ -104,7 +104,11 @@ pub(super) async fn materialization_jobs(State(api): Shared, params: Params) -> 
     if let Some(view) = params.get("feature_view") {
         jobs.retain(|job| job["featureView"] == view);
     }
-    super::objects::sort_json(&mut jobs, "startTime", true);
+    let sorting = params.sorting()?;
+    match sorting.sort_by.as_str() {
+        "" => super::objects::sort_json(&mut jobs, "startTime", true),
+        by => super::objects::sort_json(&mut jobs, by, sorting.sort_order == "desc"),
+    }
     let total = jobs.len();
     let jobs = super::objects::cut(jobs, &paging);
     let pagination = json!({"page": paging.page, "limit": paging.limit, "total": total});

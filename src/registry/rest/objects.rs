@@ -4,7 +4,7 @@
 use std::{cmp::Ordering, collections::HashMap, sync::Arc};
 
 use axum::Json;
-use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -19,6 +19,7 @@ use crate::{
     registry::{
         Catalog, View,
         changes::any_view,
+        datasets::moment,
         features::{self, Wanted},
         lineage::{Lineage, Node, NodeKind, Relation},
         listing::{self, SortKey},
@@ -249,21 +250,11 @@ fn updated_since(params: &Params) -> Result<Option<DateTime<Utc>>, Failure> {
     let Some(text) = params.get("updated_since") else {
         return Ok(None);
     };
-    let naive = || {
-        let at = NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f").ok();
-        let day = || {
-            NaiveDate::parse_from_str(text, "%Y-%m-%d")
-                .ok()
-                .map(NaiveDateTime::from)
-        };
-        at.or_else(day).map(|at| at.and_utc())
-    };
-    let zoned = DateTime::parse_from_rfc3339(text).ok().map(|at| at.to_utc());
     let wrong = || {
         let hint = "expected an ISO-8601 timestamp (e.g. 2024-01-01T00:00:00Z).";
         Failure::http(400, format!("Invalid 'updated_since' value '{text}'; {hint}"))
     };
-    zoned.or_else(naive).map(Some).ok_or_else(wrong)
+    moment(text).map(Some).ok_or_else(wrong)
 }
 
 /// One page of a resource as JSON, and where the page lies.

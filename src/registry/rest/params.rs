@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, convert::Infallible};
 use axum::{
     Json,
     extract::{FromRequest, FromRequestParts, Request},
-    http::request::Parts,
+    http::{StatusCode, request::Parts},
 };
 use serde::de::DeserializeOwned;
 
@@ -159,6 +159,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
         match Json::<T>::from_request(request, state).await {
             Ok(Json(body)) => Ok(Self(body)),
+            Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                Err(Failure::http(413, "the body is larger than 2 MB"))
+            }
             Err(rejection) => Err(Failure::malformed(rejection.body_text())),
         }
     }

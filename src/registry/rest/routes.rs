@@ -796,7 +796,7 @@ fn of_engines() -> Vec<Route> {
             string("status", "only with this status"),
             string("feature_view", "only of this view"),
         ])
-        .takes(paging().into_iter().take(2))
+        .takes(paging())
         .answers(object([
             ("jobs", list(&job)),
             ("pagination", computed_pagination()),

@@ -20,6 +20,7 @@ fn start() -> (Router, Arc<Tables>) {
     let api = Api {
         changes,
         offline: Arc::new(samples::Rows),
+        context: None,
         home: PROJECT.to_owned(),
         roles: vec!["registry", "ui"],
         visits: Visits::default(),
