@@ -1,11 +1,14 @@
 """Fixtures that every test file may use; what they do is in `harness.py` and `servers.py`."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+# Tests start processes while gRPC's threads run; without this it writes a line about each.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 # Their assertions say what differs, as those of the tests do.
 pytest.register_assert_rewrite("feast_repo", "harness", "registries", "registry_load", "servers")
 
