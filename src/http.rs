@@ -35,10 +35,18 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Check = Box<dyn Fn() -> BoxFuture<'static, Result<()>> + Send + Sync>;
 
+/// Something a node needs.
+struct Need {
+    name: &'static str,
+    check: Check,
+    /// Whether the node can do its work for now although the check fails.
+    can_wait: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
 /// What a node needs before it takes requests. Turned off for good when it drains.
 #[derive(Default)]
 pub struct Readiness {
-    checks: Vec<(&'static str, Check)>,
+    needs: Vec<Need>,
     draining: AtomicBool,
 }
 
@@ -48,7 +56,21 @@ impl Readiness {
     where
         F: Fn() -> BoxFuture<'static, Result<()>> + Send + Sync + 'static,
     {
-        self.checks.push((name, Box::new(check)));
+        self.add_unless(name, check, || false);
+    }
+
+    /// Adds a named check that may fail as long as `can_wait`: the report says `degraded` then, and the
+    /// node stays ready.
+    pub fn add_unless<F, W>(&mut self, name: &'static str, check: F, can_wait: W)
+    where
+        F: Fn() -> BoxFuture<'static, Result<()>> + Send + Sync + 'static,
+        W: Fn() -> bool + Send + Sync + 'static,
+    {
+        self.needs.push(Need {
+            name,
+            check: Box::new(check),
+            can_wait: Box::new(can_wait),
+        });
     }
 
     /// From now on the node says that it is not ready.
@@ -63,20 +85,24 @@ impl Readiness {
         if !ready {
             report.insert("node".to_owned(), "shutting down".into());
         }
-        let looks = self.checks.iter().map(|(name, check)| async move {
-            let outcome = match tokio::time::timeout(CHECK_TIMEOUT, check()).await {
+        let looks = self.needs.iter().map(|need| async move {
+            let outcome = match tokio::time::timeout(CHECK_TIMEOUT, (need.check)()).await {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(error.one_line()),
                 Err(_) => Err(format!("no answer within {} s", CHECK_TIMEOUT.as_secs())),
             };
-            (*name, outcome)
+            (need, outcome)
         });
-        for (name, outcome) in join_all(looks).await {
-            ready &= outcome.is_ok();
-            report.insert(
-                name.to_owned(),
-                outcome.err().unwrap_or_else(|| "ok".to_owned()).into(),
-            );
+        for (need, outcome) in join_all(looks).await {
+            let text = match outcome {
+                Ok(()) => "ok".to_owned(),
+                Err(reason) if (need.can_wait)() => format!("degraded: {reason}"),
+                Err(reason) => {
+                    ready = false;
+                    reason
+                }
+            };
+            report.insert(need.name.to_owned(), text.into());
         }
         (ready, report)
     }
@@ -186,5 +212,13 @@ mod tests {
         let (ready, report) = broken.look().await;
         assert!(!ready);
         assert_eq!(report["store"], "gone");
+
+        let mut patient = Readiness::default();
+        let gone =
+            || -> BoxFuture<'static, Result<()>> { Box::pin(async { Err(Error::unavailable("gone")) }) };
+        patient.add_unless("registry", gone, || true);
+        let (ready, report) = patient.look().await;
+        assert!(ready, "what it does not need now does not take it out of service");
+        assert_eq!(report["registry"], "degraded: gone");
     }
 }

@@ -7,6 +7,7 @@ use std::{future::Future, net::SocketAddr, path::PathBuf, str::FromStr, sync::Ar
 
 use axum_server::{Handle, tls_rustls::RustlsConfig};
 use chrono::Utc;
+use futures::future::BoxFuture;
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
@@ -258,10 +259,14 @@ async fn load_tls(files: &TlsFiles) -> Result<RustlsConfig> {
 fn readiness(context: &Context, roles: &[Role]) -> Readiness {
     let mut readiness = Readiness::default();
     let registry = Arc::clone(&context.registry);
-    readiness.add("registry", move || {
+    let check = move || -> BoxFuture<'static, Result<()>> {
         let registry = Arc::clone(&registry);
         Box::pin(async move { registry.check().await })
-    });
+    };
+    // Who only reads goes on with what it knows; taking it out of service would help nobody.
+    let reads_only = !roles.contains(&Role::Registry) && !roles.contains(&Role::Scheduler);
+    let (registry, project) = (Arc::clone(&context.registry), context.config.project.clone());
+    readiness.add_unless("registry", check, move || reads_only && registry.knows(&project));
     if roles.contains(&Role::Online) {
         let online = Arc::clone(&context.online);
         readiness.add("online store", move || {

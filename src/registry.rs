@@ -90,6 +90,11 @@ impl Registry {
         self.publish(state)
     }
 
+    /// Whether a catalog of the project is at hand.
+    pub fn knows(&self, project: &str) -> bool {
+        self.shelf.load().catalogs.contains_key(project)
+    }
+
     /// The project's catalog, after making sure it is the store's present state.
     ///
     /// # Errors
