@@ -47,8 +47,9 @@ async fn create_schema(global: &Global) -> Outcome {
     let config = global.load()?.config;
     let kind = match config.registry.backend {
         RegistryBackend::Sql { .. } => {
-            // Opening makes what is missing.
-            let (_context, _telemetry) = global.open("warn").await?;
+            // Opening makes what is missing; the job ledger's tables are made when it is first asked.
+            let (context, _telemetry) = global.open("warn").await?;
+            context.ledger.check().await?;
             output::line(format_args!("SQL registry schema created successfully."));
             return Ok(ExitCode::SUCCESS);
         }
