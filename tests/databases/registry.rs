@@ -1,13 +1,7 @@
 //! The registry in SQL tables on every engine: the conformance of all stores, and what only databases can
 //! do: other clients that know no lock of ours, connections that break, replicas that lag.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use sqlx::{AssertSqlSafe, Row};
@@ -80,7 +74,12 @@ async fn handles_share_what_has_not_changed(fresh: &Fresh) {
     let both = vec![Change::Put(entity("a", "")), Change::Put(entity("b", ""))];
     change(&one, "p", both).await;
     let before = two.load("p").await.unwrap();
-    change(&one, "p", vec![Change::Put(entity("b", "new")), Change::Put(view("v"))]).await;
+    change(
+        &one,
+        "p",
+        vec![Change::Put(entity("b", "new")), Change::Put(view("v"))],
+    )
+    .await;
     let after = two.load("p").await.unwrap();
     assert!(Arc::ptr_eq(
         entity_of(&before, "a").unwrap(),
@@ -88,7 +87,12 @@ async fn handles_share_what_has_not_changed(fresh: &Fresh) {
     ));
     assert_ne!(entity_of(&before, "b"), entity_of(&after, "b"));
     assert!(after.object(ObjectKind::FeatureView, "v").is_some());
-    change(&one, "p", vec![Change::Delete(ObjectKind::Entity, "a".to_owned())]).await;
+    change(
+        &one,
+        "p",
+        vec![Change::Delete(ObjectKind::Entity, "a".to_owned())],
+    )
+    .await;
     assert!(entity_of(&two.load("p").await.unwrap(), "a").is_none());
     change(&one, "other", vec![Change::Put(entity("a", ""))]).await;
     let same = two.load("p").await.unwrap();
@@ -135,7 +139,12 @@ impl Feast {
 
 async fn feasts_clients_are_noticed(fresh: &Fresh) {
     let (store, feast) = (open(fresh).await, Feast::on(fresh).await);
-    change(&store, "p", vec![Change::Put(entity("a", "")), Change::Put(entity("b", ""))]).await;
+    change(
+        &store,
+        "p",
+        vec![Change::Put(entity("a", "")), Change::Put(entity("b", ""))],
+    )
+    .await;
     let mut revision = store.revision().await.unwrap();
     let mut state = store.load("p").await.unwrap();
     for step in ["change", "add", "delete"] {
@@ -169,7 +178,12 @@ async fn feasts_clients_and_ours_lose_nothing(fresh: &Fresh) {
     if feast.database.engine() == Engine::Sqlite {
         return writers_with_feasts_lose_nothing(&store, &feast).await;
     }
-    change(&store, "p", vec![Change::Put(entity("a", "")), Change::Put(entity("b", ""))]).await;
+    change(
+        &store,
+        "p",
+        vec![Change::Put(entity("a", "")), Change::Put(entity("b", ""))],
+    )
+    .await;
     for step in ["change", "add", "delete"] {
         let mut looks = Vec::new();
         let name = if step == "add" { "n" } else { "a" };
@@ -185,18 +199,18 @@ async fn feasts_clients_and_ours_lose_nothing(fresh: &Fresh) {
             }
             let seen = entity_of(state, name).map(|object| object.bytes.clone());
             looks.push(seen.clone());
-            let description = if seen.is_some() { "ours, over it" } else { "ours, anew" };
-            Ok(vec![Change::Put(entity(name, description))])
+            let over = if seen.is_some() { "over another" } else { "anew" };
+            Ok(vec![Change::Put(entity(name, &format!("{step} {over}")))])
         };
         let author = Author::anonymous("apply");
         let state = store.update("p", Some(&author), &mut decide).await.unwrap();
         assert_eq!(looks.len(), 2, "{step}");
-        let (seen, description) = match step {
-            "delete" => (None, "ours, anew"),
-            _ => (Some(entity(name, "feast's").bytes), "ours, over it"),
+        let (seen, over) = match step {
+            "delete" => (None, "anew"),
+            _ => (Some(entity(name, "feast's").bytes), "over another"),
         };
         assert_eq!(looks.last(), Some(&seen), "{step}");
-        let expected: Bytes = entity(name, description).bytes;
+        let expected: Bytes = entity(name, &format!("{step} {over}")).bytes;
         assert_eq!(entity_of(&state, name).unwrap().bytes, expected);
         let loaded = store.load("p").await.unwrap();
         assert_eq!(entity_of(&loaded, name).unwrap().bytes, expected);
@@ -212,7 +226,12 @@ async fn writers_with_feasts_lose_nothing(store: &SqlStore, feast: &Feast) {
     };
     let ours = async {
         for number in 0..20 {
-            change(store, "p", vec![Change::Put(entity(&format!("ours{number}"), ""))]).await;
+            change(
+                store,
+                "p",
+                vec![Change::Put(entity(&format!("ours{number}"), ""))],
+            )
+            .await;
         }
     };
     tokio::join!(feasts, ours);
@@ -286,7 +305,10 @@ async fn missing_tables_are_named_or_made(fresh: &Fresh) {
     };
     let (kind, message) = refused(&verifying).await;
     assert_eq!(kind, Kind::Config);
-    assert!(message.contains("misses tables: projects, data_sources, "), "{message}");
+    assert!(
+        message.contains("misses tables: projects, data_sources, "),
+        "{message}"
+    );
     assert!(tables(&database).await.is_empty(), "nothing was made");
     let together = (0..4).map(|_| open(fresh));
     futures::future::join_all(together).await;
@@ -301,7 +323,11 @@ async fn missing_tables_are_named_or_made(fresh: &Fresh) {
 
 async fn other_tables_are_refused(fresh: &Fresh) {
     let database = fresh.open().await;
-    run(&database, "CREATE TABLE entities (project_id VARCHAR(9), mine VARCHAR(9))").await;
+    run(
+        &database,
+        "CREATE TABLE entities (project_id VARCHAR(9), mine VARCHAR(9))",
+    )
+    .await;
     let (kind, message) = refused(&registry(fresh)).await;
     assert_eq!(kind, Kind::Config);
     assert!(
@@ -314,7 +340,11 @@ async fn other_tables_are_refused(fresh: &Fresh) {
 async fn a_schema_from_the_future_is_refused(fresh: &Fresh) {
     drop(open(fresh).await);
     let database = fresh.open().await;
-    run(&database, "INSERT INTO thali_registry_migrations (version, name, applied_at) VALUES (99, 'x', 0)").await;
+    run(
+        &database,
+        "INSERT INTO thali_registry_migrations (version, name, applied_at) VALUES (99, 'x', 0)",
+    )
+    .await;
     let (kind, message) = refused(&registry(fresh)).await;
     assert_eq!(kind, Kind::Config);
     assert!(message.contains("is at version 99"), "{message}");
@@ -358,7 +388,11 @@ async fn many_changes_are_one_update(fresh: &Fresh) {
     let long = "long ".repeat(2_000);
     change(&store, "p", put(700, &long)).await;
     let state = other.load("p").await.unwrap();
-    let changed = state.objects.iter().filter(|object| object.bytes.len() > 9_000).count();
+    let changed = state
+        .objects
+        .iter()
+        .filter(|object| object.bytes.len() > 9_000)
+        .count();
     assert_eq!(changed, 700);
     let delete = |number| Change::Delete(ObjectKind::Entity, format!("e{number}"));
     let after = change(&store, "p", (100..1_300).map(delete).collect()).await;
@@ -393,54 +427,56 @@ mod postgres_only {
 mod broken_connections {
     use super::*;
 
-    /// Ends every connection to the database but its own, again and again.
-    async fn end_connections(database: &Database, stop: &AtomicBool) {
-        while !stop.load(Ordering::Relaxed) {
-            let list = match database.engine() {
-                Engine::Postgres => {
-                    "SELECT CAST(pid AS BIGINT) FROM pg_stat_activity \
-                     WHERE datname = current_database() AND pid <> pg_backend_pid()"
-                }
-                _ => {
-                    "SELECT CAST(id AS SIGNED) FROM information_schema.processlist \
-                     WHERE db = DATABASE() AND id <> CONNECTION_ID()"
-                }
-            };
-            let mut connection = database.connection().await.unwrap();
-            for row in sqlx::query(list).fetch_all(&mut *connection).await.unwrap() {
-                let id: i64 = row.get(0);
-                let end = match database.engine() {
-                    Engine::Postgres => format!("SELECT pg_terminate_backend({id})"),
-                    _ => format!("KILL CONNECTION {id}"),
-                };
-                // It may be gone by itself.
-                drop(sqlx::raw_sql(AssertSqlSafe(end)).execute(&mut *connection).await);
+    /// Ends every connection to the database but its own.
+    async fn end_connections(database: &Database) {
+        let list = match database.engine() {
+            Engine::Postgres => {
+                "SELECT CAST(pid AS BIGINT) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND pid <> pg_backend_pid()"
             }
-            drop(connection);
-            tokio::task::yield_now().await;
+            _ => {
+                "SELECT CAST(id AS SIGNED) FROM information_schema.processlist \
+                 WHERE db = DATABASE() AND id <> CONNECTION_ID()"
+            }
+        };
+        let mut connection = database.connection().await.unwrap();
+        for row in sqlx::query(list).fetch_all(&mut *connection).await.unwrap() {
+            let id: i64 = row.get(0);
+            let end = match database.engine() {
+                Engine::Postgres => format!("SELECT pg_terminate_backend({id})"),
+                _ => format!("KILL CONNECTION {id}"),
+            };
+            // It may be gone by itself.
+            drop(sqlx::raw_sql(AssertSqlSafe(end)).execute(&mut *connection).await);
         }
     }
 
+    /// While each update runs, connections are ended at some moment, and once at the worst: between its
+    /// look and its writing.
     async fn nothing_is_lost_or_doubled(engine: Engine) {
-        const UPDATES: usize = 60;
+        const UPDATES: usize = 40;
         let fresh = Fresh::new(engine).await;
-        let (store, admin) = (Arc::new(open(&fresh).await), fresh.open().await);
-        let stop = Arc::new(AtomicBool::new(false));
-        let ending = tokio::spawn({
-            let (admin, stop) = (admin.clone(), Arc::clone(&stop));
-            async move { end_connections(&admin, &stop).await }
-        });
+        let (store, admin) = (open(&fresh).await, fresh.open().await);
         let mut unknown = 0;
         for number in 0..UPDATES {
             let name = format!("e{number}");
+            let mut looks = 0;
             let mut decide = |state: &ProjectState| -> Result<Vec<Change>> {
-                let count = state.metadata.iter().find(|(key, _)| key == "count");
-                let count: usize = count.map_or(0, |(_, count)| count.parse().unwrap());
+                looks += 1;
+                if looks == 1 && number % 4 == 0 {
+                    let ending = end_connections(&admin);
+                    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(ending));
+                }
+                let count = count(state);
                 Ok(vec![
                     Change::Put(entity(&name, "")),
                     Change::PutMetadata("count".to_owned(), (count + 1).to_string()),
                 ])
             };
+            let ending = tokio::spawn({
+                let admin = admin.clone();
+                async move { end_connections(&admin).await }
+            });
             match store.update("p", None, &mut decide).await {
                 Ok(state) => assert!(entity_of(&state, &name).is_some()),
                 Err(error) => {
@@ -448,18 +484,25 @@ mod broken_connections {
                     unknown += 1;
                 }
             }
+            assert!(looks > 1 || number % 4 != 0, "the connection was ended");
+            ending.await.unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
-        ending.await.unwrap();
         let state = open(&fresh).await.load("p").await.unwrap();
-        let present = (0..UPDATES).filter(|number| entity_of(&state, &format!("e{number}")).is_some()).count();
-        let count = state.metadata.iter().find(|(key, _)| key == "count");
-        let count: usize = count.map_or(0, |(_, count)| count.parse().unwrap());
-        assert_eq!(count, present, "every change was made once");
-        assert!(present + unknown >= UPDATES, "{present} of {UPDATES}, {unknown} without an answer");
+        let is_present = |number: &usize| entity_of(&state, &format!("e{number}")).is_some();
+        let present = (0..UPDATES).filter(is_present).count();
+        assert_eq!(count(&state), present, "every change was made once");
+        assert!(
+            present + unknown >= UPDATES,
+            "{present} of {UPDATES}, {unknown} without an answer"
+        );
         assert!(present > UPDATES / 2, "{present} of {UPDATES}");
         drop(store);
         fresh.remove().await;
+    }
+
+    fn count(state: &ProjectState) -> usize {
+        let count = state.metadata.iter().find(|(key, _)| key == "count");
+        count.map_or(0, |(_, count)| count.parse().unwrap())
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -487,9 +530,8 @@ mod mysql_only {
     async fn names_that_an_old_database_takes_for_equal_are_an_error() {
         let (fresh, database) = old_database().await;
         for table in ["entities", "projects", "feast_metadata"] {
-            let change = format!(
-                "ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci"
-            );
+            let change =
+                format!("ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci");
             run(&database, &change).await;
         }
         let store = open(&fresh).await;
@@ -514,7 +556,11 @@ mod mysql_only {
     #[tokio::test]
     async fn what_does_not_fit_a_narrow_column_is_refused_by_name() {
         let (fresh, database) = old_database().await;
-        run(&database, "ALTER TABLE entities MODIFY entity_proto BLOB NOT NULL").await;
+        run(
+            &database,
+            "ALTER TABLE entities MODIFY entity_proto BLOB NOT NULL",
+        )
+        .await;
         let store = open(&fresh).await;
         change(&store, "p", vec![Change::Put(entity("small", ""))]).await;
         let large = entity("large", &"x".repeat(70_000));

@@ -24,25 +24,13 @@ use std::{
 use async_trait::async_trait;
 use sqlx::{Connection, Row};
 
-use self::{
-    dialect::Place,
-    known::Known,
-    limits::Limits,
-    read::read,
-    schema::METADATA,
-    watch::Watch,
-};
+use self::{dialect::Place, known::Known, limits::Limits, read::read, schema::METADATA, watch::Watch};
 use super::{
     Change, Decide, ProjectState, RegistryStore, Revision,
     history::{Author, HistoryEntry, HistoryPage},
     new_project,
 };
-use crate::{
-    config::SqlRegistry,
-    database::Database,
-    error::Result,
-    model::ObjectKind,
-};
+use crate::{config::SqlRegistry, database::Database, error::Result, model::ObjectKind};
 
 /// A registry in a SQL database.
 pub struct SqlStore {
@@ -111,7 +99,9 @@ impl SqlStore {
                 schema::LAST_UPDATED
             );
             let database = &self.primary.database;
-            let done = sqlx::query(database.sql(&statement)).execute(database.pool()).await;
+            let done = sqlx::query(database.sql(&statement))
+                .execute(database.pool())
+                .await;
             done.map_err(|error| database.failed(error))?;
         }
         Ok(())
@@ -136,10 +126,15 @@ impl SqlStore {
         };
         let place = Place::new(&self.primary.database, project);
         let query = place.query("SELECT revision FROM thali_projects WHERE project_id = ?");
-        let row = query.bind(project).fetch_optional(self.primary.database.pool()).await;
+        let row = query
+            .bind(project)
+            .fetch_optional(self.primary.database.pool())
+            .await;
         Ok(match row {
             Ok(row) => {
-                let revision = row.and_then(|row| row.try_get::<i64, _>(0).ok()).unwrap_or_default();
+                let revision = row
+                    .and_then(|row| row.try_get::<i64, _>(0).ok())
+                    .unwrap_or_default();
                 (revision >= known.0).then_some(known.1)
             }
             Err(error) => {
@@ -212,7 +207,10 @@ impl RegistryStore for SqlStore {
         let rows = again(database, ask).await?;
         let names = rows.iter().map(|row| row.try_get::<String, _>(0));
         let names = names.collect::<Result<BTreeSet<_>, _>>();
-        Ok(names.map_err(|error| database.failed(error))?.into_iter().collect())
+        Ok(names
+            .map_err(|error| database.failed(error))?
+            .into_iter()
+            .collect())
     }
 
     async fn load(&self, project: &str) -> Result<Arc<ProjectState>> {
@@ -254,7 +252,10 @@ impl RegistryStore for SqlStore {
             let statement = "SELECT DISTINCT number FROM thali_history WHERE project_id = ? AND number < ? \
                              ORDER BY number DESC LIMIT ?";
             let before = page.before.and_then(|before| i64::try_from(before).ok());
-            let query = place.query(statement).bind(project).bind(before.unwrap_or(i64::MAX));
+            let query = place
+                .query(statement)
+                .bind(project)
+                .bind(before.unwrap_or(i64::MAX));
             let limit = i64::try_from(page.limit).unwrap_or(i64::MAX);
             query.bind(limit).fetch_all(database.pool())
         };
@@ -280,7 +281,9 @@ impl RegistryStore for SqlStore {
             }
         }
         let entries = entries.into_iter();
-        entries.map(|(_, bytes)| HistoryEntry::decode(bytes.into())).collect()
+        entries
+            .map(|(_, bytes)| HistoryEntry::decode(bytes.into()))
+            .collect()
     }
 
     async fn check(&self) -> Result<()> {

@@ -18,11 +18,7 @@ const EVERYTHING: HistoryPage = HistoryPage {
     limit: 1_000,
 };
 
-async fn by(
-    store: &dyn RegistryStore,
-    author: &Author,
-    changes: Vec<Change>,
-) -> Arc<ProjectState> {
+async fn by(store: &dyn RegistryStore, author: &Author, changes: Vec<Change>) -> Arc<ProjectState> {
     let mut decide = |_: &ProjectState| Ok(changes.clone());
     store.update(PROJECT, Some(author), &mut decide).await.unwrap()
 }
@@ -49,7 +45,12 @@ async fn entries_tell_who_changed_what(store: &dyn RegistryStore) {
     change(store, PROJECT, vec![Change::Put(entity("quiet", ""))]).await;
     assert!(entries(store, EVERYTHING).await.is_empty(), "no author, no entry");
     let first = entity("e", "first");
-    by(store, &ann, vec![Change::Put(first.clone()), Change::Put(view("v"))]).await;
+    by(
+        store,
+        &ann,
+        vec![Change::Put(first.clone()), Change::Put(view("v"))],
+    )
+    .await;
     let second = entity("e", "second");
     let changes = vec![
         Change::Put(second.clone()),
@@ -61,7 +62,9 @@ async fn entries_tell_who_changed_what(store: &dyn RegistryStore) {
     by(store, &ann, vec![metadata]).await;
     let told = entries(store, EVERYTHING).await;
     assert_eq!(numbers(&told), [2, 1], "an entry is of changes to objects");
-    let [bobs, anns] = &told[..] else { panic!("{told:?}") };
+    let [bobs, anns] = &told[..] else {
+        panic!("{told:?}")
+    };
     assert_eq!((&anns.author, bobs.author.name.as_str()), (&ann, "bob"));
     assert_eq!(bobs.author.action, "rollback to 1");
     assert!(bobs.time >= anns.time);
@@ -119,7 +122,12 @@ async fn a_history_is_replaced(store: &dyn RegistryStore) {
     change(store, PROJECT, vec![Change::PutHistory(kept.clone())]).await;
     kept.reverse();
     assert_eq!(entries(store, EVERYTHING).await, kept);
-    by(store, &Author::anonymous("apply"), vec![Change::Put(entity("next", ""))]).await;
+    by(
+        store,
+        &Author::anonymous("apply"),
+        vec![Change::Put(entity("next", ""))],
+    )
+    .await;
     assert_eq!(numbers(&entries(store, EVERYTHING).await), [6, 5, 4, 3]);
 }
 

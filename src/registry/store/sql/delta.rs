@@ -74,7 +74,8 @@ impl Delta {
                 self.objects.insert((*kind, name.clone()), None);
                 if kind.is_view() {
                     let gone = numbers.remove(name.as_str()).into_iter().flatten();
-                    self.versions.extend(gone.map(|number| ((name.clone(), number), None)));
+                    self.versions
+                        .extend(gone.map(|number| ((name.clone(), number), None)));
                     self.dropped.insert(name.clone());
                 }
             }

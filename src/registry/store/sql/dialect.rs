@@ -165,9 +165,11 @@ impl Dialect {
         let mut parts = Vec::new();
         if self.has_marks() {
             let condition = format!("WHERE {}", self.of_project());
-            parts.extend((0_i64..).zip(TABLES).map(|(position, table)| {
-                self.sums(position, table.name, &self.mark_of(table), &condition)
-            }));
+            parts.extend(
+                (0_i64..).zip(TABLES).map(|(position, table)| {
+                    self.sums(position, table.name, &self.mark_of(table), &condition)
+                }),
+            );
         }
         parts.push(format!(
             "SELECT {OF_METADATA} AS t, {} AS a, {} AS b, {} AS c FROM {METADATA} WHERE {}",
@@ -236,7 +238,9 @@ impl Dialect {
     /// The same of rows with one of `count` names.
     pub(super) fn marks_of(self, position: usize, count: usize, locking: bool) -> String {
         let statement = self.marks(&[position]);
-        let names = TABLES.get(position).map_or_else(String::new, |table| named(*table, count));
+        let names = TABLES
+            .get(position)
+            .map_or_else(String::new, |table| named(*table, count));
         let lock = if locking { self.for_update() } else { "" };
         format!("{statement}{names}{lock}")
     }
@@ -348,11 +352,16 @@ impl Dialect {
 
     fn or_update(self, key: &str, columns: &[&str]) -> String {
         let set = |value: &dyn Fn(&str) -> String| {
-            let columns = columns.iter().map(|column| format!("{column} = {}", value(column)));
+            let columns = columns
+                .iter()
+                .map(|column| format!("{column} = {}", value(column)));
             columns.collect::<Vec<_>>().join(", ")
         };
         match self.engine {
-            Engine::MySql => format!(" ON DUPLICATE KEY UPDATE {}", set(&|column| format!("VALUES({column})"))),
+            Engine::MySql => format!(
+                " ON DUPLICATE KEY UPDATE {}",
+                set(&|column| format!("VALUES({column})"))
+            ),
             Engine::Sqlite | Engine::Postgres => format!(
                 " ON CONFLICT ({key}) DO UPDATE SET {}",
                 set(&|column| format!("excluded.{column}"))

@@ -46,13 +46,11 @@ impl Limits {
             if let Some(most) = narrow.filter(too_long) {
                 let column = TABLES.get(table).map_or("", |table| table.message);
                 let name = TABLES.get(table).map_or("", |table| table.name);
-                return Err(Error::invalid(format!(
-                    "{}, and its table keeps {most} at most",
-                    text()
-                ))
-                .hint(format!(
-                    "an old Feast made it; run `ALTER TABLE {name} MODIFY {column} LONGBLOB NOT NULL`"
-                )));
+                return Err(
+                    Error::invalid(format!("{}, and its table keeps {most} at most", text())).hint(format!(
+                        "an old Feast made it; run `ALTER TABLE {name} MODIFY {column} LONGBLOB NOT NULL`"
+                    )),
+                );
             }
             if let Some(most) = statement.filter(too_long) {
                 return Err(

@@ -55,8 +55,8 @@ impl News {
                     let is_old = old.get(&key).is_some_and(|old| ***old == **version);
                     let shared = others.get(&key).filter(|other| ****other == **version);
                     if !is_old {
-                        let version = shared
-                            .map_or_else(|| Arc::new((**version).clone()), |shared| Arc::clone(shared));
+                        let version =
+                            shared.map_or_else(|| Arc::new((**version).clone()), |shared| Arc::clone(shared));
                         delta
                             .versions
                             .insert((name.clone(), version.number), Some(version));
@@ -83,8 +83,8 @@ impl News {
     }
 
     fn forget(&self, state: &ProjectState, delta: &mut Delta) {
-        let mut forget = |table: usize, name: &str, number: i64| {
-            match TABLES.get(table).map(|table| table.holds) {
+        let mut forget =
+            |table: usize, name: &str, number: i64| match TABLES.get(table).map(|table| table.holds) {
                 Some(Holds::Objects(kind)) => {
                     if state.object(kind, name).is_some() {
                         delta.objects.insert((kind, name.to_owned()), None);
@@ -95,8 +95,7 @@ impl News {
                     delta.versions.insert((name.to_owned(), number), None);
                 }
                 _ => delta.infra = Some(None),
-            }
-        };
+            };
         for (table, (name, number)) in &self.gone {
             forget(*table, name, *number);
         }

@@ -50,7 +50,9 @@ pub(super) async fn prepare(database: &Database, mode: SchemaMode) -> Result<Lim
             SchemaMode::Skip => {}
         }
     }
-    database.migrate(MIGRATIONS, &[history(database.engine())]).await?;
+    database
+        .migrate(MIGRATIONS, &[history(database.engine())])
+        .await?;
     limits(database, &tables).await
 }
 
@@ -174,7 +176,11 @@ async fn limits(database: &Database, tables: &Tables) -> Result<Limits> {
             let kind = tables.get(table.name)?.get(table.message)?;
             (kind == "blob").then_some(position)
         };
-        limits.narrow = TABLES.iter().enumerate().filter_map(is_narrow).collect::<HashSet<_>>();
+        limits.narrow = TABLES
+            .iter()
+            .enumerate()
+            .filter_map(is_narrow)
+            .collect::<HashSet<_>>();
         for table in limits.narrow.iter().filter_map(|position| TABLES.get(*position)) {
             tracing::error!(
                 "column `{}` of table `{}` keeps 64 KiB at most; larger objects are refused until it is LONGBLOB",
@@ -189,7 +195,9 @@ async fn limits(database: &Database, tables: &Tables) -> Result<Limits> {
 /// Projects that have metadata and, as Feast before 0.45 left them, no row of their own.
 pub(super) async fn without_rows(database: &Database) -> Result<Vec<String>> {
     let names = |statement: String| async move {
-        let rows = sqlx::query(database.sql(&statement)).fetch_all(database.pool()).await?;
+        let rows = sqlx::query(database.sql(&statement))
+            .fetch_all(database.pool())
+            .await?;
         rows.iter()
             .map(|row| row.try_get::<String, _>(0))
             .collect::<Result<HashSet<_>, _>>()
@@ -198,7 +206,9 @@ pub(super) async fn without_rows(database: &Database) -> Result<Vec<String>> {
     let id = dialect.text("project_id");
     let uuids = format!("SELECT {id} FROM {METADATA} WHERE metadata_key = 'project_uuid'");
     let failed = |error| database.failed(error);
-    let known = names(format!("SELECT {id} FROM projects")).await.map_err(failed)?;
+    let known = names(format!("SELECT {id} FROM projects"))
+        .await
+        .map_err(failed)?;
     let with_metadata = names(uuids).await.map_err(failed)?;
     let mut missing: Vec<String> = with_metadata.difference(&known).cloned().collect();
     missing.sort();

@@ -128,7 +128,9 @@ async fn summary(connection: &mut AnyConnection, place: Place<'_>) -> Result<Sum
             }
             OF_EPOCH => summary.epoch = a,
             table => {
-                let sums = usize::try_from(table).ok().and_then(|table| summary.sums.get_mut(table));
+                let sums = usize::try_from(table)
+                    .ok()
+                    .and_then(|table| summary.sums.get_mut(table));
                 if let Some(sum) = sums {
                     *sum = Sum {
                         count: number(&a)?,
@@ -213,7 +215,10 @@ impl Reader<'_> {
     /// The marks of all rows in these tables; the others' are empty.
     async fn marks(&mut self, tables: &[usize]) -> Result<[HashMap<Key, i64>; TABLES.len()], sqlx::Error> {
         let mut marks: [HashMap<Key, i64>; TABLES.len()] = Default::default();
-        let query = self.place.query(&self.place.dialect.marks(tables)).persistent(false);
+        let query = self
+            .place
+            .query(&self.place.dialect.marks(tables))
+            .persistent(false);
         let query = self.place.bind(query, tables.len());
         for row in query.fetch_all(&mut *self.connection).await? {
             if let Some(marks) = marks.get_mut(position(&row)?) {
@@ -255,7 +260,9 @@ impl Reader<'_> {
             rows.push((row.try_get::<i64, _>(5)?, fetched));
         }
         // The order they were written in where that is known, else an order that is always the same.
-        rows.sort_by(|(a_order, a), (b_order, b)| (a.table, a_order, &a.key).cmp(&(b.table, b_order, &b.key)));
+        rows.sort_by(|(a_order, a), (b_order, b)| {
+            (a.table, a_order, &a.key).cmp(&(b.table, b_order, &b.key))
+        });
         Ok(rows.into_iter().map(|(_, row)| row).collect())
     }
 

@@ -205,12 +205,7 @@ fn message_table(table: Table, dialect: Dialect) -> Definition {
     define(table.name, &columns, &key, dialect)
 }
 
-fn define(
-    name: &'static str,
-    columns: &[(&'static str, &str)],
-    key: &str,
-    dialect: Dialect,
-) -> Definition {
+fn define(name: &'static str, columns: &[(&'static str, &str)], key: &str, dialect: Dialect) -> Definition {
     let index = match name {
         "feature_view_version_history" => "idx_fv_version_history_project_id".to_owned(),
         _ => format!("idx_{name}_project_id"),

@@ -22,6 +22,10 @@ async fn open(directory: &tempfile::TempDir) -> SqlStore {
 }
 
 async fn at(file: &str, directory: &tempfile::TempDir) -> Result<SqlStore> {
+    keeping(1_000, file, directory).await
+}
+
+async fn keeping(keep: usize, file: &str, directory: &tempfile::TempDir) -> Result<SqlStore> {
     let registry = SqlRegistry {
         url: DatabaseUrl::sqlite(&directory.path().join(file)),
         read_url: None,
@@ -29,7 +33,7 @@ async fn at(file: &str, directory: &tempfile::TempDir) -> Result<SqlStore> {
         options: DatabaseOptions::default(),
         purge_metadata: false,
     };
-    SqlStore::open(&registry, 1000).await
+    SqlStore::open(&registry, keep).await
 }
 
 async fn connection(directory: &tempfile::TempDir) -> SqliteConnection {
@@ -43,6 +47,13 @@ async fn connection(directory: &tempfile::TempDir) -> SqliteConnection {
 async fn conforms() {
     let directory = tempfile::tempdir().unwrap();
     conformance::all(&open(&directory).await).await;
+}
+
+#[tokio::test]
+async fn histories_are_pruned() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = keeping(4, "r.db", &directory).await.unwrap();
+    conformance::is_pruned(&store, 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,11 +9,11 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::{
-    SqlStore,
     super::{
         Decide, PROJECT_UUID, ProjectState, complete,
         history::{Author, HistoryEntry},
     },
+    SqlStore,
     delta::Delta,
     dialect::Place,
     known::{Known, Own},
@@ -259,8 +259,11 @@ impl Course {
     /// Whether there is another attempt.
     fn again(&mut self, database: &Database, project: &str, stop: Stop) -> Result<()> {
         let conflict = |what: String| {
-            Error::new(Kind::Conflict, format!("{what} of project `{project}` keeps changing"))
-                .hint("others are writing to the same database; try again")
+            Error::new(
+                Kind::Conflict,
+                format!("{what} of project `{project}` keeps changing"),
+            )
+            .hint("others are writing to the same database; try again")
         };
         let (is_outage, error) = match stop {
             Stop::Final(error) if error.kind() == Kind::Unavailable => (true, error),
@@ -332,7 +335,10 @@ async fn sign(connection: &mut AnyConnection, place: Place<'_>, own: &Own) -> Re
     let query = query.bind(&own.writer).bind(place.project);
     query.execute(&mut *connection).await?;
     if place.dialect.engine == Engine::Postgres {
-        let query = place.query("SELECT pg_notify(?, ?)").bind(CHANNEL).bind(place.project);
+        let query = place
+            .query("SELECT pg_notify(?, ?)")
+            .bind(CHANNEL)
+            .bind(place.project);
         query.fetch_all(connection).await?;
     }
     Ok(())
@@ -345,7 +351,9 @@ fn take_over(known: &mut Known, state: &Arc<ProjectState>, own: Own, written: Wr
         known.marks = Default::default();
     }
     for (table, key, mark) in written {
-        let Some(marks) = known.marks.get_mut(table) else { continue };
+        let Some(marks) = known.marks.get_mut(table) else {
+            continue;
+        };
         match mark {
             Some(mark) => marks.put(key, mark),
             None => marks.remove(&key),

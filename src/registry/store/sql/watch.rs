@@ -82,7 +82,9 @@ impl Watch {
                 database.alone().await?
             }
         };
-        let row = sqlx::query("PRAGMA data_version").fetch_one(&mut connection).await?;
+        let row = sqlx::query("PRAGMA data_version")
+            .fetch_one(&mut connection)
+            .await?;
         let revision = Revision(format!("{}-{}", own.connected, row.try_get::<i64, _>(0)?));
         own.connection = Some(connection);
         Ok(revision)

@@ -26,7 +26,10 @@ pub(super) enum Stop {
     /// A client without the project's lock changed this object in between.
     Overtaken(String),
     /// The database has rows of one of these names already.
-    Taken { table: usize, names: Vec<String> },
+    Taken {
+        table: usize,
+        names: Vec<String>,
+    },
     Sql(sqlx::Error),
 }
 
@@ -135,7 +138,10 @@ impl Writer<'_> {
         }
         for names in rows.gone.chunks(NAMES) {
             let statement = self.place.dialect.delete(table, names.len());
-            let done = self.named(&statement, names).execute(&mut *self.connection).await?;
+            let done = self
+                .named(&statement, names)
+                .execute(&mut *self.connection)
+                .await?;
             if done.rows_affected() != names.len() as u64 {
                 return Err(Stop::Overtaken(label(table, names.first().copied())));
             }
@@ -149,7 +155,10 @@ impl Writer<'_> {
             let done = self.put(&statement, batch).await;
             done.map_err(|error| taken(error, position, batch.iter().map(|(name, _)| *name)))?;
         }
-        let gone = rows.gone.iter().map(|name| (position, ((*name).to_owned(), 0), None));
+        let gone = rows
+            .gone
+            .iter()
+            .map(|name| (position, ((*name).to_owned(), 0), None));
         self.written.extend(gone);
         let written: Vec<&str> = rows.new.iter().map(|(name, _)| *name).chain(changed).collect();
         self.remember(position, &written, |_| true).await
@@ -196,7 +205,9 @@ impl Writer<'_> {
             let dropped: Vec<&str> = delta.dropped.iter().map(String::as_str).collect();
             for names in dropped.chunks(NAMES) {
                 let statement = self.place.dialect.delete(table, names.len());
-                self.named(&statement, names).execute(&mut *self.connection).await?;
+                self.named(&statement, names)
+                    .execute(&mut *self.connection)
+                    .await?;
             }
         }
         let put: Vec<&ViewVersion> = delta.versions.values().flatten().map(AsRef::as_ref).collect();
@@ -255,7 +266,11 @@ impl Writer<'_> {
 
     async fn put_metadata(&mut self, key: &str, value: &str, replace: bool) -> Result<(), sqlx::Error> {
         let query = self.place.query(&self.place.dialect.put_metadata(replace));
-        let query = query.bind(self.place.project).bind(key).bind(value).bind(self.seconds);
+        let query = query
+            .bind(self.place.project)
+            .bind(key)
+            .bind(value)
+            .bind(self.seconds);
         query.execute(&mut *self.connection).await.map(drop)
     }
 
