@@ -54,7 +54,7 @@ impl Context {
                     object.url
                 )));
             }
-            RegistryBackend::Sql(sql) => Arc::new(SqlStore::open(&sql.url).await?),
+            RegistryBackend::Sql(sql) => Arc::new(SqlStore::open(sql, keep).await?),
             RegistryBackend::Remote(remote) => Arc::new(RemoteStore::open(remote)?),
         };
         let online: Arc<dyn OnlineStore> = match &config.online_store {

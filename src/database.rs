@@ -16,6 +16,7 @@ use sqlx::{
     Any, AnyConnection, AnyPool, AssertSqlSafe, ConnectOptions, Connection, Executor,
     any::{AnyConnectOptions, AnyPoolOptions, install_default_drivers},
     pool::PoolConnection,
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
 use tokio::{
     sync::{Mutex, OwnedMutexGuard},
@@ -251,8 +252,11 @@ impl Database {
         }
     }
 
-    /// Connects outside of the pool, which would go on trying, and hangs up.
-    async fn connect_once(&self) -> Result<(), sqlx::Error> {
+    /// A connection of its own, in no pool: for those who hold it for long.
+    ///
+    /// # Errors
+    /// sqlx's.
+    pub async fn alone(&self) -> Result<AnyConnection, sqlx::Error> {
         let limit = match self.engine() {
             Engine::Sqlite => None,
             Engine::Postgres | Engine::MySql => self.url.connect_timeout(),
@@ -260,12 +264,35 @@ impl Database {
         let attempt = async {
             let mut connection = AnyConnection::connect_with(&self.connect).await?;
             set_up(&mut connection, setup(&self.url)).await?;
-            connection.close().await
+            Ok(connection)
         };
         match timeout(limit.unwrap_or(CONNECT_TIMEOUT), attempt).await {
             Ok(outcome) => outcome,
             Err(_elapsed) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
         }
+    }
+
+    /// A connection of its own that hears what is said on a channel by `NOTIFY`; `None` where the database
+    /// has no such thing.
+    ///
+    /// # Errors
+    /// sqlx's.
+    pub async fn listen(&self, channel: &str) -> Result<Option<PgListener>, sqlx::Error> {
+        if self.engine() != Engine::Postgres {
+            return Ok(None);
+        }
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(self.url.connect_timeout().unwrap_or(CONNECT_TIMEOUT))
+            .connect_lazy_with(PgConnectOptions::try_from(&self.connect)?);
+        let mut listener = PgListener::connect_with(&pool).await?;
+        listener.listen(channel).await?;
+        Ok(Some(listener))
+    }
+
+    /// Connects outside of the pool, which would go on trying, and hangs up.
+    async fn connect_once(&self) -> Result<(), sqlx::Error> {
+        self.alone().await?.close().await
     }
 
     /// As [`Database::failed`]. The pool only says that there was no connection in time; this finds out why.

@@ -36,3 +36,6 @@ pub mod schedule;
 pub mod telemetry;
 pub mod transform;
 pub mod ui;
+
+#[cfg(test)]
+extern crate self as thali;

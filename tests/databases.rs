@@ -7,5 +7,7 @@
 mod connect;
 #[path = "databases/ledger.rs"]
 mod ledger;
+#[path = "databases/registry.rs"]
+mod registry;
 #[path = "databases/servers.rs"]
 mod servers;

@@ -39,6 +39,10 @@ impl Fresh {
             .unwrap()
     }
 
+    pub(crate) fn url(&self) -> &DatabaseUrl {
+        &self.url
+    }
+
     /// The URL with a part of its text replaced.
     pub(crate) fn with(&self, part: &str, other: &str) -> DatabaseUrl {
         assert!(self.text.contains(part), "the URL has no such part");

@@ -1,14 +1,24 @@
-//! What every registry store has to do, as functions over the trait; each store's tests run them all.
+//! What every registry store has to do, as functions over the trait; each store's tests run them all,
+//! those that need servers from `tests/databases/`.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+#[path = "conformance/history.rs"]
+mod history;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use chrono::DateTime;
 use prost::Message;
+use thali::{
+    error::{Error, Result},
+    model::{Object, ObjectKind, wire},
+    proto::feast::core,
+    registry::store::{Change, PROJECT_UUID, ProjectState, RegistryStore, ViewVersion},
+};
 
-use super::*;
-use crate::{error::Error, model::wire};
+pub(super) use history::is_pruned;
 
 pub(super) fn entity(name: &str, description: &str) -> Object {
     let spec = core::EntitySpecV2 {
@@ -94,6 +104,8 @@ pub(super) async fn all(store: &dyn RegistryStore) {
     versions_and_metadata(store).await;
     projects_are_apart(store).await;
     revisions_move_with_changes(store).await;
+    what_stays_is_shared(store).await;
+    history::all(store).await;
 }
 
 async fn empty(store: &dyn RegistryStore) {
@@ -316,6 +328,34 @@ async fn revisions_move_with_changes(store: &dyn RegistryStore) {
         assert_ne!(before, store.revision().await.unwrap(), "round {round}");
     }
     change(store, "marks", vec![Change::DeleteProject]).await;
+}
+
+async fn what_stays_is_shared(store: &dyn RegistryStore) {
+    let kept = |state: &ProjectState, name: &str| {
+        let object = state.object(ObjectKind::Entity, name);
+        Arc::clone(object.unwrap())
+    };
+    let both = vec![
+        Change::Put(entity("kept", "")),
+        Change::Put(entity("other", "")),
+        Change::PutVersion(version("v", 0)),
+    ];
+    let before = change(store, "shared", both).await;
+    let loaded = store.load("shared").await.unwrap();
+    assert!(Arc::ptr_eq(&kept(&before, "kept"), &kept(&loaded, "kept")));
+    assert!(
+        Arc::ptr_eq(&loaded, &store.load("shared").await.unwrap()),
+        "nothing has changed"
+    );
+    let same = change(store, "shared", vec![Change::Put(entity("kept", ""))]).await;
+    assert_eq!(same.objects, loaded.objects);
+    let changed = change(store, "shared", vec![Change::Put(entity("other", "changed"))]).await;
+    for state in [changed, store.load("shared").await.unwrap()] {
+        assert!(Arc::ptr_eq(&kept(&before, "kept"), &kept(&state, "kept")));
+        assert!(!Arc::ptr_eq(&kept(&before, "other"), &kept(&state, "other")));
+        assert_eq!(state.versions, before.versions);
+    }
+    change(store, "shared", vec![Change::DeleteProject]).await;
 }
 
 /// Several handles on one registry, each with several writers: nothing acknowledged is lost, and every

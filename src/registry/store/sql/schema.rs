@@ -1,257 +1,234 @@
-//! Feast's tables and the statements on them, told once for all dialects. Nothing here connects.
+//! Feast's tables, told once for all databases. Nothing here connects.
 
-use crate::model::ObjectKind;
+use super::dialect::Dialect;
+use crate::{database::Engine, model::ObjectKind};
 
-/// What differs between databases.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Dialect {
-    /// The type of columns that hold messages.
-    pub blob: &'static str,
-    /// What rows are ordered by so that they come back in the order they were first written.
-    pub arrival: &'static str,
+/// What the rows of a table hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holds {
+    Objects(ObjectKind),
+    Infra,
+    Versions,
 }
 
-pub(super) const SQLITE: Dialect = Dialect {
-    blob: "BLOB",
-    arrival: "rowid",
-};
-
-/// The table of an object kind.
+/// A table with a message in every row.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Table {
-    pub kind: ObjectKind,
+    pub holds: Holds,
     pub name: &'static str,
     pub key: &'static str,
     pub message: &'static str,
 }
 
-/// Every kind's table.
-pub(super) const TABLES: [Table; 11] = [
-    table(ObjectKind::Project, "projects", "project_id", "project_proto"),
-    table(
+const VIEW_KEY: &str = "feature_view_name";
+const VIEW_MESSAGE: &str = "feature_view_proto";
+
+/// Every table with messages: those of the kinds in the order of [`ObjectKind::ALL`], then the others.
+pub(super) const TABLES: [Table; 13] = [
+    objects(ObjectKind::Project, "projects", "project_id", "project_proto"),
+    objects(
         ObjectKind::DataSource,
         "data_sources",
         "data_source_name",
         "data_source_proto",
     ),
-    table(ObjectKind::Entity, "entities", "entity_name", "entity_proto"),
-    table(ObjectKind::FeatureView, "feature_views", VIEW_KEY, VIEW_MESSAGE),
-    table(
+    objects(ObjectKind::Entity, "entities", "entity_name", "entity_proto"),
+    objects(ObjectKind::FeatureView, "feature_views", VIEW_KEY, VIEW_MESSAGE),
+    objects(
         ObjectKind::OnDemandFeatureView,
         "on_demand_feature_views",
         VIEW_KEY,
         VIEW_MESSAGE,
     ),
-    table(
+    objects(
         ObjectKind::StreamFeatureView,
         "stream_feature_views",
         VIEW_KEY,
         VIEW_MESSAGE,
     ),
-    table(ObjectKind::LabelView, "label_views", VIEW_KEY, VIEW_MESSAGE),
-    table(
+    objects(ObjectKind::LabelView, "label_views", VIEW_KEY, VIEW_MESSAGE),
+    objects(
         ObjectKind::FeatureService,
         "feature_services",
         "feature_service_name",
         "feature_service_proto",
     ),
-    table(
+    objects(
         ObjectKind::SavedDataset,
         "saved_datasets",
         "saved_dataset_name",
         "saved_dataset_proto",
     ),
-    table(
+    objects(
         ObjectKind::ValidationReference,
         "validation_references",
         "validation_reference_name",
         "validation_reference_proto",
     ),
-    table(
+    objects(
         ObjectKind::Permission,
         "permissions",
         "permission_name",
         "permission_proto",
     ),
+    Table {
+        holds: Holds::Infra,
+        name: "managed_infra",
+        key: "infra_name",
+        message: "infra_proto",
+    },
+    Table {
+        holds: Holds::Versions,
+        name: "feature_view_version_history",
+        key: VIEW_KEY,
+        message: VIEW_MESSAGE,
+    },
 ];
 
-const VIEW_KEY: &str = "feature_view_name";
-const VIEW_MESSAGE: &str = "feature_view_proto";
-
-const fn table(kind: ObjectKind, name: &'static str, key: &'static str, message: &'static str) -> Table {
-    Table {
-        kind,
-        name,
-        key,
-        message,
-    }
-}
-
-/// The table of `kind`.
-pub(super) fn table_of(kind: ObjectKind) -> Table {
-    match TABLES.iter().find(|table| table.kind == kind) {
-        Some(table) => *table,
-        None => table(kind, "projects", "project_id", "project_proto"),
-    }
-}
-
-/// Tables beside those of the kinds, which a deleted project leaves nothing in.
-pub(super) const OTHER_TABLES: [&str; 3] =
-    ["managed_infra", "feature_view_version_history", "feast_metadata"];
-
+/// Where the versions of views are among [`TABLES`].
+pub(super) const VERSIONS: usize = 12;
+/// Where the infrastructure is among [`TABLES`].
+pub(super) const INFRA: usize = 11;
+/// The table of free keys.
+pub(super) const METADATA: &str = "feast_metadata";
 /// The one name `managed_infra` knows.
 pub(super) const INFRA_NAME: &str = "infra_obj";
-
 /// The metadata key that holds the time of the last change.
 pub(super) const LAST_UPDATED: &str = "last_updated_timestamp";
+/// The columns of a version, in the order they are written in.
+pub(super) const VERSION_COLUMNS: &str = "feature_view_name, project_id, version_number, feature_view_type, \
+     feature_view_proto, created_timestamp, description, version_id";
 
-/// What makes all tables that are missing.
-pub(super) fn create(dialect: Dialect) -> Vec<String> {
-    let blob = dialect.blob;
-    let mut statements = Vec::new();
-    let mut add = |name: &str, index: &str, columns: String| {
-        statements.push(format!("CREATE TABLE IF NOT EXISTS {name} ({columns})"));
-        statements.push(format!(
-            "CREATE INDEX IF NOT EXISTS {index} ON {name} (project_id)"
-        ));
-    };
-    for Table {
-        kind,
+const fn objects(kind: ObjectKind, name: &'static str, key: &'static str, message: &'static str) -> Table {
+    Table {
+        holds: Holds::Objects(kind),
         name,
         key,
         message,
-    } in TABLES
-    {
-        let time = "last_updated_timestamp BIGINT NOT NULL";
-        let index = format!("idx_{name}_project_id");
-        let message = format!("{message} {blob} NOT NULL");
-        if kind == ObjectKind::Project {
-            let columns = format!(
-                "project_id VARCHAR(255) NOT NULL, project_name VARCHAR(255) NOT NULL, {time}, {message}, \
-                 PRIMARY KEY (project_id)"
-            );
-            add(name, &index, columns);
-            continue;
-        }
-        let intervals = match kind {
-            ObjectKind::FeatureView => format!("materialized_intervals {blob}, "),
-            _ => String::new(),
-        };
-        let user_metadata = if kind.is_view() {
-            format!(", user_metadata {blob}")
-        } else {
-            String::new()
-        };
-        let columns = format!(
-            "{key} VARCHAR(255) NOT NULL, project_id VARCHAR(255) NOT NULL, {time}, {intervals}{message}\
-             {user_metadata}, PRIMARY KEY ({key}, project_id)"
-        );
-        add(name, &index, columns);
     }
-    add(
-        "managed_infra",
-        "idx_managed_infra_project_id",
-        format!(
-            "infra_name VARCHAR(255) NOT NULL, project_id VARCHAR(255) NOT NULL, \
-             last_updated_timestamp BIGINT NOT NULL, infra_proto {blob} NOT NULL, PRIMARY KEY (infra_name, project_id)"
-        ),
-    );
-    add(
-        "feature_view_version_history",
-        "idx_fv_version_history_project_id",
-        format!(
-            "feature_view_name VARCHAR(255) NOT NULL, project_id VARCHAR(255) NOT NULL, \
-             version_number INTEGER NOT NULL, feature_view_type VARCHAR(50) NOT NULL, \
-             feature_view_proto {blob} NOT NULL, created_timestamp BIGINT NOT NULL, description TEXT, \
-             version_id VARCHAR(36) NOT NULL, PRIMARY KEY (feature_view_name, project_id, version_number)"
-        ),
-    );
-    add(
-        "feast_metadata",
-        "idx_feast_metadata_project_id",
-        "project_id VARCHAR(255) NOT NULL, metadata_key VARCHAR(50) NOT NULL, metadata_value TEXT NOT NULL, \
-         last_updated_timestamp BIGINT NOT NULL, PRIMARY KEY (project_id, metadata_key)"
-            .to_owned(),
-    );
-    statements
+}
+
+/// Where the table of `kind` is among [`TABLES`].
+pub(super) fn position(kind: ObjectKind) -> usize {
+    let of_kind = |table: &Table| table.holds == Holds::Objects(kind);
+    TABLES.iter().position(of_kind).unwrap_or_default()
 }
 
 impl Table {
-    /// Name and message of every object of a project.
-    pub(super) fn select(self, dialect: Dialect) -> String {
-        let Self {
-            name, key, message, ..
-        } = self;
-        format!(
-            "SELECT {key}, {message} FROM {name} WHERE project_id = ? ORDER BY {}",
-            dialect.arrival
-        )
+    /// What a user calls its rows.
+    pub(super) fn label(self) -> &'static str {
+        match self.holds {
+            Holds::Objects(kind) => kind.label(),
+            Holds::Infra => "infrastructure",
+            Holds::Versions => "version of feature view",
+        }
     }
 
-    /// Inserts or replaces one object; binds name, project, seconds, message.
-    pub(super) fn upsert(self) -> String {
-        let Self {
-            kind,
-            name,
-            key,
-            message,
-        } = self;
-        let (columns, conflict) = if kind == ObjectKind::Project {
-            (
-                format!("project_id, project_name, last_updated_timestamp, {message}"),
-                "project_id".to_owned(),
-            )
-        } else {
-            (
-                format!("{key}, project_id, last_updated_timestamp, {message}"),
-                format!("{key}, project_id"),
-            )
-        };
-        format!(
-            "INSERT INTO {name} ({columns}) VALUES (?, ?, ?, ?) ON CONFLICT ({conflict}) DO UPDATE SET \
-             last_updated_timestamp = excluded.last_updated_timestamp, {message} = excluded.{message}"
-        )
+    pub(super) fn is_projects(self) -> bool {
+        self.holds == Holds::Objects(ObjectKind::Project)
     }
 
-    /// Removes one object; binds name and project.
-    pub(super) fn delete(self) -> String {
-        format!(
-            "DELETE FROM {} WHERE {} = ? AND project_id = ?",
-            self.name, self.key
-        )
+    /// What tells rows of a view apart; everything else has one row.
+    pub(super) fn number(self) -> &'static str {
+        match self.holds {
+            Holds::Versions => "version_number",
+            _ => "0",
+        }
     }
 }
 
-pub(super) const SELECT_PROJECTS: &str = "SELECT project_id FROM projects UNION \
-     SELECT project_id FROM feast_metadata WHERE metadata_key = 'project_uuid' ORDER BY project_id";
+/// A table of Feast's as it is made.
+#[derive(Debug)]
+pub(super) struct Definition {
+    pub name: &'static str,
+    /// The names of all columns.
+    pub columns: Vec<&'static str>,
+    /// What makes it with its index.
+    pub create: Vec<String>,
+}
 
-pub(super) const SELECT_INFRA: &str =
-    "SELECT infra_proto FROM managed_infra WHERE infra_name = ? AND project_id = ?";
+/// All of Feast's tables.
+pub(super) fn definitions(dialect: Dialect) -> Vec<Definition> {
+    let messages = TABLES.iter().map(|table| message_table(*table, dialect));
+    let metadata = define(
+        METADATA,
+        &[
+            ("project_id", NAME),
+            ("metadata_key", "VARCHAR(50) NOT NULL"),
+            ("metadata_value", "TEXT NOT NULL"),
+            (LAST_UPDATED, TIME),
+        ],
+        "project_id, metadata_key",
+        dialect,
+    );
+    messages.chain([metadata]).collect()
+}
 
-pub(super) const UPSERT_INFRA: &str = "INSERT INTO managed_infra \
-     (infra_name, project_id, last_updated_timestamp, infra_proto) VALUES (?, ?, ?, ?) \
-     ON CONFLICT (infra_name, project_id) DO UPDATE SET \
-     last_updated_timestamp = excluded.last_updated_timestamp, infra_proto = excluded.infra_proto";
+const NAME: &str = "VARCHAR(255) NOT NULL";
+const TIME: &str = "BIGINT NOT NULL";
 
-pub(super) const SELECT_VERSIONS: &str = "SELECT feature_view_name, version_number, feature_view_type, \
-     feature_view_proto, created_timestamp, description, version_id FROM feature_view_version_history \
-     WHERE project_id = ? ORDER BY feature_view_name, version_number";
+fn message_table(table: Table, dialect: Dialect) -> Definition {
+    let (required, optional) = dialect.blob();
+    let message = (table.message, required);
+    let (columns, key) = match table.holds {
+        Holds::Objects(ObjectKind::Project) => {
+            let name = ("project_name", NAME);
+            let columns = vec![("project_id", NAME), name, (LAST_UPDATED, TIME), message];
+            (columns, "project_id".to_owned())
+        }
+        Holds::Versions => {
+            let columns = vec![
+                (table.key, NAME),
+                ("project_id", NAME),
+                ("version_number", "INTEGER NOT NULL"),
+                ("feature_view_type", "VARCHAR(50) NOT NULL"),
+                message,
+                ("created_timestamp", TIME),
+                ("description", "TEXT"),
+                ("version_id", "VARCHAR(36) NOT NULL"),
+            ];
+            (columns, format!("{}, project_id, version_number", table.key))
+        }
+        holds => {
+            let mut columns = vec![(table.key, NAME), ("project_id", NAME), (LAST_UPDATED, TIME)];
+            let is_view = matches!(holds, Holds::Objects(kind) if kind.is_view());
+            if holds == Holds::Objects(ObjectKind::FeatureView) {
+                columns.push(("materialized_intervals", optional));
+            }
+            columns.push(message);
+            if is_view {
+                columns.push(("user_metadata", optional));
+            }
+            (columns, format!("{}, project_id", table.key))
+        }
+    };
+    define(table.name, &columns, &key, dialect)
+}
 
-pub(super) const UPSERT_VERSION: &str = "INSERT INTO feature_view_version_history \
-     (feature_view_name, project_id, version_number, feature_view_type, feature_view_proto, created_timestamp, \
-     description, version_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?) \
-     ON CONFLICT (feature_view_name, project_id, version_number) DO UPDATE SET \
-     feature_view_type = excluded.feature_view_type, feature_view_proto = excluded.feature_view_proto, \
-     created_timestamp = excluded.created_timestamp, description = excluded.description, \
-     version_id = excluded.version_id";
-
-pub(super) const DELETE_VERSIONS: &str =
-    "DELETE FROM feature_view_version_history WHERE feature_view_name = ? AND project_id = ?";
-
-pub(super) const SELECT_METADATA: &str =
-    "SELECT metadata_key, metadata_value FROM feast_metadata WHERE project_id = ? ORDER BY metadata_key";
-
-pub(super) const UPSERT_METADATA: &str = "INSERT INTO feast_metadata \
-     (project_id, metadata_key, metadata_value, last_updated_timestamp) VALUES (?, ?, ?, ?) \
-     ON CONFLICT (project_id, metadata_key) DO UPDATE SET \
-     metadata_value = excluded.metadata_value, last_updated_timestamp = excluded.last_updated_timestamp";
+fn define(name: &'static str, columns: &[(&'static str, &str)], key: &str, dialect: Dialect) -> Definition {
+    let index = match name {
+        "feature_view_version_history" => "idx_fv_version_history_project_id".to_owned(),
+        _ => format!("idx_{name}_project_id"),
+    };
+    let listed: Vec<String> = columns
+        .iter()
+        .map(|(name, kind)| format!("{name} {kind}"))
+        .collect();
+    let listed = listed.join(", ");
+    let create = match dialect.engine {
+        // It has no `CREATE INDEX IF NOT EXISTS`. Names that differ in case are different names.
+        Engine::MySql => vec![format!(
+            "CREATE TABLE IF NOT EXISTS {name} ({listed}, PRIMARY KEY ({key}), INDEX {index} (project_id)) \
+             DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+        )],
+        Engine::Sqlite | Engine::Postgres => vec![
+            format!("CREATE TABLE IF NOT EXISTS {name} ({listed}, PRIMARY KEY ({key}))"),
+            format!("CREATE INDEX IF NOT EXISTS {index} ON {name} (project_id)"),
+        ],
+    };
+    Definition {
+        name,
+        columns: columns.iter().map(|(name, _)| *name).collect(),
+        create,
+    }
+}

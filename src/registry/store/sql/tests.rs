@@ -11,14 +11,29 @@ use super::{
     },
     *,
 };
-use crate::{error::Kind, model::ObjectKind};
+use crate::{
+    config::SchemaMode,
+    database::{DatabaseOptions, DatabaseUrl},
+    error::Kind,
+};
 
 async fn open(directory: &tempfile::TempDir) -> SqlStore {
     at("data/registry.db", directory).await.unwrap()
 }
 
 async fn at(file: &str, directory: &tempfile::TempDir) -> Result<SqlStore> {
-    SqlStore::open(&DatabaseUrl::sqlite(&directory.path().join(file))).await
+    keeping(1_000, file, directory).await
+}
+
+async fn keeping(keep: usize, file: &str, directory: &tempfile::TempDir) -> Result<SqlStore> {
+    let registry = SqlRegistry {
+        url: DatabaseUrl::sqlite(&directory.path().join(file)),
+        read_url: None,
+        schema_mode: SchemaMode::Auto,
+        options: DatabaseOptions::default(),
+        purge_metadata: false,
+    };
+    SqlStore::open(&registry, keep).await
 }
 
 async fn connection(directory: &tempfile::TempDir) -> SqliteConnection {
@@ -32,6 +47,13 @@ async fn connection(directory: &tempfile::TempDir) -> SqliteConnection {
 async fn conforms() {
     let directory = tempfile::tempdir().unwrap();
     conformance::all(&open(&directory).await).await;
+}
+
+#[tokio::test]
+async fn histories_are_pruned() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = keeping(4, "r.db", &directory).await.unwrap();
+    conformance::is_pruned(&store, 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -186,7 +208,7 @@ async fn feasts_database_is_opened_as_it_is() {
         .await
         .unwrap();
     sqlx::raw_sql(GOLDEN).execute(&mut db).await.unwrap();
-    let schema = "SELECT name, sql FROM sqlite_master ORDER BY name";
+    let schema = "SELECT name, sql FROM sqlite_master WHERE tbl_name NOT LIKE 'thali_%' ORDER BY name";
     let tables: Vec<(String, Option<String>)> = sqlx::query_as(schema).fetch_all(&mut db).await.unwrap();
     let store = at("feast.db", &directory).await.unwrap();
     let state = store.load("golden").await.unwrap();
@@ -225,7 +247,8 @@ async fn our_tables_are_feasts_tables() {
     sqlx::raw_sql(GOLDEN).execute(&mut feast).await.unwrap();
     let _store = open(&directory).await;
     let mut ours = connection(&directory).await;
-    let names = "SELECT type || ' ' || name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY 1";
+    let names = "SELECT type || ' ' || name FROM sqlite_master \
+                 WHERE name NOT LIKE 'sqlite_%' AND name NOT LIKE 'thali_%' ORDER BY 1";
     let expected: Vec<String> = sqlx::query_scalar(names).fetch_all(&mut feast).await.unwrap();
     let made: Vec<String> = sqlx::query_scalar(names).fetch_all(&mut ours).await.unwrap();
     assert_eq!(made, expected);
