@@ -26,7 +26,7 @@ const SECRET: &str = "bm90IHRvIGJlIHNlZW4=";
 
 /// A key of Google's that asks nobody for a token.
 const NO_ACCOUNT: &str =
-    r#"{"private_key":"k","private_key_id":"i","client_email":"e","disable_oauth":true,"gcs_base_url":""}"#;
+    r#"{"private_key":"k","private_key_id":"i","client_email":"e","disable_oauth":true}"#;
 
 /// How the server behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -231,7 +231,10 @@ fn configured(kind: ObjectStoreKind, server: &str) -> (ObjectRegistry, Environme
         ),
         ObjectStoreKind::Gcs => (
             "gs://bucket/feast/registry.db".to_owned(),
-            vec![("GOOGLE_BASE_URL", server), ("GOOGLE_SERVICE_ACCOUNT_KEY", NO_ACCOUNT)],
+            vec![
+                ("GOOGLE_BASE_URL", server),
+                ("GOOGLE_SERVICE_ACCOUNT_KEY", NO_ACCOUNT),
+            ],
         ),
         ObjectStoreKind::Azure => (
             format!("{server}/bucket/feast/registry.db"),
