@@ -3,10 +3,10 @@
 //! still what the change was decided on, so that no acknowledged change is lost. What is in the file is
 //! the business of `document`, where it lies that of `place`, the history beside it that of `journal`.
 
+mod cloud;
 mod document;
 mod journal;
 mod local;
-#[allow(dead_code, reason = "opened from the configuration with the next change")]
 mod object;
 mod place;
 
@@ -22,6 +22,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tokio::time::sleep;
 
+pub use self::cloud::{Environment, ObjectRegistry, ObjectStoreKind};
 use self::{
     document::Document,
     journal::Journal,
@@ -148,6 +149,15 @@ impl FileStore {
         Self::on(Box::new(LocalPlace::new(path.into()))).await
     }
 
+    /// The same in an object store.
+    ///
+    /// # Errors
+    /// `Config` when there is no such bucket, or no access to it, or when what is there is no registry;
+    /// `Unavailable` when the store cannot be reached.
+    pub async fn open_object(registry: &ObjectRegistry, environment: &Environment) -> Result<Self> {
+        Self::on(Box::new(cloud::open(registry, environment).await?)).await
+    }
+
     async fn on(place: Box<dyn Place>) -> Result<Self> {
         let inner = Inner {
             place,
@@ -269,6 +279,10 @@ impl Inner {
         } = attempt;
         let journal = self.journal();
         let others = journal.settle(before.document.version_id()).await?;
+        let whole = changes.iter().rev().find_map(|change| match change {
+            Change::PutHistory(entries) => Some(entries.clone()),
+            _ => None,
+        });
         let (document, content) = {
             let (before, project) = (Arc::clone(&before), project.clone());
             let change = move || {
@@ -280,18 +294,26 @@ impl Inner {
             blocking(change).await?
         };
         let version_id = document.version_id().to_owned();
-        let mut numbers = Vec::new();
-        let mut pending = None;
-        if let Some(mut entry) = entry {
-            numbers = journal.numbers(&project).await?;
-            entry.number = numbers.iter().max().map_or(1, |last| last + 1);
-            numbers.push(entry.number);
-            let entry_bytes = entry.encode(&project);
-            let begun = journal
-                .begin(&project, &version_id, entry.number, entry_bytes.clone())
-                .await?;
-            pending = Some((begun, entry_bytes));
-        }
+        let mut numbers = match &whole {
+            Some(whole) => whole.iter().map(|entry| entry.number).collect(),
+            None if entry.is_some() => journal.numbers(&project).await?,
+            None => Vec::new(),
+        };
+        let entry = entry.map(|entry| {
+            let number = numbers.iter().max().map_or(1, |last| last + 1);
+            numbers.push(number);
+            HistoryEntry { number, ..entry }
+        });
+        let pending = match (whole, &entry) {
+            (Some(mut whole), _) if keep > 0 => {
+                whole.extend(entry);
+                let surplus = whole.len().saturating_sub(keep);
+                let kept = whole.get(surplus..).unwrap_or_default();
+                Some(journal.begin_whole(&project, &version_id, kept).await?)
+            }
+            (None, Some(entry)) => Some(journal.begin(&project, &version_id, entry).await?),
+            _ => None,
+        };
         let length = content.len();
         let after = match self.place.replace(content, before.mark.as_ref()).await {
             Ok(Replaced::Done(mark)) => self.keep(self.take(Some(mark), length, document, Some(&before))),
@@ -309,8 +331,8 @@ impl Inner {
             },
         };
         // The change is made: what fails from here on is done by whoever writes next.
-        if let Some((pending, entry)) = pending {
-            noted(journal.finish(&pending, entry).await);
+        if let Some((pending, content)) = pending {
+            noted(journal.finish(&pending, content).await);
             noted(journal.prune(&project, numbers, keep).await);
         }
         // None of these can be of a change that is still being tried: what it expects is no longer there.

@@ -293,9 +293,8 @@ impl Document {
             Change::PutVersion(version) => self.put_version(project, version)?,
             Change::PutInfra(infra) => self.infra = Some(infra.clone()),
             Change::PutMetadata(key, value) => self.put_metadata(project, key, value)?,
-            Change::PutHistory(_) => {
-                return Err(Error::unsupported("registry files keep no history yet"));
-            }
+            // Kept beside the document, not in it.
+            Change::PutHistory(_) => {}
             Change::DeleteProject => {
                 self.objects.retain(|old| old.project != project);
                 self.versions.retain(|key, _| key.project != project);

@@ -15,7 +15,7 @@ use super::{
     super::history::{HistoryEntry, HistoryPage},
     place::Place,
 };
-use crate::error::Result;
+use crate::{error::Result, model::wire};
 
 const PENDING: &str = "pending";
 const ENTRIES: &str = "entries";
@@ -24,17 +24,30 @@ const AT_ONCE: usize = 16;
 /// File systems allow 255 bytes for a name; the version id and the number have to go with it.
 const LONGEST_FOLDER: usize = 120;
 
-/// An entry that is not final. Its name says all that is needed to make it so.
+/// In the name of a pending object that is a whole history.
+const WHOLE: &str = "whole";
+/// The field of its message that its entries are.
+const WHOLE_ENTRIES: u32 = 1;
+
+/// An entry that is not final, or a whole history that is to take the place of a project's. Its name says
+/// all that is needed to make it final.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pending {
     version_id: String,
-    number: u64,
+    /// `None` for a whole history.
+    number: Option<u64>,
     folder: String,
 }
 
 impl fmt::Display for Pending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PENDING}/{}.{}.{}", self.version_id, self.number, self.folder)
+        let Self {
+            version_id, folder, ..
+        } = self;
+        match self.number {
+            Some(number) => write!(f, "{PENDING}/{version_id}.{number}.{folder}"),
+            None => write!(f, "{PENDING}/{version_id}.{WHOLE}.{folder}"),
+        }
     }
 }
 
@@ -44,13 +57,12 @@ impl Pending {
         let (number, folder) = rest.split_once('.')?;
         Some(Self {
             version_id: version_id.to_owned(),
-            number: number.parse().ok()?,
+            number: match number {
+                WHOLE => None,
+                number => Some(number.parse().ok()?),
+            },
             folder: folder.to_owned(),
         })
-    }
-
-    fn final_name(&self) -> String {
-        entry_name(&self.folder, self.number)
     }
 }
 
@@ -77,7 +89,11 @@ impl Journal<'_> {
 
     /// Numbers of the project's entries, in no order.
     pub(super) async fn numbers(self, project: &str) -> Result<Vec<u64>> {
-        let names = self.place.list(&format!("{ENTRIES}/{}", folder(project))).await?;
+        self.numbers_in(&folder(project)).await
+    }
+
+    async fn numbers_in(self, folder: &str) -> Result<Vec<u64>> {
+        let names = self.place.list(&format!("{ENTRIES}/{folder}")).await?;
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
@@ -86,22 +102,67 @@ impl Journal<'_> {
         self,
         project: &str,
         version_id: &str,
-        number: u64,
-        entry: Bytes,
-    ) -> Result<Pending> {
+        entry: &HistoryEntry,
+    ) -> Result<(Pending, Bytes)> {
+        let number = Some(entry.number);
+        self.pend(project, version_id, number, entry.encode(project))
+            .await
+    }
+
+    /// The same for entries that are to take the place of all the project has.
+    pub(super) async fn begin_whole(
+        self,
+        project: &str,
+        version_id: &str,
+        entries: &[HistoryEntry],
+    ) -> Result<(Pending, Bytes)> {
+        let mut content = Vec::new();
+        for entry in entries {
+            wire::write_bytes(WHOLE_ENTRIES, &entry.encode(project), &mut content);
+        }
+        self.pend(project, version_id, None, content.into()).await
+    }
+
+    async fn pend(
+        self,
+        project: &str,
+        version_id: &str,
+        number: Option<u64>,
+        content: Bytes,
+    ) -> Result<(Pending, Bytes)> {
         let pending = Pending {
             version_id: version_id.to_owned(),
             number,
             folder: folder(project),
         };
-        self.place.put(&pending.to_string(), entry).await?;
-        Ok(pending)
+        self.place.put(&pending.to_string(), content.clone()).await?;
+        Ok((pending, content))
     }
 
-    /// Makes an entry final whose change was made.
-    pub(super) async fn finish(self, pending: &Pending, entry: Bytes) -> Result<()> {
-        self.place.put(&pending.final_name(), entry).await?;
+    /// Makes final what was pending, after its change was made.
+    pub(super) async fn finish(self, pending: &Pending, content: Bytes) -> Result<()> {
+        match pending.number {
+            Some(number) => {
+                self.place
+                    .put(&entry_name(&pending.folder, number), content)
+                    .await?
+            }
+            None => self.replace_all(&pending.folder, &content).await?,
+        }
         self.place.remove(&pending.to_string()).await
+    }
+
+    async fn replace_all(self, folder: &str, whole: &Bytes) -> Result<()> {
+        let entries = take_apart(whole)?;
+        let mut surplus = self.numbers_in(folder).await?;
+        surplus.retain(|number| entries.iter().all(|(kept, _)| kept != number));
+        stream::iter(entries)
+            .map(|(number, entry)| async move { self.place.put(&entry_name(folder, number), entry).await })
+            .buffer_unordered(AT_ONCE)
+            .try_collect::<()>()
+            .await?;
+        self.remove_all(surplus.into_iter().map(|number| entry_name(folder, number)))
+            .await
     }
 
     /// Removes entries of changes that were not made and never will be.
@@ -136,8 +197,20 @@ impl Journal<'_> {
         let made = pending
             .into_iter()
             .find(|pending| pending.folder == folder && pending.version_id == present);
-        let mut numbers = self.numbers(project).await?;
-        numbers.extend(made.as_ref().map(|made| made.number));
+        if let Some(whole) = made.as_ref().filter(|made| made.number.is_none())
+            && let Some(content) = self.place.get(&whole.to_string()).await?
+        {
+            let mut entries = take_apart(&content)?;
+            entries.retain(|(number, _)| page.before.is_none_or(|before| *number < before));
+            entries.sort_unstable_by(|(a, _), (b, _)| b.cmp(a));
+            entries.truncate(page.limit);
+            return entries
+                .into_iter()
+                .map(|(_, entry)| HistoryEntry::decode(entry))
+                .collect();
+        }
+        let mut numbers = self.numbers_in(&folder).await?;
+        numbers.extend(made.as_ref().and_then(|made| made.number));
         numbers.sort_unstable_by(|a, b| b.cmp(a));
         numbers.dedup();
         numbers.retain(|number| page.before.is_none_or(|before| *number < before));
@@ -145,7 +218,9 @@ impl Journal<'_> {
         let (folder, made) = (folder.as_str(), made.as_ref());
         let entries = stream::iter(numbers)
             .map(|number| async move {
-                let pending = made.filter(|made| made.number == number).map(ToString::to_string);
+                let pending = made
+                    .filter(|made| made.number == Some(number))
+                    .map(ToString::to_string);
                 if let Some(entry) = self.place.get(&entry_name(folder, number)).await? {
                     return Ok(Some(entry));
                 }
@@ -174,6 +249,15 @@ impl Journal<'_> {
             .try_collect()
             .await
     }
+}
+
+/// The entries of a whole history with their numbers.
+fn take_apart(whole: &Bytes) -> Result<Vec<(u64, Bytes)>> {
+    let entry = |field: Result<wire::Field<'_>>| {
+        let entry = whole.slice_ref(field?.content()?);
+        Ok((HistoryEntry::decode(entry.clone())?.number, entry))
+    };
+    wire::fields(whole).map(entry).collect()
 }
 
 fn entry_name(folder: &str, number: u64) -> String {
@@ -231,14 +315,16 @@ mod tests {
 
     #[test]
     fn a_pending_entrys_name_says_where_it_belongs() {
-        let pending = Pending {
-            version_id: uuid::Uuid::new_v4().to_string(),
-            number: 17,
-            folder: folder("a.b"),
-        };
-        let name = pending.to_string();
-        let (_, name) = name.split_once('/').unwrap();
-        assert_eq!(Pending::of_name(name).unwrap(), pending);
+        for number in [Some(17), None] {
+            let pending = Pending {
+                version_id: uuid::Uuid::new_v4().to_string(),
+                number,
+                folder: folder("a.b"),
+            };
+            let name = pending.to_string();
+            let (_, name) = name.split_once('/').unwrap();
+            assert_eq!(Pending::of_name(name).unwrap(), pending);
+        }
         assert_eq!(Pending::of_name("stranger"), None);
     }
 }

@@ -158,7 +158,7 @@ fn is_lost(error: &object_store::Error) -> bool {
 
 /// The error on one line without anything secret: answers of S3 repeat what was signed, URLs of Azure
 /// carry signatures.
-fn plain(error: &object_store::Error) -> String {
+pub(super) fn plain(error: &object_store::Error) -> String {
     let text = error.to_string();
     let element = |name: &str| {
         let (_, after) = text.split_once(&format!("<{name}>"))?;

@@ -1,6 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-mod history;
+pub(super) mod history;
 mod killed;
 mod object;
 

@@ -10,14 +10,14 @@ use super::{
 };
 
 /// Where the tests run: the same registry again at every call.
-pub(super) type Open = Box<dyn Fn() -> Box<dyn Place>>;
+pub(in super::super) type Open = Box<dyn Fn() -> Box<dyn Place>>;
 
-pub(super) fn in_memory() -> Open {
+pub(in super::super) fn in_memory() -> Open {
     let store = Arc::new(InMemory::new());
     Box::new(move || Box::new(memory_place(Arc::clone(&store) as _)))
 }
 
-pub(super) fn memory_place(store: Arc<dyn object_store::ObjectStore>) -> ObjectPlace {
+pub(in super::super) fn memory_place(store: Arc<dyn object_store::ObjectStore>) -> ObjectPlace {
     let key = object_store::path::Path::from("feast/registry.db");
     ObjectPlace::new(
         "mem://bucket/feast/registry.db".to_owned(),
@@ -35,17 +35,20 @@ fn places() -> (tempfile::TempDir, Vec<Open>) {
     (directory, vec![local, in_memory()])
 }
 
-pub(super) fn ann() -> Author {
+pub(in super::super) fn ann() -> Author {
     Author::new("ann", "apply")
 }
 
 /// Adds one more entity than there are.
-pub(super) async fn add_one(store: &FileStore, author: Option<&Author>) -> Result<Arc<ProjectState>> {
+pub(in super::super) async fn add_one(
+    store: &FileStore,
+    author: Option<&Author>,
+) -> Result<Arc<ProjectState>> {
     let mut decide = |state: &ProjectState| Ok(vec![Change::Put(entity(&format!("e{}", count(state)), ""))]);
     store.update("p.q", author, &mut decide).await
 }
 
-pub(super) fn count(state: &ProjectState) -> usize {
+pub(in super::super) fn count(state: &ProjectState) -> usize {
     state
         .objects
         .iter()
@@ -54,7 +57,7 @@ pub(super) fn count(state: &ProjectState) -> usize {
 }
 
 /// The history tells of exactly the changes that were made, each once and in order.
-pub(super) async fn history_matches(store: &FileStore) -> usize {
+pub(in super::super) async fn history_matches(store: &FileStore) -> usize {
     let entities = count(&store.load("p.q").await.unwrap());
     let page = HistoryPage {
         before: None,
@@ -180,6 +183,96 @@ async fn writers_at_the_same_time_leave_one_entry_each() {
         assert_eq!(history_matches(&FileStore::on(open()).await.unwrap()).await, 24);
         let left = open().list("pending").await.unwrap();
         assert_eq!(left, Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn a_whole_history_takes_the_place_of_another() {
+    let (_directory, places) = places();
+    let all = HistoryPage {
+        before: None,
+        limit: 10,
+    };
+    for open in places {
+        let store = FileStore::on(open()).await.unwrap();
+        for _ in 0..4 {
+            add_one(&store, Some(&ann())).await.unwrap();
+        }
+        let mut entries = store.history("p.q", all).await.unwrap();
+        entries.reverse();
+        let moved = Change::PutHistory(entries.split_off(2));
+        store
+            .update("q", None, &mut |_| Ok(vec![moved.clone()]))
+            .await
+            .unwrap();
+        store
+            .update("p.q", None, &mut |_| Ok(vec![moved.clone()]))
+            .await
+            .unwrap();
+        let numbers =
+            |entries: Vec<HistoryEntry>| entries.iter().map(|entry| entry.number).collect::<Vec<_>>();
+        assert_eq!(numbers(store.history("p.q", all).await.unwrap()), [4, 3]);
+        assert_eq!(numbers(store.history("q", all).await.unwrap()), [4, 3]);
+        add_one(&store, Some(&ann())).await.unwrap();
+        assert_eq!(numbers(store.history("p.q", all).await.unwrap()), [5, 4, 3]);
+        assert_eq!(open().list("pending").await.unwrap(), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn a_whole_history_is_replaced_at_once_wherever_its_writer_dies() {
+    let (_directory, places) = places();
+    let all = HistoryPage {
+        before: None,
+        limit: 10,
+    };
+    for open in places {
+        let store = FileStore::on(open()).await.unwrap();
+        for _ in 0..4 {
+            add_one(&store, Some(&ann())).await.unwrap();
+        }
+        let old = store.history("p.q", all).await.unwrap();
+        let told = |entries: &[HistoryEntry]| {
+            let mut entries = entries.to_vec();
+            for entry in &mut entries {
+                entry.number += 2;
+                entry.author = Author::new("bob", "import");
+            }
+            entries.reverse();
+            entries
+        };
+        let mut seen = Vec::new();
+        for steps in 1..=12 {
+            // The same beginning every time.
+            let mut begin = old.clone();
+            begin.reverse();
+            let begin = Change::PutHistory(begin);
+            store
+                .update("p.q", None, &mut |_| Ok(vec![begin.clone()]))
+                .await
+                .unwrap();
+            let mortal = Mortal {
+                place: open(),
+                steps: Arc::new(AtomicUsize::new(steps)),
+            };
+            let importer = FileStore::on(Box::new(mortal)).await.unwrap();
+            let import = Change::PutHistory(told(&old));
+            drop(
+                importer
+                    .update("p.q", None, &mut |_| Ok(vec![import.clone()]))
+                    .await,
+            );
+            let survivor = FileStore::on(open()).await.unwrap();
+            let mut found = survivor.history("p.q", all).await.unwrap();
+            change(&survivor, "p.q", vec![Change::Put(entity("settles", ""))]).await;
+            assert_eq!(survivor.history("p.q", all).await.unwrap(), found);
+            found.reverse();
+            let is_new = found == told(&old);
+            found.reverse();
+            assert!(is_new || found == old, "after {steps} steps");
+            seen.push(is_new);
+        }
+        assert!(seen.contains(&true) && seen.contains(&false));
     }
 }
 
