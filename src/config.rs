@@ -19,9 +19,7 @@ pub use build::{is_project_name, schedule_problem};
 pub use check::{Origin, Setting};
 pub use locate::Sources;
 use problem::Problems;
-pub use registry::{
-    CacheMode, ObjectRegistry, ObjectStoreKind, RegistryBackend, RegistryConfig, SchemaMode, SqlRegistry,
-};
+pub use registry::{CacheMode, RegistryBackend, RegistryConfig, SchemaMode, SqlRegistry};
 
 use crate::model::entity_key;
 

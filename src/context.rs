@@ -49,10 +49,7 @@ impl Context {
         let store: Arc<dyn RegistryStore> = match &config.registry.backend {
             RegistryBackend::File { path } => Arc::new(FileStore::open(path).await?.keep_history(keep)),
             RegistryBackend::Object(object) => {
-                return Err(Error::unsupported(format!(
-                    "a registry in an object store, `{}`, is not supported yet",
-                    object.url
-                )));
+                Arc::new(FileStore::open_object(object).await?.keep_history(keep))
             }
             RegistryBackend::Sql(sql) => Arc::new(SqlStore::open(sql, keep).await?),
             RegistryBackend::Remote(remote) => Arc::new(RemoteStore::open(remote)?),

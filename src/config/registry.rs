@@ -20,7 +20,10 @@ use super::{
 use crate::{
     database::{DatabaseOptions, DatabaseUrl, Engine},
     error::Error,
-    registry::store::remote::{RemoteOptions, RemoteTls},
+    registry::store::{
+        file::{Environment, ObjectRegistry, ObjectStoreKind},
+        remote::{RemoteOptions, RemoteTls},
+    },
 };
 
 /// The `registry:` section.
@@ -54,24 +57,6 @@ pub enum RegistryBackend {
     Sql(Box<SqlRegistry>),
     /// A registry server, by gRPC.
     Remote(RemoteOptions),
-}
-
-/// A registry file in an object store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ObjectRegistry {
-    pub store: ObjectStoreKind,
-    /// As it was written, such as `s3://bucket/registry.db`.
-    pub url: String,
-    /// `s3_additional_kwargs`: what boto3 is told when it writes, such as `ServerSideEncryption`.
-    pub options: BTreeMap<String, String>,
-}
-
-/// Which object store it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ObjectStoreKind {
-    S3,
-    Gcs,
-    Azure,
 }
 
 /// A registry in Feast's tables.
@@ -143,7 +128,7 @@ pub(super) fn registry(
     let backend = match kind.as_str() {
         "sql" => RegistryBackend::Sql(Box::new(section.sql()?)),
         "remote" => RegistryBackend::Remote(section.remote(env)?),
-        _ => section.file()?,
+        _ => section.file(env)?,
     };
     Some(RegistryConfig {
         backend,
@@ -223,7 +208,7 @@ impl Section<'_> {
         }
     }
 
-    fn file(&mut self) -> Option<RegistryBackend> {
+    fn file(&mut self, env: &BTreeMap<String, String>) -> Option<RegistryBackend> {
         let path = self.path()?;
         let scheme = path
             .split_once("://")
@@ -299,6 +284,7 @@ impl Section<'_> {
             store,
             url: path,
             options: self.walk.settings.map("registry.s3_additional_kwargs"),
+            environment: Environment::of(env),
         }))
     }
 

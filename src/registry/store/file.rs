@@ -154,8 +154,8 @@ impl FileStore {
     /// # Errors
     /// `Config` when there is no such bucket, or no access to it, or when what is there is no registry;
     /// `Unavailable` when the store cannot be reached.
-    pub async fn open_object(registry: &ObjectRegistry, environment: &Environment) -> Result<Self> {
-        Self::on(Box::new(cloud::open(registry, environment).await?)).await
+    pub async fn open_object(registry: &ObjectRegistry) -> Result<Self> {
+        Self::on(Box::new(cloud::open(registry).await?)).await
     }
 
     async fn on(place: Box<dyn Place>) -> Result<Self> {

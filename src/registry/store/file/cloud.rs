@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     path::{Path as FilePath, PathBuf},
     sync::Arc,
     time::Duration,
@@ -36,10 +37,50 @@ pub struct ObjectRegistry {
     pub url: String,
     /// `s3_additional_kwargs`: what boto3 is told when it writes, such as `ServerSideEncryption`.
     pub options: BTreeMap<String, String>,
+    pub environment: Environment,
 }
 
-/// The process's environment variables.
-pub type Environment = BTreeMap<String, String>;
+/// Environment variables that say how an object store is reached. Printed without what is in them.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    /// Those of the process's variables that object stores have to do with.
+    pub fn of(variables: &BTreeMap<String, String>) -> Self {
+        const PREFIXES: [&str; 3] = ["AWS_", "AZURE_", "GOOGLE_"];
+        const NAMES: [&str; 5] = [
+            "FEAST_S3_ENDPOINT_URL",
+            "HOME",
+            "IDENTITY_ENDPOINT",
+            "REGISTRY_BLOB_KEY",
+            "SERVICE_ACCOUNT",
+        ];
+        let has_to_do =
+            |name: &str| NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+        let set = variables
+            .iter()
+            .filter(|(name, value)| has_to_do(name) && !value.is_empty());
+        Self(set.map(|(name, value)| (name.clone(), value.clone())).collect())
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// Variables with that prefix, in the spelling of `object_store`'s options.
+    fn options<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (String, &'a str)> {
+        self.0
+            .iter()
+            .filter(move |(name, _)| name.starts_with(prefix))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.as_str()))
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
 
 /// A URL taken apart.
 #[derive(Debug, PartialEq, Eq)]
@@ -85,7 +126,8 @@ fn client() -> ClientOptions {
 ///
 /// # Errors
 /// `Config` when the URL or an option makes no sense.
-pub(super) async fn open(registry: &ObjectRegistry, environment: &Environment) -> Result<ObjectPlace> {
+pub(super) async fn open(registry: &ObjectRegistry) -> Result<ObjectPlace> {
+    let environment = &registry.environment;
     let location = Location::of(&registry.url)?;
     let name = registry
         .url
@@ -126,24 +168,16 @@ pub(super) async fn open(registry: &ObjectRegistry, environment: &Environment) -
     Ok(place.with(written.attributes, written.tags))
 }
 
-/// Variables with that prefix, in the spelling of `object_store`'s options.
-fn variables<'a>(environment: &'a Environment, prefix: &'a str) -> impl Iterator<Item = (String, &'a str)> {
-    environment
-        .iter()
-        .filter(move |(name, value)| name.starts_with(prefix) && !value.is_empty())
-        .map(|(name, value)| (name.to_ascii_lowercase(), value.as_str()))
-}
-
 async fn s3(bucket: &str, environment: &Environment) -> AmazonS3Builder {
     let mut builder = AmazonS3Builder::new()
         .with_retry(retries())
         .with_client_options(client());
-    for (name, value) in variables(environment, "AWS_") {
+    for (name, value) in environment.options("AWS_") {
         if let Ok(key) = name.parse() {
             builder = builder.with_config(key, value);
         }
     }
-    let set = |name: &str| environment.get(name).filter(|value| !value.is_empty());
+    let set = |name| environment.get(name);
     let has_identity = ["AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE"]
         .into_iter()
         .chain([
@@ -151,9 +185,11 @@ async fn s3(bucket: &str, environment: &Environment) -> AmazonS3Builder {
             "AWS_CONTAINER_CREDENTIALS_FULL_URI",
         ])
         .any(|name| set(name).is_some());
-    let mut region = set("AWS_REGION").or_else(|| set("AWS_DEFAULT_REGION")).cloned();
+    let mut region = set("AWS_REGION")
+        .or_else(|| set("AWS_DEFAULT_REGION"))
+        .map(str::to_owned);
     if !has_identity && let Some(text) = credentials_file(environment) {
-        let profile = set("AWS_PROFILE").map_or("default", String::as_str);
+        let profile = set("AWS_PROFILE").unwrap_or("default");
         for (name, value) in profile_settings(&text, profile) {
             if name == "region" {
                 region.get_or_insert_with(|| value.to_owned());
@@ -276,7 +312,7 @@ fn gcs(bucket: &str, environment: &Environment) -> GoogleCloudStorageBuilder {
     if let Some(path) = environment.get("SERVICE_ACCOUNT") {
         builder = builder.with_service_account_path(path);
     }
-    for (name, value) in variables(environment, "GOOGLE_") {
+    for (name, value) in environment.options("GOOGLE_") {
         if let Ok(key) = name.parse() {
             builder = builder.with_config(key, value);
         }
@@ -292,7 +328,10 @@ fn azure<'a>(
     let mut builder = MicrosoftAzureBuilder::new()
         .with_retry(retries())
         .with_client_options(client());
-    for (name, value) in variables(environment, "AZURE_").chain(variables(environment, "IDENTITY_ENDPOINT")) {
+    for (name, value) in environment
+        .options("AZURE_")
+        .chain(environment.options("IDENTITY_ENDPOINT"))
+    {
         if name == "identity_endpoint" {
             builder = builder.with_msi_endpoint(value);
         } else if let Ok(key) = name.parse() {
@@ -300,7 +339,7 @@ fn azure<'a>(
         }
     }
     // As Feast calls it.
-    if let Some(key) = environment.get("REGISTRY_BLOB_KEY").filter(|key| !key.is_empty()) {
+    if let Some(key) = environment.get("REGISTRY_BLOB_KEY") {
         builder = builder.with_access_key(key);
     }
     let (container, path) = match location.scheme {

@@ -80,13 +80,13 @@ impl ObjectPlace {
         let path = self.side_path(&format!("probe/{}", uuid::Uuid::new_v4()));
         let probe = || Bytes::from_static(b"does this store keep conditions?");
         let created = self.write(&path, probe(), PutMode::Create).await;
-        created.map_err(|error| self.failed("written", error))?;
-        let bogus = UpdateVersion {
+        let created = created.map_err(|error| self.failed("written", error))?;
+        let other = UpdateVersion {
             e_tag: Some("\"00000000000000000000000000000000\"".to_owned()),
-            version: Some("1".to_owned()),
+            version: created.version.map(|version| format!("{version}1")),
         };
         let mut is_safe = true;
-        for mode in [PutMode::Create, PutMode::Update(bogus)] {
+        for mode in [PutMode::Create, PutMode::Update(other)] {
             match self.write(&path, probe(), mode).await {
                 Ok(_) => is_safe = false,
                 Err(error) if is_lost(&error) => {}

@@ -219,7 +219,7 @@ fn described(version: u64) -> [(&'static str, String); 3] {
 }
 
 /// A registry there, as it would be configured.
-fn configured(kind: ObjectStoreKind, server: &str) -> (ObjectRegistry, Environment) {
+fn configured(kind: ObjectStoreKind, server: &str) -> ObjectRegistry {
     let (url, variables) = match kind {
         ObjectStoreKind::S3 => (
             "s3://bucket/feast/registry.db".to_owned(),
@@ -241,13 +241,13 @@ fn configured(kind: ObjectStoreKind, server: &str) -> (ObjectRegistry, Environme
             vec![("REGISTRY_BLOB_KEY", SECRET)],
         ),
     };
-    let registry = ObjectRegistry {
+    let pair = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    ObjectRegistry {
         store: kind,
         url,
         options: BTreeMap::new(),
-    };
-    let pair = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-    (registry, variables.into_iter().map(pair).collect())
+        environment: Environment::of(&variables.into_iter().map(pair).collect()),
+    }
 }
 
 const ALL: [ObjectStoreKind; 3] = [ObjectStoreKind::S3, ObjectStoreKind::Gcs, ObjectStoreKind::Azure];
@@ -256,8 +256,8 @@ const ALL: [ObjectStoreKind; 3] = [ObjectStoreKind::S3, ObjectStoreKind::Gcs, Ob
 async fn each_cloud_keeps_a_registry_and_its_history() {
     for kind in ALL {
         let (url, server) = serve(kind, Mode::Good).await;
-        let (registry, environment) = configured(kind, &url);
-        let open = || FileStore::open_object(&registry, &environment);
+        let registry = configured(kind, &url);
+        let open = || FileStore::open_object(&registry);
         conformance::all(&open().await.unwrap()).await;
         let (one, two) = (open().await.unwrap(), open().await.unwrap());
         for _ in 0..3 {
@@ -286,12 +286,10 @@ async fn each_cloud_keeps_a_registry_and_its_history() {
 async fn writers_of_each_cloud_lose_nothing() {
     for kind in ALL {
         let (url, _server) = serve(kind, Mode::Good).await;
-        let (registry, environment) = configured(kind, &url);
+        let registry = configured(kind, &url);
         let mut handles: Vec<Arc<dyn RegistryStore>> = Vec::new();
         for _ in 0..3 {
-            handles.push(Arc::new(
-                FileStore::open_object(&registry, &environment).await.unwrap(),
-            ));
+            handles.push(Arc::new(FileStore::open_object(&registry).await.unwrap()));
         }
         conformance::concurrent_writers(handles).await;
     }
@@ -301,8 +299,8 @@ async fn writers_of_each_cloud_lose_nothing() {
 async fn a_store_that_ignores_conditions_is_refused() {
     for kind in ALL {
         let (url, server) = serve(kind, Mode::IgnoresConditions).await;
-        let (registry, environment) = configured(kind, &url);
-        let store = FileStore::open_object(&registry, &environment).await.unwrap();
+        let registry = configured(kind, &url);
+        let store = FileStore::open_object(&registry).await.unwrap();
         let refused = add_one(&store, Some(&ann())).await.unwrap_err();
         assert_eq!(refused.kind(), Kind::Unsupported, "{kind:?}: {refused}");
         assert!(server.objects.lock().unwrap().kept.is_empty());
@@ -317,12 +315,12 @@ async fn a_missing_bucket_and_a_forbidden_one_are_told_without_secrets() {
             (Mode::Forbidden, "is forbidden"),
         ] {
             let (url, _server) = serve(kind, mode).await;
-            let (registry, environment) = configured(kind, &url);
-            let refused = FileStore::open_object(&registry, &environment).await.unwrap_err();
+            let registry = configured(kind, &url);
+            let refused = FileStore::open_object(&registry).await.unwrap_err();
             assert_eq!(refused.kind(), Kind::Config, "{kind:?}: {refused}");
             assert!(refused.message().contains(expected), "{kind:?}: {refused}");
             assert!(refused.message().contains("`bucket`"), "{kind:?}: {refused}");
-            let all = format!("{refused:?} {refused}");
+            let all = format!("{refused:?} {refused} {registry:?}");
             assert!(!all.contains(SECRET), "{all}");
         }
     }
@@ -333,8 +331,8 @@ async fn a_store_that_is_not_there_is_unavailable() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let (registry, environment) = configured(ObjectStoreKind::S3, &url);
-    let error = FileStore::open_object(&registry, &environment).await.unwrap_err();
+    let registry = configured(ObjectStoreKind::S3, &url);
+    let error = FileStore::open_object(&registry).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable, "{error}");
     assert!(
         error.message().contains("s3://bucket/feast/registry.db"),
@@ -346,7 +344,7 @@ async fn a_store_that_is_not_there_is_unavailable() {
 #[tokio::test]
 async fn writes_say_what_s3_additional_kwargs_ask_for() {
     let (url, server) = serve(ObjectStoreKind::S3, Mode::Good).await;
-    let (mut registry, environment) = configured(ObjectStoreKind::S3, &url);
+    let mut registry = configured(ObjectStoreKind::S3, &url);
     let options = [
         ("ServerSideEncryption", "aws:kms"),
         ("SSEKMSKeyId", "key-1"),
@@ -357,7 +355,7 @@ async fn writes_say_what_s3_additional_kwargs_ask_for() {
     registry.options = options
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
-    let store = FileStore::open_object(&registry, &environment).await.unwrap();
+    let store = FileStore::open_object(&registry).await.unwrap();
     add_one(&store, None).await.unwrap();
     let objects = server.objects.lock().unwrap();
     let headers = objects.written.last().unwrap();
@@ -379,7 +377,7 @@ fn urls_are_taken_apart_as_by_feast() {
     for wrong in ["s3://bucket", "s3://bucket/", "s3:///key", "bucket/key"] {
         assert_eq!(Location::of(wrong).unwrap_err().kind(), Kind::Config, "{wrong}");
     }
-    let nothing = Environment::new();
+    let nothing = Environment::default();
     for (url, expected) in [
         (
             "https://account.blob.core.windows.net/container/a/registry.db",
