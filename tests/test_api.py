@@ -405,7 +405,7 @@ def rest(url: str, path: str) -> Any:
     return status, shape(answer)
 
 
-@pytest.mark.parametrize("path", gets())
+@pytest.mark.parametrize("path", [*gets()])
 def test_rest(path: str, both: Both) -> None:
     ours, feasts = rest(both.thali.addresses["registry-rest"], path), rest(f"{both.feast.rest}/api/v1", path)
     assert ours == feasts

@@ -114,7 +114,7 @@ pub trait OfflineStore: Send + Sync + 'static {
 }
 
 /// Column names for a message, in backticks.
-pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let names: Vec<_> = names.into_iter().map(|name| format!("`{name}`")).collect();
     if names.is_empty() {
         "no columns".to_owned()

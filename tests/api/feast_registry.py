@@ -90,7 +90,8 @@ def add_more(folder: Path) -> None:
 
 
 def thali_yaml(folder: Path) -> None:
-    (folder / "feature_store.yaml").write_text(YAML.format(offline="file"))
+    python = f"thali: {{python: {{command: {sys.executable}}}}}\n"
+    (folder / "feature_store.yaml").write_text(YAML.format(offline="file") + python)
 
 
 @contextmanager

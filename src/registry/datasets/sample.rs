@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use crate::{
     error::{Error, Result},
     model::Object,
-    offline::store::{OfflineStore, Pull, listed},
+    offline::store::{OfflineStore, Pull},
     proto::feast::core::{self, data_source, saved_dataset_storage},
 };
 
@@ -78,7 +78,7 @@ pub(super) async fn rows(
     mut source: core::DataSource,
 ) -> Result<SendableRecordBatchStream> {
     let schema = offline.schema(&source).await?;
-    source.timestamp_field = time_column(&schema, &source.name)?;
+    source.timestamp_field = time_column(&schema);
     let columns = schema.fields().iter().map(|field| field.name().clone());
     let features = columns.filter(|name| *name != source.timestamp_field).collect();
     let pull = Pull {
@@ -92,7 +92,8 @@ pub(super) async fn rows(
     offline.pull(pull).await
 }
 
-fn time_column(schema: &SchemaRef, source: &str) -> Result<String> {
+/// The column that says when a row was; empty when there is none, of which the store complains if it minds.
+fn time_column(schema: &SchemaRef) -> String {
     let is_time = |name: &str| {
         let field = schema.field_with_name(name).ok()?;
         matches!(
@@ -102,13 +103,11 @@ fn time_column(schema: &SchemaRef, source: &str) -> Result<String> {
         .then(|| name.to_owned())
     };
     let names = schema.fields().iter().map(|field| field.name().as_str());
-    let found = TIMES.into_iter().chain(names.clone()).find_map(is_time);
-    found.ok_or_else(|| {
-        Error::invalid(format!(
-            "`{source}` has no column of times; it has {}",
-            listed(names)
-        ))
-    })
+    TIMES
+        .into_iter()
+        .chain(names)
+        .find_map(is_time)
+        .unwrap_or_default()
 }
 
 /// The place a dataset lies in, as a source to read.

@@ -1,5 +1,7 @@
 //! What saved datasets have beyond other objects: their rows, and the jobs that make them.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     extract::{Path, State},
@@ -17,7 +19,7 @@ use crate::{
     error::{Error, Kind},
     model::ObjectKind,
     proto::feast::registry::CreateDatasetFromRetrievalRequest,
-    registry::datasets::{self, Job},
+    registry::datasets::{self, DatasetJobs, Job},
 };
 
 impl Api {
@@ -25,6 +27,11 @@ impl Api {
         self.context
             .as_ref()
             .ok_or_else(|| Error::unsupported("this server has no offline store"))
+    }
+
+    fn jobs(&self) -> Arc<DatasetJobs> {
+        let jobs = self.context.as_ref().map(|context| Arc::clone(&context.datasets));
+        jobs.unwrap_or_default()
     }
 }
 
@@ -59,18 +66,13 @@ fn report(job: &Job) -> Value {
 
 /// `GET /saved_datasets/jobs`.
 pub(super) async fn jobs(State(api): Shared, params: Params) -> Answer {
-    let jobs = match &api.context {
-        Some(context) => context
-            .datasets
-            .list(&params.text("project"), &params.text("status")),
-        None => Vec::new(),
-    };
+    let jobs = api.jobs().list(&params.text("project"), &params.text("status"));
     Ok(Json(json!({"jobs": jobs.iter().map(report).collect::<Vec<_>>()})))
 }
 
 /// `GET /saved_datasets/jobs/{id}`.
 pub(super) async fn job(State(api): Shared, Path(id): Path<String>) -> Answer {
-    Ok(Json(report(&api.context()?.datasets.get(&id)?)))
+    Ok(Json(report(&api.jobs().get(&id)?)))
 }
 
 /// `POST /saved_datasets/create`.

@@ -493,7 +493,7 @@ async fn bodies_that_make_no_sense_are_refused() {
             422,
         ),
         ("/saved_datasets", json!({"name": "x", "project": "shop"}), 400),
-        ("/saved_datasets/create", json!({}), 501),
+        ("/saved_datasets/create", json!({}), 422),
     ] {
         let (found, answer) = send(&router, Method::POST, path, Some(body.clone())).await;
         assert_eq!(
