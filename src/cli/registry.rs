@@ -9,7 +9,10 @@ use super::{Global, Name, Outcome, archive, history, output};
 use crate::{
     config::RegistryBackend,
     error::{Error, Result},
-    model::{Object, ObjectKind},
+    model::{
+        Object, ObjectKind,
+        object::{dynamic, message_to_json},
+    },
     registry::Catalog,
 };
 
@@ -116,7 +119,8 @@ fn dumped_object(object: &Object) -> Result<Json> {
     Ok(json)
 }
 
-/// Feast shows the source of a function where the message holds it pickled.
+/// Feast shows the source of a function where the message holds it pickled, and that of a pandas view in
+/// the place of older releases as well.
 fn readable_code(json: &mut Json) {
     for place in [
         "/spec/userDefinedFunction",
@@ -128,14 +132,28 @@ fn readable_code(json: &mut Json) {
             function.insert("body".to_owned(), text);
         }
     }
+    let text = json
+        .pointer("/spec/featureTransformation/userDefinedFunction/body")
+        .cloned();
+    if let Some(text) = text
+        && let Some(spec) = json.get_mut("spec").and_then(Json::as_object_mut)
+        && spec.get("mode").is_none_or(|mode| mode == "pandas")
+    {
+        spec.entry("userDefinedFunction")
+            .or_insert_with(|| serde_json::json!({"body": text}));
+    }
 }
 
+/// The tables of the online store, each without the envelope that says which store it is.
 fn infra(catalog: &Catalog) -> Result<Vec<Json>> {
     let Some(bytes) = &catalog.state().infra else {
         return Ok(Vec::new());
     };
-    let message = crate::model::object::dynamic("feast.core.Infra", bytes)?;
-    let json = crate::model::object::message_to_json(&message)?;
-    let objects = json.get("infraObjects").and_then(Json::as_array).cloned();
-    Ok(objects.unwrap_or_default())
+    let json = message_to_json(&dynamic("feast.core.Infra", bytes)?)?;
+    let objects = json.get("infraObjects").and_then(Json::as_array);
+    let inner = |object: &Json| {
+        let mut fields = object.as_object()?.iter();
+        fields.find_map(|(_, value)| value.is_object().then(|| value.clone()))
+    };
+    Ok(objects.into_iter().flatten().filter_map(inner).collect())
 }

@@ -183,7 +183,7 @@ impl Online {
         serve::start(global, self.options()?).await
     }
 
-    fn options(self) -> Result<ServeOptions> {
+    pub(super) fn options(self) -> Result<ServeOptions> {
         let mut listen = vec![listen_on(ListenerKind::Online, &self.host, self.port, "--port")];
         if self.metrics {
             listen.push(Listen {
@@ -201,7 +201,7 @@ impl Servers {
         serve::start(global, self.options()?).await
     }
 
-    fn options(self) -> Result<ServeOptions> {
+    pub(super) fn options(self) -> Result<ServeOptions> {
         match self {
             Self::Registry(registry) => registry.options(),
             Self::Offline(Offline { host, port, tls, .. }) => {

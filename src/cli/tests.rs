@@ -178,3 +178,38 @@ fn levels_are_named_as_python_names_them() {
         assert_eq!(invocation.global.log_level.unwrap(), level);
     }
 }
+
+#[test]
+fn servers_listen_where_feasts_do() {
+    let listeners = |arguments: &str| -> Vec<String> {
+        let options = match parse_feast(arguments).unwrap().command {
+            Asked::ServeOnline(online) => online.options(),
+            Asked::Common(Command::Servers(servers)) => servers.options(),
+            other => unreachable!("{other:?}"),
+        };
+        let describe = |listen: &crate::node::Listen| {
+            let plain = if listen.plain { " plain" } else { "" };
+            format!("{} {} {}{plain}", listen.kind.name(), listen.host, listen.port)
+        };
+        options.unwrap().listen.iter().map(describe).collect()
+    };
+    assert_eq!(listeners("serve"), ["online 127.0.0.1 6566"]);
+    assert_eq!(listeners("serve_registry"), ["registry :: 6570"]);
+    assert_eq!(listeners("serve_offline"), ["offline 127.0.0.1 8815"]);
+    assert_eq!(listeners("ui"), ["ui 0.0.0.0 8888"]);
+    assert_eq!(listeners("listen"), ["online localhost 50051"]);
+    assert_eq!(
+        listeners("serve -m -k k -c c"),
+        ["online 127.0.0.1 6566", "metrics :: 8000 plain"]
+    );
+    // The host is the REST server's alone, as in Feast.
+    assert_eq!(
+        listeners("serve_registry -r -h 127.0.0.1"),
+        ["registry :: 6570", "registry-rest 127.0.0.1 6572"]
+    );
+    assert_eq!(
+        listeners("serve_registry --no-grpc -r"),
+        ["registry-rest :: 6572"]
+    );
+    assert_eq!(listeners("listen -a [::1]:5"), ["online ::1 5"]);
+}

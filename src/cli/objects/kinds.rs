@@ -222,10 +222,11 @@ const FEATURES: Column = ("FEATURES", |row| {
 const PERMISSION: [Column; 6] = [
     NAME,
     ("TYPES", |row| {
-        lines(row.texts("types").iter().map(|name| camel(name)).collect())
+        let names: Vec<String> = row.texts("types").iter().map(|name| camel(name)).collect();
+        lines(&names)
     }),
-    ("NAME_PATTERNS", |row| lines(row.texts("namePatterns"))),
-    ("ACTIONS", |row| lines(row.texts("actions"))),
+    ("NAME_PATTERNS", |row| lines(&row.texts("namePatterns"))),
+    ("ACTIONS", |row| lines(&row.texts("actions"))),
     ("ROLES", |row| {
         let roles = row
             .json
@@ -234,10 +235,10 @@ const PERMISSION: [Column; 6] = [
         let mut roles: Vec<String> = roles.into_iter().flatten().filter_map(text_of).collect();
         roles.sort();
         roles.dedup();
-        lines(roles)
+        lines(&roles)
     }),
     ("REQUIRED_TAGS", |row| {
-        lines(pairs(row.spec("requiredTags"), " : "))
+        lines(&pairs(row.spec("requiredTags"), " : "))
     }),
 ];
 
@@ -391,7 +392,7 @@ fn or(text: &str, default: &str) -> String {
     if text.is_empty() { default } else { text }.to_owned()
 }
 
-fn lines(items: Vec<String>) -> String {
+fn lines(items: &[String]) -> String {
     or(&items.join("\n"), "-")
 }
 
