@@ -277,7 +277,7 @@ impl Resolver<'_> {
 
     fn view(&self, name: &str) -> Result<View> {
         let view = self.catalog.view(name).cloned();
-        view.ok_or_else(|| ObjectKind::FeatureView.not_found(name, &self.catalog.project()))
+        view.ok_or_else(|| ObjectKind::FeatureView.not_found(name, self.catalog.project()))
     }
 
     /// The view as it was at a version; the active one when none is asked for.

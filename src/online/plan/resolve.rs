@@ -167,7 +167,7 @@ fn refuse_collisions(wishes: &[Wish<'_>], full_names: bool) -> Result<()> {
 impl Resolver<'_> {
     fn add(&mut self, wish: &Wish<'_>, full_names: bool) -> Result<()> {
         let name = output_name(wish, full_names);
-        let not_found = || ObjectKind::FeatureView.not_found(wish.view, &self.catalog.project());
+        let not_found = || ObjectKind::FeatureView.not_found(wish.view, self.catalog.project());
         match self.catalog.view(wish.view).ok_or_else(not_found)?.clone() {
             View::Stored(view) => {
                 let view = self.versioned(view, wish.version)?;
@@ -374,7 +374,7 @@ impl Resolver<'_> {
         inputs: &mut Vec<Input>,
         path: &mut Vec<String>,
     ) -> Result<()> {
-        let not_found = || ObjectKind::FeatureView.not_found(name, &self.catalog.project());
+        let not_found = || ObjectKind::FeatureView.not_found(name, self.catalog.project());
         let no_map = BTreeMap::new();
         let prefix = if alias.is_empty() { name } else { alias };
         let stored = match self.catalog.view(name).ok_or_else(not_found)?.clone() {

@@ -229,8 +229,11 @@ fn constants(text: &str) -> impl Iterator<Item = (&str, &str)> {
     trimmed.filter(|(name, _)| !name.is_empty())
 }
 
+/// A first and a last moment.
+type Ends = (Option<DateTime<Utc>>, Option<DateTime<Utc>>);
+
 /// The first and the last moment of the rows.
-fn range(batches: &[RecordBatch]) -> Result<(Option<DateTime<Utc>>, Option<DateTime<Utc>>)> {
+fn range(batches: &[RecordBatch]) -> Result<Ends> {
     let micros = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
     let (mut first, mut last) = (None, None);
     for batch in batches {

@@ -145,8 +145,8 @@ pub(super) fn conflicting_views(
         let is_new = !stored.contains_key(&(object.kind, object.name.as_str()));
         // Two that are stored already, by an older or another writer, may both be applied again.
         let clashes = |other: &&Object| {
-            (other.kind != object.kind && other.name == object.name)
-                || (is_new && (other.kind != object.kind || other.name != object.name))
+            let is_another = other.kind != object.kind || other.name != object.name;
+            is_another && (is_new || other.name == object.name)
         };
         let others = owners.get(&key).into_iter().flatten().copied();
         let mut clash = others.filter(clashes).min_by_key(|other| other.kind);

@@ -80,7 +80,7 @@ impl ObjectPlace {
         let path = self.side_path(&format!("probe/{}", uuid::Uuid::new_v4()));
         let probe = || Bytes::from_static(b"does this store keep conditions?");
         let created = self.write(&path, probe(), PutMode::Create).await;
-        let created = created.map_err(|error| self.failed("written", error))?;
+        let created = created.map_err(|error| self.failed("written", &error))?;
         let other = UpdateVersion {
             e_tag: Some("\"00000000000000000000000000000000\"".to_owned()),
             version: created.version.map(|version| format!("{version}1")),
@@ -90,7 +90,7 @@ impl ObjectPlace {
             match self.write(&path, probe(), mode).await {
                 Ok(_) => is_safe = false,
                 Err(error) if is_lost(&error) => {}
-                Err(error) => return Err(self.failed("written", error)),
+                Err(error) => return Err(self.failed("written", &error)),
             }
         }
         if let Err(error) = self.store.delete(&path).await {
@@ -111,8 +111,8 @@ impl ObjectPlace {
         .hint("use a store that supports `If-Match` and `If-None-Match` on PUT, or a SQL registry")
     }
 
-    fn failed(&self, verb: &str, error: object_store::Error) -> Error {
-        let text = plain(&error);
+    fn failed(&self, verb: &str, error: &object_store::Error) -> Error {
+        let text = plain(error);
         let missing = ["NoSuchBucket", "ContainerNotFound", "FilesystemNotFound"];
         if missing.iter().any(|code| text.contains(code)) {
             return Error::config(format!(
@@ -121,7 +121,7 @@ impl ObjectPlace {
             ))
             .hint("create the bucket, or correct `registry.path` in feature_store.yaml");
         }
-        match &error {
+        match error {
             object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
                 Error::config(format!(
                     "access to the bucket `{}` of registry `{}` is forbidden: {text}",
@@ -201,7 +201,7 @@ impl Place for ObjectPlace {
             Ok(found) => found,
             Err(object_store::Error::NotModified { .. }) => return Ok(Look::Same),
             Err(error @ object_store::Error::NotFound { .. }) => {
-                let error = self.failed("read", error);
+                let error = self.failed("read", &error);
                 // Of a missing bucket the answer tells more than of a missing object.
                 return if error.kind() == crate::error::Kind::Config {
                     Err(error)
@@ -209,13 +209,13 @@ impl Place for ObjectPlace {
                     Ok(Look::Missing)
                 };
             }
-            Err(error) => return Err(self.failed("read", error)),
+            Err(error) => return Err(self.failed("read", &error)),
         };
         let mark = Mark::new(found.meta.e_tag.clone(), found.meta.version.clone());
         if mark.text().is_empty() {
             return Err(self.unsafe_store("tells no version of its objects"));
         }
-        let content = found.bytes().await.map_err(|error| self.failed("read", error))?;
+        let content = found.bytes().await.map_err(|error| self.failed("read", &error))?;
         Ok(Look::Content(mark, content))
     }
 
@@ -223,7 +223,7 @@ impl Place for ObjectPlace {
         match self.store.head(&self.key).await {
             Ok(meta) => Ok(Some(Mark::new(meta.e_tag, meta.version))),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.failed("read", error)),
+            Err(error) => Err(self.failed("read", &error)),
         }
     }
 
@@ -244,14 +244,14 @@ impl Place for ObjectPlace {
         match self.write(&self.key, content, mode).await {
             Ok(version) => Ok(Replaced::Done(Mark::new(version.e_tag, version.version))),
             Err(error) if is_lost(&error) => Ok(Replaced::Lost),
-            Err(error) => Err(self.failed("written", error)),
+            Err(error) => Err(self.failed("written", &error)),
         }
     }
 
     async fn list(&self, folder: &str) -> Result<Vec<String>> {
         let folder = self.side_path(folder);
         let listed = self.store.list(Some(&folder)).try_collect::<Vec<_>>().await;
-        let listed = listed.map_err(|error| self.failed("read", error))?;
+        let listed = listed.map_err(|error| self.failed("read", &error))?;
         let name = |meta: &object_store::ObjectMeta| {
             let mut parts = meta.location.prefix_match(&folder)?;
             let name = parts.next()?.as_ref().to_owned();
@@ -265,7 +265,7 @@ impl Place for ObjectPlace {
         match read.await {
             Ok(content) => Ok(Some(content)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.failed("read", error)),
+            Err(error) => Err(self.failed("read", &error)),
         }
     }
 
@@ -273,13 +273,13 @@ impl Place for ObjectPlace {
         let written = self
             .write(&self.side_path(name), content, PutMode::Overwrite)
             .await;
-        written.map(drop).map_err(|error| self.failed("written", error))
+        written.map(drop).map_err(|error| self.failed("written", &error))
     }
 
     async fn remove(&self, name: &str) -> Result<()> {
         match self.store.delete(&self.side_path(name)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(self.failed("written", error)),
+            Err(error) => Err(self.failed("written", &error)),
         }
     }
 }

@@ -126,7 +126,7 @@ impl Delta {
         self.objects.is_empty()
             && self.history.is_none()
             && self.infra.as_ref().is_none_or(|after| *after == before.infra)
-            && !(self.wipe && !before.is_empty())
+            && (!self.wipe || before.is_empty())
             && self.metadata.iter().all(is_kept)
             && self.versions.iter().all(same_version)
     }
