@@ -403,7 +403,9 @@ impl RegistryStore for FileStore {
                 return Ok(state);
             }
             let time = Utc::now();
-            let changes = complete(&state, changes, time);
+            let changes = complete(&state, changes, time).into_iter();
+            let changes = changes.map(|change| Document::placed(project, change));
+            let changes = changes.collect::<Result<Vec<_>>>()?;
             let author = author.filter(|_| self.keep > 0);
             let attempt = Attempt {
                 entry: author.and_then(|author| HistoryEntry::of(&state, &changes, author, 0, time)),

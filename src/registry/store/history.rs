@@ -1,6 +1,8 @@
 //! History: who changed what of a project and when. Every store writes an entry in the same transaction
 //! as the change it tells of, and gives entries back; what to do with them is not decided here.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use indexmap::IndexMap;
@@ -80,6 +82,7 @@ impl HistoryEntry {
         };
         let mut objects: IndexMap<(ObjectKind, &str), Option<Bytes>> = IndexMap::new();
         let mut gone = false;
+        let mut gone_views = HashSet::new();
         for change in changes {
             match change {
                 Change::Put(object) => {
@@ -87,8 +90,8 @@ impl HistoryEntry {
                 }
                 Change::Delete(kind, name) => {
                     objects.insert((*kind, name), None);
-                    if kind.is_view() && !gone {
-                        entry.remove_versions(before, |version| version.view == *name);
+                    if kind.is_view() {
+                        gone_views.insert(name.as_str());
                     }
                 }
                 Change::DeleteProject => {
@@ -96,8 +99,6 @@ impl HistoryEntry {
                     objects = all
                         .map(|object| ((object.kind, object.name.as_str()), None))
                         .collect();
-                    entry.removed_versions.clear();
-                    entry.remove_versions(before, |_| true);
                     entry.removed_infra.clone_from(&before.infra);
                     entry.removed_metadata.clone_from(&before.metadata);
                     gone = true;
@@ -105,6 +106,9 @@ impl HistoryEntry {
                 _ => {}
             }
         }
+        let versions = before.versions.iter();
+        let removed = versions.filter(|version| gone || gone_views.contains(version.view.as_str()));
+        entry.removed_versions = removed.map(|version| (**version).clone()).collect();
         let changed = objects.into_iter().map(|((kind, name), after)| ObjectChange {
             kind,
             name: name.to_owned(),
@@ -113,12 +117,6 @@ impl HistoryEntry {
         });
         entry.objects = changed.filter(|object| object.before != object.after).collect();
         (!entry.objects.is_empty()).then_some(entry)
-    }
-
-    fn remove_versions(&mut self, before: &ProjectState, which: impl Fn(&ViewVersion) -> bool) {
-        let gone = before.versions.iter().filter(|version| which(version));
-        self.removed_versions
-            .extend(gone.map(|version| (**version).clone()));
     }
 
     /// The entry as stores keep it.

@@ -269,7 +269,20 @@ impl Document {
         })
     }
 
-    /// Makes the changes to one project and marks the content as new.
+    /// The change with its object as the file has it: there each says which project it belongs to.
+    pub(super) fn placed(project: &str, change: Change) -> Result<Change> {
+        let Change::Put(object) = change else {
+            return Ok(change);
+        };
+        let mut object = Object {
+            project: project.to_owned(),
+            ..object
+        };
+        object.bytes = object.bytes_with_project()?;
+        Ok(Change::Put(object))
+    }
+
+    /// Makes the changes to one project, which are placed, and marks the content as new.
     pub(super) fn change(&mut self, project: &str, changes: &[Change], now: DateTime<Utc>) -> Result<()> {
         let are_deletes =
             |one: &Change, next: &Change| matches!((one, next), (Change::Delete(..), Change::Delete(..)));
@@ -288,7 +301,7 @@ impl Document {
 
     fn change_one(&mut self, project: &str, change: &Change) -> Result<()> {
         match change {
-            Change::Put(object) => self.put(project, object)?,
+            Change::Put(object) => self.put(object),
             delete @ Change::Delete(..) => self.delete(project, std::slice::from_ref(delete)),
             Change::PutVersion(version) => self.put_version(project, version)?,
             Change::PutInfra(infra) => self.infra = Some(infra.clone()),
@@ -304,14 +317,12 @@ impl Document {
         Ok(())
     }
 
-    fn put(&mut self, project: &str, object: &Object) -> Result<()> {
-        let mut object = Object {
-            project: project.to_owned(),
-            ..object.clone()
-        };
-        object.bytes = object.bytes_with_project()?;
-        self.objects.put(Arc::new(object));
-        Ok(())
+    /// One that is put as it was stays what it was.
+    fn put(&mut self, object: &Object) {
+        let same = self.objects.get(&object.project, object.kind, &object.name);
+        if same.is_none_or(|same| same.bytes != object.bytes) {
+            self.objects.put(Arc::new(object.clone()));
+        }
     }
 
     /// Many at once, because each removal from a list in order moves all that follow.
