@@ -143,10 +143,17 @@ impl ProjectState {
     /// Makes one change, as a store that has written it would show it.
     pub fn change(&mut self, change: &Change) {
         match change {
-            Change::Put(object) => self.objects.put(Arc::new(Object {
-                project: self.project.clone(),
-                ..object.clone()
-            })),
+            Change::Put(object) => {
+                let same = self.object(object.kind, &object.name);
+                if same.is_none_or(|same| same.bytes != object.bytes) {
+                    let project = self.project.clone();
+                    let object = Object {
+                        project,
+                        ..object.clone()
+                    };
+                    self.objects.put(Arc::new(object));
+                }
+            }
             Change::Delete(kind, name) => {
                 self.objects.remove(&self.project, *kind, name);
                 if kind.is_view() {

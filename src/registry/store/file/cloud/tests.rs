@@ -68,12 +68,13 @@ async fn serve(kind: ObjectStoreKind, mode: Mode) -> (String, Arc<Server>) {
     (format!("http://{address}"), server)
 }
 
+/// A path without its escapes.
 fn decoded(path: &str) -> String {
-    let path = path
-        .trim_start_matches('/')
-        .replace("%2F", "/")
-        .replace("%3D", "=");
-    path.trim_end_matches('/').to_owned()
+    let path = path.trim_matches('/').replace('=', "%3D");
+    let (decoded, _) = url::form_urlencoded::parse(path.as_bytes())
+        .next()
+        .unwrap_or_default();
+    decoded.into_owned()
 }
 
 fn error(status: StatusCode, code: &str) -> Response {
@@ -268,12 +269,8 @@ async fn each_cloud_keeps_a_registry_and_its_history() {
         let kept = server.objects.lock().unwrap();
         assert!(kept.kept.contains_key("bucket/feast/registry.db"));
         let beside = "bucket/feast/registry.db.history/entries/p=2Eq/";
-        assert_eq!(
-            kept.kept.len(),
-            7,
-            "no probe and nothing pending is left: {:?}",
-            kept.kept.keys()
-        );
+        let is_left = |key: &&String| key.contains("/pending/") || key.contains("/probe/");
+        assert_eq!(kept.kept.keys().find(is_left), None, "{kind:?}");
         assert_eq!(
             kept.kept.keys().filter(|key| key.starts_with(beside)).count(),
             6,
