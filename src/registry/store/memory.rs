@@ -77,12 +77,8 @@ impl RegistryStore for MemoryStore {
                 kept.history.extend(entries);
             }
         }
-        let of_project = kept.history.iter().filter(|(of, _)| of == project);
-        let number = of_project
-            .map(|(_, entry)| entry.number)
-            .max()
-            .unwrap_or_default()
-            + 1;
+        let told = kept.history.iter().filter(|(of, _)| of == project);
+        let number = told.map(|(_, entry)| entry.number).max().unwrap_or_default() + 1;
         let entry = author.and_then(|author| HistoryEntry::of(&before, &changes, author, number, Utc::now()));
         kept.history
             .extend(entry.map(|entry| (project.to_owned(), entry)));

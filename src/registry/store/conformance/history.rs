@@ -44,20 +44,17 @@ async fn entries_tell_who_changed_what(store: &dyn RegistryStore) {
     assert!(entries(store, EVERYTHING).await.is_empty());
     change(store, PROJECT, vec![Change::Put(entity("quiet", ""))]).await;
     assert!(entries(store, EVERYTHING).await.is_empty(), "no author, no entry");
-    let first = entity("e", "first");
     by(
         store,
         &ann,
-        vec![Change::Put(first.clone()), Change::Put(view("v"))],
+        vec![Change::Put(entity("e", "first")), Change::Put(view("v"))],
     )
     .await;
-    let second = entity("e", "second");
     let changes = vec![
-        Change::Put(second.clone()),
+        Change::Put(entity("e", "second")),
         Change::Delete(ObjectKind::FeatureView, "v".to_owned()),
     ];
     by(store, &Author::new("bob", "rollback to 1"), changes).await;
-    by(store, &ann, vec![Change::Put(second.clone())]).await;
     let metadata = Change::PutMetadata("recently_visited_ann".to_owned(), "[]".to_owned());
     by(store, &ann, vec![metadata]).await;
     let told = entries(store, EVERYTHING).await;
