@@ -30,6 +30,8 @@ use crate::error::{Error, Result};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a writer waits for another one's lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the pool may take until it is asked whether the server is there at all.
+const DOUBT: Duration = Duration::from_secs(2);
 /// How soon [`Database::check`] has to know.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -189,7 +191,7 @@ impl Database {
     /// # Errors
     /// `Unavailable` with the cause when there is none in time.
     pub async fn connection(&self) -> Result<PoolConnection<Any>> {
-        match self.pool.acquire().await {
+        match self.while_reachable(self.pool.acquire()).await {
             Ok(connection) => Ok(connection),
             Err(error) => Err(self.explained(error).await),
         }
@@ -211,9 +213,10 @@ impl Database {
             // The isolation level is set for the whole session.
             Engine::MySql => "START TRANSACTION",
         };
-        let mut begun = self.pool.begin_with(statement).await;
+        let begin = || self.while_reachable(self.pool.begin_with(statement));
+        let mut begun = begin().await;
         if begun.as_ref().is_err_and(Self::is_disconnect) {
-            begun = self.pool.begin_with(statement).await;
+            begun = begin().await;
         }
         match begun {
             Ok(inner) => Ok(Transaction { inner, _turn: turn }),
@@ -288,6 +291,25 @@ impl Database {
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.listen(channel).await?;
         Ok(Some(listener))
+    }
+
+    /// Waits for the pool as long as the server can be reached: the pool itself goes on trying to connect
+    /// to one that is away until its time is up.
+    async fn while_reachable<T>(
+        &self,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        let mut work = std::pin::pin!(work);
+        if self.engine() == Engine::Sqlite {
+            return work.await;
+        }
+        if let Ok(done) = timeout(DOUBT, &mut work).await {
+            return done;
+        }
+        match self.connect_once().await {
+            Err(error) if Self::is_disconnect(&error) => Err(error),
+            _ => work.await,
+        }
     }
 
     /// Connects outside of the pool, which would go on trying, and hangs up.

@@ -91,7 +91,10 @@ def shape(node: Any) -> Any:
             del cleaned["ttl"]
         return {k: v for k, v in cleaned.items() if v not in ({}, [])}
     if isinstance(node, list):
-        return [shape(item) for item in node]
+        items = [shape(item) for item in node]
+        # Feast makes the schema of a stream view from a set.
+        is_schema = all(isinstance(item, dict) and {"name", "valueType"} <= item.keys() for item in items)
+        return sorted(items, key=lambda item: item["name"]) if is_schema else items
     return node
 
 

@@ -220,14 +220,21 @@ def run_with_little_room(repo: Path, room: int, *arguments: str) -> subprocess.C
     )
 
 
+def entries(repo: Path) -> set[Path]:
+    """The files of the registry's history."""
+    return {path for path in (repo / "data/registry.db.history").rglob("*") if path.is_file()}
+
+
 def test_a_full_disk_during_apply(repo: Path) -> None:
     (repo / "more.yaml").write_text("entities:\n" + "".join(f"  - {{name: e{n}, value_type: String, description: {'x' * 200}}}\n" for n in range(2000)))
-    before = state(repo)
+    before, told = state(repo), entries(repo)
+    assert told
     done = run_with_little_room(repo, 200_000, "apply")
     assert done.returncode == 2, f"{done.returncode}\n{done.stderr}"
     assert "registry.db" in done.stderr and "panicked" not in done.stderr
     assert state(repo) == before
-    assert {path.name for path in (repo / "data").glob("registry.db?*")} <= {"registry.db.lock"}, "the unfinished file was left behind"
+    assert {path.name for path in (repo / "data").glob("registry.db?*")} <= {"registry.db.lock", "registry.db.history"}
+    assert entries(repo) == told, "an unfinished file was left behind"
     harness.succeed(repo, "apply")
 
 

@@ -102,7 +102,8 @@ def test_nothing_of_feasts_contract_is_missing(ours: Contract, feasts: Contract)
 
 
 def test_nothing_was_added_to_feasts_contract(ours: Contract, feasts: Contract) -> None:
-    assert sorted(ours.keys() - feasts.keys()) == []
+    own = (".thali.", "thali/")
+    assert sorted(name for name in ours.keys() - feasts.keys() if not name.startswith(own)) == []
 
 
 def test_every_field_value_and_method_is_feasts(ours: Contract, feasts: Contract) -> None:

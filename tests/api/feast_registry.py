@@ -103,7 +103,8 @@ def serve(folder: Path) -> Iterator[Feast]:
         "grpc": [feast, "-c", str(folder), "serve_registry", "-p", str(grpc)],
         "rest": [sys.executable, __file__, str(folder), str(rest)],
     }
-    env = harness.environment(SDK_DATA=str(folder / "facts"), PYTHONWARNINGS="ignore")
+    # Feast makes some lists from sets; so that they come out alike in every process.
+    env = harness.environment(SDK_DATA=str(folder / "facts"), PYTHONWARNINGS="ignore", PYTHONHASHSEED="0")
     with ExitStack() as stack:
         servers = {}
         for name, command in commands.items():
