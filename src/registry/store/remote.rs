@@ -3,7 +3,7 @@
 //! Another thali is followed: it sends a project once and then what changes, so that asking for the
 //! project costs nothing and a change is here as soon as it is there. Changes are sent with the
 //! fingerprint of what they were decided on and made there in one transaction. Feast's own server knows
-//! neither; it is asked again and again instead (see [`feast`]).
+//! neither; it is asked again and again instead (see `feast`).
 //!
 //! When the server is away nothing new is known: loads and updates fail, and whoever has a catalog goes
 //! on with it.
