@@ -233,8 +233,8 @@ impl Database {
         F: Fn() -> A,
         A: Future<Output = Result<T, sqlx::Error>>,
     {
-        match attempt().await {
-            Err(error) if Self::is_disconnect(&error) => attempt().await,
+        match self.while_reachable(attempt()).await {
+            Err(error) if Self::is_disconnect(&error) => self.while_reachable(attempt()).await,
             done => done,
         }
     }

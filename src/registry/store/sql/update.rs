@@ -65,6 +65,7 @@ impl SqlStore {
             pause: FIRST_PAUSE,
         };
         loop {
+            let started = Instant::now();
             match self.attempt(project, author, decide, &mut course.unsure).await {
                 Ok(state) => return Ok(state),
                 Err(stop) => {
@@ -72,7 +73,7 @@ impl SqlStore {
                         Stop::Taken { table, names } => self.why_taken(project, table, names).await?,
                         stop => stop,
                     };
-                    course.again(&self.primary.database, project, stop)?;
+                    course.again(&self.primary.database, project, stop, started)?;
                     // Up to half as long again, so that rivals part.
                     let jitter = u32::from(Uuid::new_v4().as_bytes()[0]);
                     sleep(course.pause + course.pause * jitter / 512).await;
@@ -256,8 +257,8 @@ impl SqlStore {
 }
 
 impl Course {
-    /// Whether there is another attempt.
-    fn again(&mut self, database: &Database, project: &str, stop: Stop) -> Result<()> {
+    /// Whether there is another attempt after the one that began at `started`.
+    fn again(&mut self, database: &Database, project: &str, stop: Stop, started: Instant) -> Result<()> {
         let conflict = |what: String| {
             Error::new(
                 Kind::Conflict,
@@ -282,7 +283,7 @@ impl Course {
         } else {
             (&mut self.contended, CONTENTION)
         };
-        if since.get_or_insert_with(Instant::now).elapsed() < limit {
+        if since.get_or_insert(started).elapsed() < limit {
             return Ok(());
         }
         Err(if self.unsure.is_some() {
