@@ -9,7 +9,8 @@ pub(crate) mod locate;
 pub mod problem;
 pub mod quantity;
 mod registry;
-mod schema;
+pub(crate) mod schema;
+mod section;
 pub mod show;
 pub mod yaml;
 
@@ -20,8 +21,10 @@ pub use check::{Origin, Setting};
 pub use locate::Sources;
 use problem::Problems;
 pub use registry::{CacheMode, RegistryBackend, RegistryConfig, SchemaMode, SqlRegistry};
+pub(crate) use schema::Schema;
+pub use section::Section;
 
-use crate::model::entity_key;
+use crate::{model::entity_key, online::store::StoreKind};
 
 /// Everything that is configured.
 #[derive(Debug, Clone)]
@@ -78,10 +81,11 @@ impl Report {
 }
 
 /// The `online_store:` section.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum OnlineStoreConfig {
-    Sqlite {
-        path: PathBuf,
+    Store {
+        kind: &'static StoreKind,
+        section: Section,
     },
     /// `online_store: null`: nothing is served online.
     Disabled,

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::{
-    config::{Config, OfflineStoreConfig, OnlineStoreConfig, RegistryBackend},
+    config::{Config, OfflineStoreConfig, RegistryBackend},
     database::{Database, DatabaseOptions},
     error::{Error, Result},
     metrics::Metrics,
     offline::{files, store::OfflineStore},
-    online::store::{OnlineStore, disabled::DisabledStore, sqlite::SqliteStore},
+    online::store::{OnlineStore, kind},
     registry::{
         Registry,
         datasets::DatasetJobs,
@@ -54,10 +54,14 @@ impl Context {
             RegistryBackend::Sql(sql) => Arc::new(SqlStore::open(sql, keep).await?),
             RegistryBackend::Remote(remote) => Arc::new(RemoteStore::open(remote)?),
         };
-        let online: Arc<dyn OnlineStore> = match &config.online_store {
-            OnlineStoreConfig::Sqlite { path } => Arc::new(SqliteStore::open(path).await?),
-            OnlineStoreConfig::Disabled => Arc::new(DisabledStore),
-        };
+        let metrics: Arc<Metrics> = Arc::default();
+        let online = kind::open(
+            &config.online_store,
+            &config.repo_path,
+            config.entity_key_version,
+            &metrics,
+        )
+        .await?;
         let offline: Arc<dyn OfflineStore> = match config.offline_store {
             OfflineStoreConfig::Files => Arc::new(files::FileStore::new(files::FileStoreConfig {
                 repo_path: config.repo_path.clone(),
@@ -65,7 +69,6 @@ impl Context {
             })?),
         };
         let ledger = open_ledger(&config).await?;
-        let metrics: Arc<Metrics> = Arc::default();
         Ok(Self {
             registry: Arc::new(Registry::new(store)),
             online,

@@ -29,7 +29,7 @@ use crate::{
     offline::store::Pull,
     online::{
         ingest,
-        store::{OlderRow, WriteBatch},
+        store::{OlderRow, Table, WriteBatch},
     },
     registry::Catalog,
     schedule::ledger::{LEASE, Lease, NewRun, RunState, Trigger},
@@ -355,13 +355,14 @@ impl Run {
             .online
             .provision(&request.project, std::slice::from_ref(&view), &[])
             .await?;
+        let table = Table::of(&view);
         let (sender, mut receiver) = mpsc::channel::<WriteBatch>(IN_FLIGHT);
         let reading = read(context, &view, (start, end), rows, sender);
         let writing = async {
             while let Some(batch) = receiver.recv().await {
                 let written = context
                     .online
-                    .write(&request.project, &view, &view.name, &batch, request.older)
+                    .write(&request.project, &table, &batch, request.older)
                     .await?;
                 rows.written.fetch_add(written, Ordering::Relaxed);
                 if let Some(progress) = &request.progress {

@@ -71,8 +71,8 @@ async fn show(context: &Context, planned: &Planned) -> Result<()> {
     for name in &tables.created {
         output::line(format_args!("+ online table {}_{name}", plan.project));
     }
-    for name in &tables.dropped {
-        output::line(format_args!("- online table {}_{name}", plan.project));
+    for table in &tables.dropped {
+        output::line(format_args!("- online table {}_{}", plan.project, table.name));
     }
     output::line(format_args!(
         "{} to change, {} stay as they are",

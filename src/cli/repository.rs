@@ -10,13 +10,12 @@ use serde_json::Value as Json;
 
 use super::output;
 use crate::{
-    config::OnlineStoreConfig,
     context::Context,
     definitions::{Definitions, Validation},
     error::Result,
     model::{FeatureView, Object, ObjectKind, OnDemandFeatureView, feature_view::DUMMY_ENTITY_NAME},
-    online::plan::stored_form,
-    proto::feast::core::{self, infra_object::InfraObject as Inner},
+    online::{plan::stored_form, store::Table},
+    proto::feast::core,
     registry::{
         Catalog, View,
         apply::{FieldChange, Plan, PlannedAction, PlannedChange},
@@ -76,16 +75,16 @@ fn served_name(object: &Object) -> Result<Option<String>> {
 }
 
 /// Tables of the online store that a plan makes and drops.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Tables {
     pub(super) created: Vec<String>,
-    pub(super) dropped: Vec<String>,
+    pub(super) dropped: Vec<Table>,
 }
 
 impl Tables {
     /// What the step from one catalog to the next means; `wanted` names the views served afterwards.
     pub(super) fn between(before: &Catalog, wanted: &[String], changes: &[PlannedChange]) -> Self {
-        let had: Vec<String> = served(before).into_iter().map(|view| view.name.clone()).collect();
+        let had = served(before);
         let deleted = |name: &String| {
             let gone = |change: &PlannedChange| {
                 change.action == PlannedAction::Delete && change.kind.is_view() && change.name == *name
@@ -95,10 +94,14 @@ impl Tables {
         Self {
             created: wanted
                 .iter()
-                .filter(|name| !had.contains(name))
+                .filter(|name| had.iter().all(|view| view.name != **name))
                 .cloned()
                 .collect(),
-            dropped: had.iter().filter(|name| deleted(name)).cloned().collect(),
+            dropped: had
+                .iter()
+                .filter(|view| deleted(&view.name))
+                .map(Table::of)
+                .collect(),
         }
     }
 }
@@ -123,7 +126,7 @@ pub(super) fn served(catalog: &Catalog) -> Vec<Arc<FeatureView>> {
 }
 
 /// Makes the online store's tables those of the catalog, and notes them in the registry as Feast does.
-pub(super) async fn provision(context: &Context, catalog: &Catalog, dropped: &[String]) -> Result<()> {
+pub(super) async fn provision(context: &Context, catalog: &Catalog, dropped: &[Table]) -> Result<()> {
     let views = served(catalog);
     context
         .online
@@ -134,16 +137,13 @@ pub(super) async fn provision(context: &Context, catalog: &Catalog, dropped: &[S
                 .context("the registry has changed, but the online store could not follow")
                 .hint("apply again when the online store can be written")
         })?;
-    if let OnlineStoreConfig::Sqlite { path } = &context.config.online_store {
-        let object = |view: &Arc<FeatureView>| core::InfraObject {
-            infra_object_class_type: "feast.infra.online_stores.sqlite.SqliteTable".to_owned(),
-            infra_object: Some(Inner::SqliteTable(core::SqliteTable {
-                path: path.display().to_string(),
-                name: format!("{}_{}", catalog.project(), view.name),
-            })),
-        };
+    let objects: Vec<_> = views
+        .iter()
+        .filter_map(|view| context.online.infra(catalog.project(), view))
+        .collect();
+    if !objects.is_empty() {
         let infra = core::Infra {
-            infra_objects: views.iter().map(object).collect(),
+            infra_objects: objects,
         };
         context
             .registry
@@ -193,8 +193,8 @@ pub(super) fn tell<'a>(changes: impl Iterator<Item = Told<'a>>, tables: &Tables,
     for name in &tables.created {
         output::line(format_args!("Created online table {project}_{name}"));
     }
-    for name in &tables.dropped {
-        output::line(format_args!("Removed online table {project}_{name}"));
+    for table in &tables.dropped {
+        output::line(format_args!("Removed online table {project}_{}", table.name));
     }
     if tables.created.is_empty() && tables.dropped.is_empty() {
         output::line(format_args!("No changes to infrastructure"));

@@ -12,9 +12,10 @@ use super::{
     quantity::{self, seconds},
     registry::registry,
     schema::{self, Kind, Schema, Store},
+    section::Section,
     yaml::{self, Entry, Node, Value},
 };
-use crate::model::entity_key;
+use crate::{model::entity_key, online::store::kind::KINDS};
 
 /// Reads everything; answers all problems when one of them is an error.
 pub(super) fn load(sources: &Sources) -> Result<Report, Problems> {
@@ -142,7 +143,7 @@ fn build(root: &Node, walk: &mut Walk, found: &Found, env: &BTreeMap<String, Str
     let project = project(root, walk);
     let provider = provider(root, walk);
     let registry = registry(root, walk, found, env);
-    let online_store = online_store(root, walk, found);
+    let online_store = online_store(root, walk);
     store(root, walk, &schema::OFFLINE);
     store(root, walk, &schema::ENGINE);
     store(root, walk, &schema::AUTH);
@@ -226,7 +227,7 @@ fn provider(root: &Node, walk: &mut Walk) -> String {
     provider
 }
 
-fn online_store(root: &Node, walk: &mut Walk, found: &Found) -> Option<OnlineStoreConfig> {
+fn online_store(root: &Node, walk: &mut Walk) -> Option<OnlineStoreConfig> {
     let section = root.get("online_store");
     let disabled = match section {
         Some(Node {
@@ -243,13 +244,11 @@ fn online_store(root: &Node, walk: &mut Walk, found: &Found) -> Option<OnlineSto
         walk.set_text("online_store", "null", line);
         return Some(OnlineStoreConfig::Disabled);
     }
-    store(root, walk, &schema::ONLINE)?;
-    let path = walk
-        .settings
-        .text("online_store.path")
-        .unwrap_or("data/online.db");
-    Some(OnlineStoreConfig::Sqlite {
-        path: found.repo_path.join(path),
+    let name = store(root, walk, &schema::ONLINE)?;
+    let kind = KINDS.iter().copied().find(|kind| kind.name == name)?;
+    Some(OnlineStoreConfig::Store {
+        kind,
+        section: Section::new(&walk.settings, "online_store"),
     })
 }
 
@@ -279,7 +278,7 @@ fn store(root: &Node, walk: &mut Walk, store: &'static Store) -> Option<&'static
     } else {
         store.section.to_owned()
     };
-    let Some((name, schema)) = store.supported.iter().find(|(name, _)| *name == kind) else {
+    let Some((name, schema)) = (store.supported)().into_iter().find(|(name, _)| *name == kind) else {
         walk.report(unsupported(store, &kind).at(line).key(place));
         return None;
     };
@@ -296,7 +295,7 @@ fn store(root: &Node, walk: &mut Walk, store: &'static Store) -> Option<&'static
 
 fn unsupported(store: &Store, kind: &str) -> Problem {
     let label = store.label;
-    let names: Vec<&str> = store.supported.iter().map(|(name, _)| *name).collect();
+    let names: Vec<&str> = (store.supported)().into_iter().map(|(name, _)| name).collect();
     let supported = format!("supported: {}", names.join(", "));
     if let Some(instead) = store.replaced_by
         && (store.other.contains(&kind) || kind.contains('.'))

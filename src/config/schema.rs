@@ -1,9 +1,11 @@
 //! The keys of `feature_store.yaml`: Feast's (`feast/repo_config.py` and the store classes) and thali's.
 //! Tables only; `super::check` walks them.
 
+use crate::online::store::kind::KINDS;
+
 /// What a key holds.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Anything; kept as it is.
     Any,
     Text,
@@ -26,7 +28,7 @@ pub(super) enum Kind {
 
 /// What happens when a key is set.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Effect {
+pub(crate) enum Effect {
     /// It counts.
     Used,
     /// Feast has it; nothing in thali depends on it.
@@ -37,17 +39,17 @@ pub(super) enum Effect {
 
 /// One key.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Key {
-    pub(super) name: &'static str,
-    pub(super) kind: Kind,
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
     /// As it would be written in the file.
-    pub(super) default: Option<&'static str>,
-    pub(super) effect: Effect,
+    pub(crate) default: Option<&'static str>,
+    pub(crate) effect: Effect,
 }
 
 /// What a key that is not in the table is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unknown {
+pub(crate) enum Unknown {
     /// Feast ignores it: a warning.
     Warned,
     /// Feast refuses it: an error.
@@ -56,18 +58,18 @@ pub(super) enum Unknown {
 
 /// The keys of one mapping.
 #[derive(Debug)]
-pub(super) struct Schema {
-    pub(super) keys: &'static [Key],
-    pub(super) unknown: Unknown,
+pub(crate) struct Schema {
+    pub(crate) keys: &'static [Key],
+    pub(crate) unknown: Unknown,
 }
 
 impl Schema {
-    pub(super) fn key(&self, name: &str) -> Option<&'static Key> {
+    pub(crate) fn key(&self, name: &str) -> Option<&'static Key> {
         self.keys.iter().find(|key| key.name == name)
     }
 }
 
-const fn used(name: &'static str, kind: Kind, default: Option<&'static str>) -> Key {
+pub(crate) const fn used(name: &'static str, kind: Kind, default: Option<&'static str>) -> Key {
     Key {
         name,
         kind,
@@ -76,7 +78,7 @@ const fn used(name: &'static str, kind: Kind, default: Option<&'static str>) -> 
     }
 }
 
-const fn accepted(name: &'static str, kind: Kind) -> Key {
+pub(crate) const fn accepted(name: &'static str, kind: Kind) -> Key {
     Key {
         name,
         kind,
@@ -85,7 +87,7 @@ const fn accepted(name: &'static str, kind: Kind) -> Key {
     }
 }
 
-const fn missing(name: &'static str, kind: Kind, what: &'static str) -> Key {
+pub(crate) const fn missing(name: &'static str, kind: Kind, what: &'static str) -> Key {
     Key {
         name,
         kind,
@@ -95,7 +97,7 @@ const fn missing(name: &'static str, kind: Kind, what: &'static str) -> Key {
 }
 
 /// Keys of the whole file. Stores and other sections that depend on a `type` are read by hand.
-pub(super) static TOP: Schema = Schema {
+pub(crate) static TOP: Schema = Schema {
     unknown: Unknown::Warned,
     keys: &[
         used("project", Kind::Text, None),
@@ -133,7 +135,7 @@ static MATERIALIZATION: Schema = Schema {
 };
 
 /// The `thali:` section; every leaf is also an environment variable, `THALI_` and its path.
-pub(super) static THALI: Schema = Schema {
+pub(crate) static THALI: Schema = Schema {
     unknown: Unknown::Refused,
     keys: &[
         used("memory_limit", Kind::Size, Some("1GiB")),
@@ -168,7 +170,7 @@ static REGISTRY_HISTORY: Schema = Schema {
 };
 
 /// The `registry:` section of all types.
-pub(super) static REGISTRY: Schema = Schema {
+pub(crate) static REGISTRY: Schema = Schema {
     unknown: Unknown::Warned,
     keys: &[
         used("registry_type", Kind::Text, Some("file")),
@@ -218,37 +220,12 @@ static SQLALCHEMY: Schema = Schema {
     ],
 };
 
-pub(super) static SQLITE: Schema = Schema {
-    unknown: Unknown::Refused,
-    keys: &[
-        used("type", Kind::Text, Some("sqlite")),
-        used("path", Kind::Text, Some("data/online.db")),
-        missing(
-            "vector_enabled",
-            Kind::Bool,
-            "similarity search is not offered by thali's SQLite store",
-        ),
-        accepted("similarity", Kind::Text),
-        missing(
-            "text_search_enabled",
-            Kind::Bool,
-            "text search is not offered by thali's SQLite store",
-        ),
-        missing(
-            "enable_openai_compatible_store",
-            Kind::Bool,
-            "that interface is not offered by thali",
-        ),
-        accepted("vector_len", Kind::Int),
-    ],
-};
-
-pub(super) static DASK: Schema = Schema {
+pub(crate) static DASK: Schema = Schema {
     unknown: Unknown::Refused,
     keys: &[used("type", Kind::Text, Some("dask"))],
 };
 
-pub(super) static DUCKDB: Schema = Schema {
+pub(crate) static DUCKDB: Schema = Schema {
     unknown: Unknown::Refused,
     keys: &[
         used("type", Kind::Text, Some("duckdb")),
@@ -257,7 +234,7 @@ pub(super) static DUCKDB: Schema = Schema {
     ],
 };
 
-pub(super) static LOCAL_ENGINE: Schema = Schema {
+pub(crate) static LOCAL_ENGINE: Schema = Schema {
     unknown: Unknown::Refused,
     keys: &[
         used("type", Kind::Text, Some("local")),
@@ -265,12 +242,12 @@ pub(super) static LOCAL_ENGINE: Schema = Schema {
     ],
 };
 
-pub(super) static NO_AUTH: Schema = Schema {
+pub(crate) static NO_AUTH: Schema = Schema {
     unknown: Unknown::Refused,
     keys: &[used("type", Kind::Text, Some("no_auth"))],
 };
 
-pub(super) static FEATURE_SERVER: Schema = Schema {
+pub(crate) static FEATURE_SERVER: Schema = Schema {
     unknown: Unknown::Refused,
     keys: &[
         accepted("type", Kind::Choice(&["local", "mcp"])),
@@ -342,7 +319,7 @@ static AUDIT_LOGGING: Schema = Schema {
     ],
 };
 
-pub(super) static OPENLINEAGE: Schema = Schema {
+pub(crate) static OPENLINEAGE: Schema = Schema {
     unknown: Unknown::Refused,
     keys: &[
         missing(
@@ -362,7 +339,7 @@ pub(super) static OPENLINEAGE: Schema = Schema {
     ],
 };
 
-pub(super) static MLFLOW: Schema = Schema {
+pub(crate) static MLFLOW: Schema = Schema {
     unknown: Unknown::Refused,
     keys: &[
         missing("enabled", Kind::Bool, "runs are not logged to MLflow by thali"),
@@ -384,22 +361,23 @@ pub(super) static MLFLOW: Schema = Schema {
 
 /// A kind of store: which section it is, what thali has, and what Feast has besides.
 #[derive(Debug)]
-pub(super) struct Store {
-    pub(super) section: &'static str,
+pub(crate) struct Store {
+    pub(crate) section: &'static str,
     /// The section's meaning in words.
-    pub(super) label: &'static str,
-    pub(super) default: &'static str,
-    pub(super) supported: &'static [(&'static str, &'static Schema)],
-    pub(super) other: &'static [&'static str],
+    pub(crate) label: &'static str,
+    pub(crate) default: &'static str,
+    /// Types with their keys.
+    pub(crate) supported: fn() -> Vec<(&'static str, &'static Schema)>,
+    pub(crate) other: &'static [&'static str],
     /// Whether thali works without it: what it does instead is then said in a warning.
-    pub(super) replaced_by: Option<&'static str>,
+    pub(crate) replaced_by: Option<&'static str>,
 }
 
-pub(super) static ONLINE: Store = Store {
+pub(crate) static ONLINE: Store = Store {
     section: "online_store",
     label: "online store",
     default: "sqlite",
-    supported: &[("sqlite", &SQLITE)],
+    supported: || KINDS.iter().map(|kind| (kind.name, kind.schema)).collect(),
     other: &[
         "aerospike",
         "datastore",
@@ -426,11 +404,11 @@ pub(super) static ONLINE: Store = Store {
     replaced_by: None,
 };
 
-pub(super) static OFFLINE: Store = Store {
+pub(crate) static OFFLINE: Store = Store {
     section: "offline_store",
     label: "offline store",
     default: "dask",
-    supported: &[("dask", &DASK), ("file", &DASK), ("duckdb", &DUCKDB)],
+    supported: || vec![("dask", &DASK), ("file", &DASK), ("duckdb", &DUCKDB)],
     other: &[
         "bigquery",
         "redshift",
@@ -451,11 +429,11 @@ pub(super) static OFFLINE: Store = Store {
     replaced_by: None,
 };
 
-pub(super) static ENGINE: Store = Store {
+pub(crate) static ENGINE: Store = Store {
     section: "batch_engine",
     label: "batch engine",
     default: "local",
-    supported: &[("local", &LOCAL_ENGINE)],
+    supported: || vec![("local", &LOCAL_ENGINE)],
     other: &[
         "snowflake.engine",
         "lambda",
@@ -470,11 +448,11 @@ pub(super) static ENGINE: Store = Store {
     replaced_by: Some("thali materializes with its own engine"),
 };
 
-pub(super) static AUTH: Store = Store {
+pub(crate) static AUTH: Store = Store {
     section: "auth",
     label: "auth",
     default: "no_auth",
-    supported: &[("no_auth", &NO_AUTH)],
+    supported: || vec![("no_auth", &NO_AUTH)],
     other: &["kubernetes", "oidc"],
     replaced_by: None,
 };

@@ -34,6 +34,14 @@ fn problems(yaml: &str) -> Vec<String> {
         .collect()
 }
 
+/// The online store's type and path.
+fn online_store(config: &Config) -> (&'static str, Option<String>) {
+    match &config.online_store {
+        OnlineStoreConfig::Store { kind, section } => (kind.name, section.text("path").map(str::to_owned)),
+        OnlineStoreConfig::Disabled => ("null", None),
+    }
+}
+
 const SMALLEST: &str = "project: p\nregistry: data/registry.db\n";
 
 #[test]
@@ -52,10 +60,8 @@ fn the_smallest_file_gets_feasts_defaults() {
     );
     assert_eq!(config.registry.cache_ttl, Some(Duration::from_secs(600)));
     assert_eq!(
-        config.online_store,
-        OnlineStoreConfig::Sqlite {
-            path: dir.path().join("data/online.db")
-        }
+        online_store(&config),
+        ("sqlite", Some("data/online.db".to_owned()))
     );
     assert_eq!(config.offline_store, OfflineStoreConfig::Files);
     assert_eq!(config.entity_key_version, entity_key::Version::V3);
@@ -171,10 +177,7 @@ fn variables_flags_and_environment_override_in_order() {
     assert_eq!(config.thali.ttl_mode, TtlMode::Null);
     assert_eq!(config.thali.python.workers, 4);
     assert!(!config.thali.python.enabled);
-    assert_eq!(
-        config.online_store,
-        OnlineStoreConfig::Sqlite { path: "/x.db".into() }
-    );
+    assert_eq!(online_store(&config), ("sqlite", Some("/x.db".to_owned())));
     let origin = |key: &str| {
         report
             .settings

@@ -18,7 +18,7 @@ use super::{
     ingest::Writer,
     plan::Settings,
     serve::Server,
-    store::{OlderRow, OnlineStore as _, WriteBatch, sqlite::SqliteStore},
+    store::{OlderRow, OnlineStore as _, Table, WriteBatch, sqlite::SqliteStore},
 };
 use crate::{
     config::{PythonConfig, TtlMode},
@@ -229,7 +229,7 @@ impl Fixture {
         let view_object = feature_view(view, &[], &[]);
         let typed = crate::model::FeatureView::from_object(&view_object).unwrap();
         self.store
-            .write(PROJECT, &typed, view, &batch, OlderRow::Skip)
+            .write(PROJECT, &Table::of(&Arc::new(typed)), &batch, OlderRow::Skip)
             .await
             .unwrap();
     }

@@ -23,7 +23,7 @@ use self::rows::Rows;
 use super::{
     plan::{Settings, stored_form, table_of},
     serve::settings,
-    store::{OlderRow, OnlineStore, WriteBatch},
+    store::{OlderRow, OnlineStore, Table, WriteBatch},
 };
 use crate::{
     context::Context,
@@ -100,8 +100,7 @@ pub struct Writer {
 
 /// Converted rows on their way to the online store.
 struct Write {
-    view: Arc<FeatureView>,
-    table: String,
+    table: Table,
     batch: WriteBatch,
 }
 
@@ -199,10 +198,10 @@ impl Writer {
 
     async fn store_all(&self, writes: &[Write]) -> Result<u64> {
         let mut stored = 0;
-        for Write { view, table, batch } in writes {
+        for Write { table, batch } in writes {
             stored += self
                 .store
-                .write(&self.project, view, table, batch, OlderRow::Skip)
+                .write(&self.project, table, batch, OlderRow::Skip)
                 .await?;
         }
         Ok(stored)
@@ -248,12 +247,11 @@ impl Writer {
             },
         };
         let batch = rows.assemble(view, self.settings.key_version)?;
-        let table = table_of(&view.name, view.version, self.settings.versioning);
-        Ok(Some(Write {
+        let table = Table {
             view: Arc::clone(view),
-            table,
-            batch,
-        }))
+            name: table_of(&view.name, view.version, self.settings.versioning),
+        };
+        Ok(Some(Write { table, batch }))
     }
 
     /// The rows of an on-demand view that is stored; as in Feast their event time is now.
@@ -295,12 +293,8 @@ impl Writer {
             created_times: vec![now; frame.rows()],
         };
         let batch = rows.assemble(&stored, self.settings.key_version)?;
-        let table = stored.name.clone();
-        Ok(Some(Write {
-            view: stored,
-            table,
-            batch,
-        }))
+        let table = Table::of(&stored);
+        Ok(Some(Write { table, batch }))
     }
 }
 

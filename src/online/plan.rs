@@ -94,16 +94,7 @@ pub struct Group {
     pub encoder: entity_key::KeyEncoder,
     /// Indexes into [`Plan::key_columns`], in the encoder's order; empty for views without entities.
     pub columns: Vec<usize>,
-    pub views: Vec<ReadView>,
-}
-
-/// One view to read.
-#[derive(Debug)]
-pub struct ReadView {
-    pub view: Arc<FeatureView>,
-    pub columns: ViewColumns,
-    /// Microseconds a value is valid for.
-    pub ttl: Option<i64>,
+    pub views: Arc<[ViewColumns]>,
 }
 
 /// Where a stored value stands: in which batch of the store's answer, and in which column of it.
@@ -161,7 +152,7 @@ impl Plan {
     }
 
     /// The number of batches the store answers with.
-    pub fn batches(&self) -> impl Iterator<Item = (usize, &ReadView)> {
+    pub fn batches(&self) -> impl Iterator<Item = (usize, &ViewColumns)> {
         self.groups
             .iter()
             .enumerate()

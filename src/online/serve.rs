@@ -172,7 +172,7 @@ impl Server {
             let (keys, places) = distinct_keys(group, &entities)?;
             groups.push(KeyGroup {
                 keys,
-                views: group.views.iter().map(|view| view.columns.clone()).collect(),
+                views: Arc::clone(&group.views),
             });
             rows.push(places);
         }
@@ -218,7 +218,7 @@ impl Server {
             let absent = batch.event_times.len() - present;
             for (status, count) in [("present", present), ("not_found", absent)] {
                 if count > 0 {
-                    let feature_view = view.view.name.clone();
+                    let feature_view = view.table.view.name.clone();
                     let labels = ViewStatus { feature_view, status };
                     self.metrics
                         .online_statuses
@@ -436,7 +436,7 @@ fn distinct_keys(group: &Group, entities: &Entities) -> Result<(Vec<Bytes>, Vec<
 fn check_batches(plan: &Plan, groups: &[KeyGroup], batches: &[RowBatch]) -> Result<()> {
     let expected = plan
         .batches()
-        .map(|(group, view)| (groups[group].keys.len(), view.columns.features.len()));
+        .map(|(group, view)| (groups[group].keys.len(), view.features.len()));
     let fits = |batch: &RowBatch, (keys, width): (usize, usize)| {
         batch.width == width && batch.event_times.len() == keys && batch.values.len() == keys * width
     };

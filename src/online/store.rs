@@ -1,7 +1,12 @@
 //! The contract of an online store: encoded keys and encoded values in, row batches out. Planning,
 //! statuses and JSON are not its business.
+//!
+//! A new store is a file here with a [`StoreKind`], and a line in [`kind::KINDS`].
 
+mod batch;
 pub mod disabled;
+pub mod kind;
+pub mod search;
 pub mod sqlite;
 
 use std::sync::Arc;
@@ -9,7 +14,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{error::Result, model::FeatureView};
+pub use batch::{RowBatch, WriteBatch};
+pub use kind::StoreKind;
+pub use search::{Found, Search};
+
+use crate::{
+    error::{Error, Result},
+    model::FeatureView,
+    proto::feast::core::InfraObject,
+};
 
 /// What one request reads: for every group, every key is looked up in every view of the group.
 #[derive(Debug)]
@@ -23,39 +36,33 @@ pub struct OnlineRead<'a> {
 pub struct KeyGroup {
     /// Distinct serialized entity keys.
     pub keys: Vec<Bytes>,
-    pub views: Vec<ViewColumns>,
+    pub views: Arc<[ViewColumns]>,
 }
 
 /// The features wanted of one view.
 #[derive(Debug, Clone)]
 pub struct ViewColumns {
-    /// The view's name in the store: its own, or `{name}_v{N}` for a version.
-    pub table: String,
+    pub table: Table,
     pub features: Arc<[String]>,
 }
 
-/// One view's answer: row i belongs to key i of its group.
-#[derive(Debug, Clone, Default)]
-pub struct RowBatch {
-    /// Number of features in a row.
-    pub width: usize,
-    /// Microseconds since 1970 UTC; `None` where the store has no row.
-    pub event_times: Vec<Option<i64>>,
-    /// Row-major encoded `feast.types.Value`s; `None` where the row lacks the feature, empty for null.
-    pub values: Vec<Option<Bytes>>,
+/// The rows of one view.
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// Gives the join keys, features, types and tags.
+    pub view: Arc<FeatureView>,
+    /// The name they are stored under: the view's own, or `{name}_v{N}` for a version.
+    pub name: String,
 }
 
-/// Rows to store for one view.
-#[derive(Debug, Clone, Default)]
-pub struct WriteBatch {
-    pub features: Vec<String>,
-    /// Serialized entity keys; a key may come more than once, the newest row then wins.
-    pub keys: Vec<Bytes>,
-    /// Microseconds since 1970 UTC.
-    pub event_times: Vec<i64>,
-    pub created_times: Vec<Option<i64>>,
-    /// Row-major encoded values, empty for null: `keys.len() * features.len()` of them.
-    pub values: Vec<Bytes>,
+impl Table {
+    /// Where a view is stored that has no versions of its own.
+    pub fn of(view: &Arc<FeatureView>) -> Self {
+        Self {
+            view: Arc::clone(view),
+            name: view.name.clone(),
+        }
+    }
 }
 
 /// What a row older than the stored one does.
@@ -71,27 +78,94 @@ pub enum OlderRow {
 #[async_trait]
 pub trait OnlineStore: Send + Sync + 'static {
     /// One batch per (group, view) in order, all in one round trip where the store can.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store cannot be reached, within seconds.
     async fn read(&self, read: &OnlineRead<'_>) -> Result<Vec<RowBatch>>;
 
     /// Stores the rows, each atomically; answers how many were written (skipped ones are not).
-    /// `view` gives the types, `table` the name to store under.
-    async fn write(
-        &self,
-        project: &str,
-        view: &FeatureView,
-        table: &str,
-        batch: &WriteBatch,
-        older: OlderRow,
-    ) -> Result<u64>;
+    ///
+    /// A row whose event time is older than the stored one is skipped, unless `older` says otherwise; of
+    /// equal times the row written last stays, so that a correction counts.
+    ///
+    /// # Errors
+    /// Either nothing of the batch is stored, or the message tells which rows are; writing the same batch
+    /// again completes it.
+    async fn write(&self, project: &str, table: &Table, batch: &WriteBatch, older: OlderRow) -> Result<u64>;
 
-    /// Idempotent: tables of `keep` exist afterwards, tables of `drop` do not.
-    async fn provision(&self, project: &str, keep: &[Arc<FeatureView>], drop: &[String]) -> Result<()>;
+    /// Idempotent: tables of `keep` exist afterwards, tables and rows of `drop` do not.
+    ///
+    /// # Errors
+    /// What the store returns.
+    async fn provision(&self, project: &str, keep: &[Arc<FeatureView>], drop: &[Table]) -> Result<()>;
+
+    /// Deletes the rows of these serialized entity keys; answers how many there were.
+    ///
+    /// # Errors
+    /// `Unsupported` where the store cannot; what it returns.
+    async fn delete(&self, _project: &str, _table: &Table, _keys: &[Bytes]) -> Result<u64> {
+        Err(self.cannot("delete rows"))
+    }
+
+    /// Counts the entities that have a row.
+    ///
+    /// # Errors
+    /// As [`OnlineStore::delete`].
+    async fn count(&self, _project: &str, _table: &Table) -> Result<u64> {
+        Err(self.cannot("count rows"))
+    }
+
+    /// Deletes every row, and keeps the table.
+    ///
+    /// # Errors
+    /// As [`OnlineStore::delete`].
+    async fn truncate(&self, _project: &str, _table: &Table) -> Result<()> {
+        Err(self.cannot("delete all rows"))
+    }
+
+    /// Some serialized entity keys that have a row, each at least once over all pages, and where the next
+    /// page begins (`None`: there are no more). Rows written meanwhile may or may not be among them.
+    ///
+    /// # Errors
+    /// As [`OnlineStore::delete`].
+    async fn keys(
+        &self,
+        _project: &str,
+        _table: &Table,
+        _page: Option<Bytes>,
+    ) -> Result<(Vec<Bytes>, Option<Bytes>)> {
+        Err(self.cannot("list entity keys"))
+    }
+
+    /// The rows nearest to a vector, or whose texts match best, best first.
+    ///
+    /// # Errors
+    /// `Unsupported` where the store cannot; `InvalidArgument` when the search does not fit the view.
+    async fn search(&self, _project: &str, _table: &Table, _search: &Search) -> Result<Found> {
+        Err(self.cannot("search for similar rows"))
+    }
+
+    /// What Feast records in the registry for a view's table, for stores where it records something.
+    fn infra(&self, _project: &str, _view: &FeatureView) -> Option<InfraObject> {
+        None
+    }
 
     /// Whether an unknown entity reads as present with null (Feast's Redis) instead of not found.
     fn unknown_is_present(&self) -> bool {
         false
     }
 
+    /// Its type as in `online_store.type`, for messages and metrics.
+    fn name(&self) -> &'static str;
+
+    /// The refusal of something that this store does not do.
+    fn cannot(&self, what: &str) -> Error {
+        Error::unsupported(format!("online store `{}` cannot {what}", self.name()))
+    }
+
     /// Readiness.
+    ///
+    /// # Errors
+    /// `Unavailable` with what is wrong.
     async fn check(&self) -> Result<()>;
 }

@@ -11,7 +11,10 @@ use super::{Catalog, Registry, View, apply::ApplyMode, envelopes, store::history
 use crate::{
     error::Result,
     model::{Interval, Object, ObjectKind},
-    online::store::OnlineStore,
+    online::{
+        plan::stored_form,
+        store::{OnlineStore, Table},
+    },
 };
 
 /// The registry with the online store that follows it.
@@ -102,7 +105,7 @@ impl Changes {
         self.drop_tables(catalog.project(), &tables).await
     }
 
-    async fn drop_tables(&self, project: &str, tables: &[String]) -> Result<()> {
+    async fn drop_tables(&self, project: &str, tables: &[Table]) -> Result<()> {
         match &self.online {
             Some(online) if !tables.is_empty() => online
                 .provision(project, &[], tables)
@@ -146,12 +149,18 @@ pub(crate) fn any_view<'a>(catalog: &'a Catalog, name: &str) -> Result<&'a Arc<O
 }
 
 /// Where the online store keeps a view: under its name, and each stored version under its own.
-fn tables(catalog: &Catalog, view: &str) -> Vec<String> {
-    let versions = catalog
-        .state()
-        .versions
-        .iter()
-        .filter(|version| version.view == view);
-    let versions = versions.map(|version| format!("{view}_v{}", version.number));
-    std::iter::once(view.to_owned()).chain(versions).collect()
+fn tables(catalog: &Catalog, name: &str) -> Vec<Table> {
+    let view = match catalog.view(name) {
+        Some(View::Stored(view)) => Arc::clone(view),
+        Some(View::OnDemand(view)) if view.write_to_online_store => Arc::new(stored_form(view, catalog)),
+        _ => return Vec::new(),
+    };
+    let versions = catalog.state().versions.iter();
+    let versions = versions
+        .filter(|version| version.view == name)
+        .map(|version| Table {
+            view: Arc::clone(&view),
+            name: format!("{name}_v{}", version.number),
+        });
+    std::iter::once(Table::of(&view)).chain(versions).collect()
 }

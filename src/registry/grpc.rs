@@ -44,7 +44,8 @@ const RESOURCE_EXHAUSTED: http::HeaderValue = http::HeaderValue::from_static("8"
 /// The service, ready to be added to a gRPC server.
 pub fn service(context: Context) -> RegistryService {
     let parts = context.clone();
-    let online = (context.config.online_store != OnlineStoreConfig::Disabled).then_some(context.online);
+    let online =
+        (!matches!(context.config.online_store, OnlineStoreConfig::Disabled)).then_some(context.online);
     let changes = Changes {
         registry: context.registry,
         online,

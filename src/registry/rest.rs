@@ -109,7 +109,8 @@ pub fn api_router(context: Context, roles: Vec<&'static str>) -> Router {
 
 fn api(context: Context, roles: Vec<&'static str>) -> Arc<Api> {
     let parts = context.clone();
-    let online = (context.config.online_store != OnlineStoreConfig::Disabled).then_some(context.online);
+    let online =
+        (!matches!(context.config.online_store, OnlineStoreConfig::Disabled)).then_some(context.online);
     Arc::new(Api {
         changes: Changes {
             registry: context.registry,

@@ -20,7 +20,7 @@ use crate::{
     error::{Error, Result},
     model::{FeatureView, Object, ObjectKind},
     offline::store::{HistoricalQuery, OfflineStore, Pull},
-    online::store::{OlderRow, OnlineRead, OnlineStore, RowBatch, WriteBatch},
+    online::store::{OlderRow, OnlineRead, OnlineStore, RowBatch, Table, WriteBatch},
     proto::feast::core,
 };
 
@@ -103,15 +103,19 @@ impl OnlineStore for Tables {
         Err(Error::unsupported("read"))
     }
 
-    async fn write(&self, _: &str, _: &FeatureView, _: &str, _: &WriteBatch, _: OlderRow) -> Result<u64> {
+    async fn write(&self, _: &str, _: &Table, _: &WriteBatch, _: OlderRow) -> Result<u64> {
         Err(Error::unsupported("write"))
     }
 
-    async fn provision(&self, project: &str, keep: &[Arc<FeatureView>], drop: &[String]) -> Result<()> {
+    async fn provision(&self, project: &str, keep: &[Arc<FeatureView>], drop: &[Table]) -> Result<()> {
         let mut log = self.log.lock().map_err(|_| Error::internal("poisoned"))?;
         log.extend(keep.iter().map(|view| format!("keep {project}.{}", view.name)));
-        log.extend(drop.iter().map(|table| format!("drop {project}.{table}")));
+        log.extend(drop.iter().map(|table| format!("drop {project}.{}", table.name)));
         Ok(())
+    }
+
+    fn name(&self) -> &'static str {
+        "log"
     }
 
     async fn check(&self) -> Result<()> {

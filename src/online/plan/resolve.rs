@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    Group, Input, KeyColumn, OnDemand, Output, Plan, ReadView, RequestColumn, Role, Settings, Shape, Slot,
-    Source, Wanted, table_of,
+    Group, Input, KeyColumn, OnDemand, Output, Plan, RequestColumn, Role, Settings, Shape, Slot, Source,
+    Wanted, table_of,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -15,7 +15,7 @@ use crate::{
         FeatureRef, FeatureView, Field, ObjectKind, OnDemandFeatureView, ValueType, entity_key::KeyEncoder,
         feature_view::DUMMY_JOIN_KEY, on_demand::OnDemandInput,
     },
-    online::store::ViewColumns,
+    online::store::{Table, ViewColumns},
     proto::feast::core::FeatureViewProjection,
     registry::{Catalog, View},
 };
@@ -411,6 +411,7 @@ impl Resolver<'_> {
     fn finish(self) -> Result<Plan> {
         let roles = self.roles();
         let mut groups: Vec<Group> = Vec::new();
+        let mut views: Vec<Vec<ViewColumns>> = Vec::new();
         let mut group_keys: Vec<&[(String, String, ValueType)]> = Vec::new();
         // Where each reading went: its group and its place in there.
         let mut places = Vec::with_capacity(self.readings.len());
@@ -422,22 +423,22 @@ impl Resolver<'_> {
                 Some(group) => group,
                 None => {
                     groups.push(self.group(&reading.keys)?);
+                    views.push(Vec::new());
                     group_keys.push(&reading.keys);
                     groups.len() - 1
                 }
             };
-            places.push((group, groups[group].views.len()));
-            groups[group].views.push(ReadView {
-                view: Arc::clone(&reading.view),
-                columns: ViewColumns {
-                    table: reading.table.clone(),
-                    features: reading.features.clone().into(),
+            places.push((group, views[group].len()));
+            views[group].push(ViewColumns {
+                table: Table {
+                    view: Arc::clone(&reading.view),
+                    name: reading.table.clone(),
                 },
-                ttl: reading
-                    .view
-                    .ttl
-                    .and_then(|ttl| i64::try_from(ttl.as_micros()).ok()),
+                features: reading.features.clone().into(),
             });
+        }
+        for (group, views) in groups.iter_mut().zip(views) {
+            group.views = views.into();
         }
         let starts: Vec<usize> = groups
             .iter()
@@ -486,7 +487,7 @@ impl Resolver<'_> {
         Ok(Group {
             encoder: KeyEncoder::new(&names, self.settings.key_version)?,
             columns: keys.iter().filter_map(index).collect(),
-            views: Vec::new(),
+            views: Arc::default(),
         })
     }
 

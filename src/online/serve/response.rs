@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::{
     config::TtlMode,
-    model::value::Value,
+    model::{FeatureView, value::Value},
     online::{
         plan::{Plan, Slot, Source},
         store::RowBatch,
@@ -86,7 +86,7 @@ impl Response {
         let slots: Vec<(usize, Option<i64>)> = self
             .plan
             .batches()
-            .map(|(group, view)| (group, view.ttl))
+            .map(|(group, columns)| (group, ttl(&columns.table.view)))
             .collect();
         let outputs = self.plan.outputs.iter().map(move |output| {
             let column = match output.source {
@@ -116,6 +116,11 @@ impl Response {
         self.version_metadata
             .then_some(self.plan.view_versions.as_slice())
     }
+}
+
+/// Microseconds a view's values are valid for.
+fn ttl(view: &FeatureView) -> Option<i64> {
+    view.ttl.and_then(|ttl| i64::try_from(ttl.as_micros()).ok())
 }
 
 impl<'a> Stored<'a> {

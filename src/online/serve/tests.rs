@@ -168,7 +168,7 @@ async fn plans_share_reads_between_features_services_and_inputs() {
     let service = plan(Wanted::Service("fs1".to_owned()));
     // The on-demand view reads the same view: one read with all features, in one group.
     assert_eq!((service.groups.len(), service.groups[0].views.len()), (1, 1));
-    assert_eq!(service.groups[0].views[0].columns.features.len(), 6);
+    assert_eq!(service.groups[0].views[0].features.len(), 6);
     let aliased = plan(Wanted::Service("fs_alias".to_owned()));
     assert_eq!(
         aliased.groups.len(),

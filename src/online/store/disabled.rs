@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{OlderRow, OnlineRead, OnlineStore, RowBatch, WriteBatch};
+use super::{OlderRow, OnlineRead, OnlineStore, RowBatch, Table, WriteBatch};
 use crate::{
     error::{Error, Result},
     model::FeatureView,
@@ -24,12 +24,20 @@ impl OnlineStore for DisabledStore {
         Err(refused())
     }
 
-    async fn write(&self, _: &str, _: &FeatureView, _: &str, _: &WriteBatch, _: OlderRow) -> Result<u64> {
+    async fn write(&self, _: &str, _: &Table, _: &WriteBatch, _: OlderRow) -> Result<u64> {
         Err(refused())
     }
 
-    async fn provision(&self, _: &str, _: &[Arc<FeatureView>], _: &[String]) -> Result<()> {
+    async fn provision(&self, _: &str, _: &[Arc<FeatureView>], _: &[Table]) -> Result<()> {
         Ok(())
+    }
+
+    fn name(&self) -> &'static str {
+        "null"
+    }
+
+    fn cannot(&self, _: &str) -> Error {
+        refused()
     }
 
     async fn check(&self) -> Result<()> {

@@ -22,10 +22,12 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::{OlderRow, OnlineRead, OnlineStore, RowBatch, WriteBatch};
+use super::{OlderRow, OnlineRead, OnlineStore, RowBatch, StoreKind, Table, WriteBatch};
 use crate::{
+    config::schema::{Kind as Holds, Schema, Unknown, accepted, missing, used},
     error::{Error, Kind, Result},
     model::FeatureView,
+    proto::feast::core::{InfraObject, SqliteTable, infra_object::InfraObject as Inner},
 };
 
 /// How long a writer waits for another process's transaction.
@@ -33,6 +35,44 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How many requests read at the same time; more wait for their turn.
 const READERS: u32 = 8;
+
+/// The `sqlite` type.
+pub static KIND: StoreKind = StoreKind {
+    name: "sqlite",
+    schema: &SCHEMA,
+    open: |opening| {
+        Box::pin(async move {
+            let path = opening.section.text("path").unwrap_or("data/online.db");
+            let store = SqliteStore::open(opening.repo_path.join(path)).await?;
+            Ok(Arc::new(store) as Arc<dyn OnlineStore>)
+        })
+    },
+};
+
+static SCHEMA: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[
+        used("type", Holds::Text, Some("sqlite")),
+        used("path", Holds::Text, Some("data/online.db")),
+        missing(
+            "vector_enabled",
+            Holds::Bool,
+            "similarity search is not offered by thali's SQLite store",
+        ),
+        accepted("similarity", Holds::Text),
+        missing(
+            "text_search_enabled",
+            Holds::Bool,
+            "text search is not offered by thali's SQLite store",
+        ),
+        missing(
+            "enable_openai_compatible_store",
+            Holds::Bool,
+            "that interface is not offered by thali",
+        ),
+        accepted("vector_len", Holds::Int),
+    ],
+};
 
 /// An opened SQLite online store.
 #[derive(Debug, Clone)]
@@ -159,18 +199,12 @@ impl OnlineStore for SqliteStore {
         self.read_groups(read).await
     }
 
-    async fn write(
-        &self,
-        project: &str,
-        _view: &FeatureView,
-        table: &str,
-        batch: &WriteBatch,
-        older: OlderRow,
-    ) -> Result<u64> {
-        self.write_rows(&table_name(project, table), batch, older).await
+    async fn write(&self, project: &str, table: &Table, batch: &WriteBatch, older: OlderRow) -> Result<u64> {
+        self.write_rows(&table_name(project, &table.name), batch, older)
+            .await
     }
 
-    async fn provision(&self, project: &str, keep: &[Arc<FeatureView>], drop: &[String]) -> Result<()> {
+    async fn provision(&self, project: &str, keep: &[Arc<FeatureView>], drop: &[Table]) -> Result<()> {
         let failed = |error| self.failed("preparing", error);
         let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
         for view in keep {
@@ -178,13 +212,30 @@ impl OnlineStore for SqliteStore {
                 .await?;
         }
         for table in drop {
-            let statement = format!("DROP TABLE IF EXISTS {}", quoted(&table_name(project, table)));
+            let statement = format!(
+                "DROP TABLE IF EXISTS {}",
+                quoted(&table_name(project, &table.name))
+            );
             sqlx::query(AssertSqlSafe(statement))
                 .execute(&mut *transaction)
                 .await
                 .map_err(failed)?;
         }
         transaction.commit().await.map_err(failed)
+    }
+
+    fn infra(&self, project: &str, view: &FeatureView) -> Option<InfraObject> {
+        Some(InfraObject {
+            infra_object_class_type: "feast.infra.online_stores.sqlite.SqliteTable".to_owned(),
+            infra_object: Some(Inner::SqliteTable(SqliteTable {
+                path: self.path.display().to_string(),
+                name: table_name(project, &view.name),
+            })),
+        })
+    }
+
+    fn name(&self) -> &'static str {
+        KIND.name
     }
 
     async fn check(&self) -> Result<()> {

@@ -31,7 +31,7 @@ impl SqliteStore {
         let mut work: Vec<(&KeyGroup, Vec<Part<'_>>)> = Vec::new();
         for group in read.groups {
             let mut parts = Vec::with_capacity(group.views.len());
-            for view in &group.views {
+            for view in group.views.iter() {
                 parts.push(Part {
                     batch: batches.len(),
                     view,
@@ -188,7 +188,7 @@ impl<'a> Statement<'a> {
         if !self.sql.is_empty() {
             self.sql.push_str(" UNION ALL ");
         }
-        let table = quoted(&table_name(project, &part.view.table));
+        let table = quoted(&table_name(project, &part.view.table.name));
         // Writing into a String cannot fail.
         let _ = write!(
             self.sql,

@@ -39,9 +39,16 @@ fn batch(features: &[&str], rows: &[(&Bytes, i64, &[Value])]) -> WriteBatch {
     }
 }
 
+fn table(name: &str) -> Table {
+    Table {
+        view: Arc::new(view()),
+        name: name.to_owned(),
+    }
+}
+
 fn group(keys: &[Bytes], views: &[(&str, &[&str])]) -> KeyGroup {
-    let columns = |(table, features): &(&str, &[&str])| ViewColumns {
-        table: (*table).to_owned(),
+    let columns = |(name, features): &(&str, &[&str])| ViewColumns {
+        table: table(name),
         features: features.iter().map(ToString::to_string).collect(),
     };
     KeyGroup {
@@ -128,7 +135,7 @@ async fn rows_are_written_as_feast_writes_them() {
     );
     rows.created_times = vec![Some(TEN + 3_600_000_000)];
     store
-        .write(PROJECT, &view, "driver_fv", &rows, OlderRow::Skip)
+        .write(PROJECT, &Table::of(&Arc::new(view)), &rows, OlderRow::Skip)
         .await
         .unwrap();
     let squeeze = |sql: &str| {
@@ -194,14 +201,13 @@ async fn several_views_and_groups_are_read_at_once() {
         ],
     );
     store
-        .write(PROJECT, &view(), "v1", &one, OlderRow::Skip)
+        .write(PROJECT, &table("v1"), &one, OlderRow::Skip)
         .await
         .unwrap();
     store
         .write(
             PROJECT,
-            &view(),
-            "o'dd \"v",
+            &table("o'dd \"v"),
             &batch(&["it's"], &[(&other, TEN, &[int(9)])]),
             OlderRow::Skip,
         )
@@ -236,8 +242,7 @@ async fn a_view_that_was_never_provisioned_has_no_rows() {
     store
         .write(
             PROJECT,
-            &view(),
-            "v",
+            &table("v"),
             &batch(&["a"], &[(&driver(1), TEN, &[int(1)])]),
             OlderRow::Skip,
         )
@@ -260,7 +265,7 @@ async fn older_event_time_never_wins_unless_told_to() {
         let (store, key) = (store.clone(), key.clone());
         async move {
             let rows = batch(&["a"], &[(&key, time, &[int(number)])]);
-            store.write(PROJECT, &view(), "v", &rows, older).await.unwrap()
+            store.write(PROJECT, &table("v"), &rows, older).await.unwrap()
         }
     };
     assert_eq!(write(TEN, 1, OlderRow::Skip).await, 1);
@@ -279,16 +284,12 @@ async fn provisioning_can_be_repeated_and_dropping_too() {
     let (_folder, store) = store().await;
     let keep = [Arc::new(view())];
     for _ in 0..2 {
-        store
-            .provision(PROJECT, &keep, &["gone".to_owned()])
-            .await
-            .unwrap();
+        store.provision(PROJECT, &keep, &[table("gone")]).await.unwrap();
     }
     store
         .write(
             PROJECT,
-            &view(),
-            "v",
+            &table("v"),
             &batch(&["a"], &[(&driver(1), TEN, &[int(1)])]),
             OlderRow::Skip,
         )
@@ -297,7 +298,7 @@ async fn provisioning_can_be_repeated_and_dropping_too() {
     store.provision(PROJECT, &keep, &[]).await.unwrap();
     let wanted = [group(&[driver(1)], &[("v", &["a"])])];
     assert_eq!(read(&store, &wanted).await[0].event_times, [Some(TEN)]);
-    store.provision(PROJECT, &[], &["v".to_owned()]).await.unwrap();
+    store.provision(PROJECT, &[], &[table("v")]).await.unwrap();
     assert_eq!(read(&store, &wanted).await[0].event_times, [None]);
     assert_eq!(keep[0].kind, ObjectKind::FeatureView);
 }
@@ -314,7 +315,7 @@ async fn thousands_of_keys_fit_into_a_request() {
         .collect();
     assert_eq!(
         store
-            .write(PROJECT, &view(), "v", &batch(&["a"], &rows), OlderRow::Skip)
+            .write(PROJECT, &table("v"), &batch(&["a"], &rows), OlderRow::Skip)
             .await
             .unwrap(),
         5000
@@ -331,8 +332,7 @@ async fn a_full_disk_is_told_and_nothing_of_the_batch_is_written() {
     store
         .write(
             PROJECT,
-            &view(),
-            "v",
+            &table("v"),
             &batch(&["a"], &[(&driver(1), TEN, &[int(1)])]),
             OlderRow::Skip,
         )
@@ -350,7 +350,7 @@ async fn a_full_disk_is_told_and_nothing_of_the_batch_is_written() {
     let long = [text(&"x".repeat(200))];
     let rows: Vec<_> = keys.iter().map(|key| (key, TEN, &long[..])).collect();
     let error = store
-        .write(PROJECT, &view(), "v", &batch(&["a"], &rows), OlderRow::Skip)
+        .write(PROJECT, &table("v"), &batch(&["a"], &rows), OlderRow::Skip)
         .await
         .unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
@@ -395,7 +395,7 @@ proptest! {
                 let rows: Vec<_> = (0..now.len())
                     .map(|row| (&keys[row], TEN + now[row] / 4 * 1_000_000, &values[row][..]))
                     .collect();
-                store.write(PROJECT, &view(), "v", &batch(&["a", "b"], &rows), OlderRow::Skip).await.unwrap();
+                store.write(PROJECT, &table("v"), &batch(&["a", "b"], &rows), OlderRow::Skip).await.unwrap();
             }
             let keys: Vec<Bytes> = (0..4).map(driver).collect();
             let rows = read(&store, &[group(&keys, &[("v", &["a", "b"])])]).await;

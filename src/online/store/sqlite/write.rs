@@ -1,9 +1,6 @@
 //! Writing: guarded upserts, one transaction per batch.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    fmt::Write as _,
-};
+use std::{collections::HashMap, fmt::Write as _};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -11,7 +8,7 @@ use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
 
 use super::{SqliteStore, is_missing_table, quoted};
 use crate::{
-    error::{Error, Result},
+    error::Result,
     model::value::{self, Value},
     online::store::{OlderRow, WriteBatch},
 };
@@ -24,8 +21,7 @@ const VALUES_PER_UPSERT: usize = 512;
 
 impl SqliteStore {
     pub(super) async fn write_rows(&self, table: &str, batch: &WriteBatch, older: OlderRow) -> Result<u64> {
-        check_shape(batch)?;
-        let rows = newest_rows(batch);
+        let rows = batch.newest_rows()?;
         if rows.is_empty() {
             return Ok(0);
         }
@@ -118,7 +114,7 @@ impl SqliteStore {
                     .bind(value.as_ref())
                     .bind(value_text(value))
                     .bind(seconds(batch.event_times[row]))
-                    .bind(batch.created_times.get(row).copied().flatten().map(seconds));
+                    .bind(batch.created(row).map(seconds));
             }
             query.execute(&mut *connection).await?;
         }
@@ -140,46 +136,6 @@ fn upsert_statement(table: &str, values: usize) -> String {
          value_text = excluded.value_text, event_ts = excluded.event_ts, created_ts = excluded.created_ts",
     );
     sql
-}
-
-/// The rows to write, one per key: the newest by event time, then created time, then position.
-fn newest_rows(batch: &WriteBatch) -> Vec<usize> {
-    let age = |row: usize| {
-        (
-            batch.event_times[row],
-            batch.created_times.get(row).copied().flatten(),
-            row,
-        )
-    };
-    let mut places: HashMap<&[u8], usize> = HashMap::with_capacity(batch.keys.len());
-    let mut rows: Vec<usize> = Vec::with_capacity(batch.keys.len());
-    for (row, key) in batch.keys.iter().enumerate() {
-        match places.entry(key.as_ref()) {
-            Entry::Vacant(place) => {
-                place.insert(rows.len());
-                rows.push(row);
-            }
-            Entry::Occupied(place) => {
-                let known = &mut rows[*place.get()];
-                if age(row) > age(*known) {
-                    *known = row;
-                }
-            }
-        }
-    }
-    rows
-}
-
-fn check_shape(batch: &WriteBatch) -> Result<()> {
-    let rows = batch.keys.len();
-    let created = batch.created_times.len();
-    if batch.event_times.len() != rows
-        || batch.values.len() != rows * batch.features.len()
-        || (created != rows && created != 0)
-    {
-        return Err(Error::internal("a write batch has columns of different lengths"));
-    }
-    Ok(())
 }
 
 /// The text Feast keeps beside a value for searching.
