@@ -7,6 +7,8 @@
 mod connect;
 #[path = "databases/ledger.rs"]
 mod ledger;
+#[path = "databases/online.rs"]
+mod online;
 #[path = "databases/registry.rs"]
 mod registry;
 #[path = "databases/servers.rs"]

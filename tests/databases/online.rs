@@ -1,0 +1,8 @@
+//! Online stores. Each passes [`conformance`], in a file of its own with what it does besides.
+
+#[path = "online/conformance.rs"]
+mod conformance;
+#[path = "online/home.rs"]
+mod home;
+#[path = "online/sqlite.rs"]
+mod sqlite;
