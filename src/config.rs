@@ -11,6 +11,7 @@ pub mod quantity;
 mod registry;
 pub(crate) mod schema;
 mod section;
+mod serving;
 pub mod show;
 pub mod yaml;
 
@@ -23,6 +24,9 @@ use problem::Problems;
 pub use registry::{CacheMode, RegistryBackend, RegistryConfig, SchemaMode, SqlRegistry};
 pub(crate) use schema::Schema;
 pub use section::Section;
+pub use serving::{
+    AuditConfig, AuditSink, FeatureServerConfig, MetricsConfig, OnlineConfig, UnknownEntity,
+};
 
 use crate::{model::entity_key, online::store::StoreKind};
 
@@ -41,6 +45,7 @@ pub struct Config {
     pub offline_store: OfflineStoreConfig,
     pub entity_key_version: entity_key::Version,
     pub materialization: MaterializationConfig,
+    pub feature_server: FeatureServerConfig,
     pub thali: ThaliConfig,
 }
 
@@ -122,6 +127,8 @@ pub struct ThaliConfig {
     /// Bytes a join or materialization may hold together; what needs more is refused.
     pub memory_limit: u64,
     pub ttl_mode: TtlMode,
+    pub unknown_entity: UnknownEntity,
+    pub online: OnlineConfig,
     /// Schedules by view name; they win over the view's `thali.schedule` tag.
     pub schedules: BTreeMap<String, String>,
     pub python: PythonConfig,
@@ -133,6 +140,8 @@ pub struct ThaliConfig {
     pub shutdown_delay: Duration,
     /// An OTLP/gRPC collector; traces are off without one.
     pub otlp_endpoint: Option<String>,
+    /// The share of requests that are traced, of those whose callers leave it to thali.
+    pub otlp_sample_ratio: f64,
 }
 
 /// Entries about who changed the registry.
@@ -155,6 +164,8 @@ impl Default for ThaliConfig {
         Self {
             memory_limit: 1 << 30,
             ttl_mode: TtlMode::Python,
+            unknown_entity: UnknownEntity::Store,
+            online: OnlineConfig::default(),
             schedules: BTreeMap::new(),
             python: PythonConfig {
                 enabled: true,
@@ -166,6 +177,7 @@ impl Default for ThaliConfig {
             shutdown_grace: Duration::from_secs(30),
             shutdown_delay: Duration::ZERO,
             otlp_endpoint: None,
+            otlp_sample_ratio: 1.0,
         }
     }
 }

@@ -13,6 +13,7 @@ use super::{
     registry::registry,
     schema::{self, Kind, Schema, Store},
     section::Section,
+    serving,
     yaml::{self, Entry, Node, Value},
 };
 use crate::{model::entity_key, online::store::kind::KINDS};
@@ -156,6 +157,7 @@ fn build(root: &Node, walk: &mut Walk, found: &Found, env: &BTreeMap<String, Str
             walk.section(name, Some(node), schema);
         }
     }
+    let feature_server = serving::feature_server(walk);
     let entity_key_version = entity_key_version(walk);
     let thali = thali(walk);
     let mut registry = registry?;
@@ -179,6 +181,7 @@ fn build(root: &Node, walk: &mut Walk, found: &Found, env: &BTreeMap<String, Str
         materialization: MaterializationConfig {
             online_write_batch_size: positive(walk, "materialization.online_write_batch_size"),
         },
+        feature_server,
         thali: thali?,
     })
 }
@@ -352,6 +355,7 @@ fn thali(walk: &mut Walk) -> Option<ThaliConfig> {
         _ => TtlMode::Python,
     };
     let memory_limit = settings.text("thali.memory_limit").and_then(quantity::bytes);
+    let unknown_entity = serving::unknown_entity(walk);
     let schedules = settings.map("thali.schedules");
     let python = PythonConfig {
         enabled: settings.bool("thali.python.enabled").unwrap_or(true),
@@ -361,6 +365,7 @@ fn thali(walk: &mut Walk) -> Option<ThaliConfig> {
             .to_owned(),
         workers: positive(walk, "thali.python.workers").unwrap_or(2),
     };
+    let online = serving::online(walk);
     let keep = not_negative(walk, "thali.registry_history.keep");
     let line = walk.settings.line("thali.schedules");
     for (view, schedule) in &schedules {
@@ -375,6 +380,8 @@ fn thali(walk: &mut Walk) -> Option<ThaliConfig> {
     Some(ThaliConfig {
         memory_limit: memory_limit?,
         ttl_mode,
+        unknown_entity,
+        online: online?,
         schedules,
         python,
         registry_history: HistoryConfig { keep: keep? },
@@ -382,6 +389,7 @@ fn thali(walk: &mut Walk) -> Option<ThaliConfig> {
         shutdown_grace: seconds(walk, "thali.shutdown_grace_seconds"),
         shutdown_delay: seconds(walk, "thali.shutdown_delay_seconds"),
         otlp_endpoint: walk.settings.text("thali.otlp_endpoint").map(str::to_owned),
+        otlp_sample_ratio: walk.settings.float("thali.otlp_sample_ratio").unwrap_or(1.0).min(1.0),
     })
 }
 
@@ -400,7 +408,7 @@ pub fn schedule_problem(schedule: &str) -> Option<String> {
         .map(|error| format!("`{schedule}` is neither `every 10m` nor a cron expression: {error}"))
 }
 
-fn positive(walk: &mut Walk, key: &str) -> Option<usize> {
+pub(super) fn positive(walk: &mut Walk, key: &str) -> Option<usize> {
     whole(walk, key, 1, "is not positive")
 }
 

@@ -1,6 +1,7 @@
 //! The keys of `feature_store.yaml`: Feast's (`feast/repo_config.py` and the store classes) and thali's.
 //! Tables only; `super::check` walks them.
 
+use super::serving;
 use crate::online::store::kind::KINDS;
 
 /// What a key holds.
@@ -144,6 +145,12 @@ pub(crate) static THALI: Schema = Schema {
             Kind::Choice(&["python", "status", "null"]),
             Some("python"),
         ),
+        used(
+            "unknown_entity",
+            Kind::Choice(&["store", "present", "not_found"]),
+            Some("store"),
+        ),
+        used("online", Kind::Section(&serving::LIMITS), None),
         used("schedules", Kind::Map, None),
         used("python", Kind::Section(&PYTHON), None),
         used("registry_poll_seconds", Kind::Float, Some("1")),
@@ -152,6 +159,7 @@ pub(crate) static THALI: Schema = Schema {
         used("shutdown_grace_seconds", Kind::Float, Some("30")),
         used("shutdown_delay_seconds", Kind::Float, Some("0")),
         used("otlp_endpoint", Kind::Text, None),
+        used("otlp_sample_ratio", Kind::Float, Some("1")),
     ],
 };
 
@@ -252,9 +260,9 @@ pub(crate) static FEATURE_SERVER: Schema = Schema {
     keys: &[
         accepted("type", Kind::Choice(&["local", "mcp"])),
         accepted("enabled", Kind::Bool),
-        accepted("metrics", Kind::Section(&SERVER_METRICS)),
+        accepted("metrics", Kind::Section(&serving::METRICS)),
         accepted("feature_logging", Kind::Section(&FEATURE_LOGGING)),
-        accepted("audit_logging", Kind::Section(&AUDIT_LOGGING)),
+        accepted("audit_logging", Kind::Section(&serving::AUDIT)),
         accepted("offline_push_batching_enabled", Kind::Bool),
         accepted("offline_push_batching_batch_size", Kind::Int),
         accepted("offline_push_batching_batch_interval_seconds", Kind::Int),
@@ -270,26 +278,6 @@ pub(crate) static FEATURE_SERVER: Schema = Schema {
     ],
 };
 
-static SERVER_METRICS: Schema = Schema {
-    unknown: Unknown::Refused,
-    keys: &[
-        accepted("enabled", Kind::Bool),
-        accepted("resource", Kind::Bool),
-        accepted("request", Kind::Bool),
-        accepted("online_features", Kind::Bool),
-        accepted("push", Kind::Bool),
-        accepted("materialization", Kind::Bool),
-        accepted("freshness", Kind::Bool),
-        accepted("offline_features", Kind::Bool),
-        accepted("feature_count_bins", Kind::List),
-        missing(
-            "audit_logging",
-            Kind::Bool,
-            "requests are not written to an audit log by thali",
-        ),
-    ],
-};
-
 static FEATURE_LOGGING: Schema = Schema {
     unknown: Unknown::Refused,
     keys: &[
@@ -302,20 +290,6 @@ static FEATURE_LOGGING: Schema = Schema {
         accepted("write_to_disk_interval_secs", Kind::Int),
         accepted("queue_capacity", Kind::Int),
         accepted("emit_timeout_micro_secs", Kind::Int),
-    ],
-};
-
-static AUDIT_LOGGING: Schema = Schema {
-    unknown: Unknown::Refused,
-    keys: &[
-        missing(
-            "enabled",
-            Kind::Bool,
-            "requests are not written to an audit log by thali",
-        ),
-        accepted("sink", Kind::Choice(&["stdout", "file", "logger"])),
-        accepted("file_path", Kind::Text),
-        accepted("log_successful_reads", Kind::Bool),
     ],
 };
 

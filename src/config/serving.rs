@@ -1,0 +1,238 @@
+//! What the online role is told: its limits in `thali.online`, and of Feast's `feature_server` section
+//! what is measured and written down.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::{
+    check::Walk,
+    problem::Problem,
+    quantity,
+    schema::{Kind, Schema, Unknown, accepted, missing, used},
+    yaml::Value,
+};
+
+/// How the online role defends itself, and how it answers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OnlineConfig {
+    /// Bytes of a request's body, after it is unpacked.
+    pub max_body: usize,
+    /// Entity rows of one request.
+    pub max_rows: usize,
+    /// Requests being answered at the same time; more are turned away with 503.
+    pub max_in_flight: usize,
+    /// How long an answer may take; `None`: as long as it takes.
+    pub request_timeout: Option<Duration>,
+    /// Whether long answers are packed for callers that accept it.
+    pub gzip: bool,
+    /// Requests that take this long are logged; `None`: none are.
+    pub slow_request: Option<Duration>,
+}
+
+impl Default for OnlineConfig {
+    fn default() -> Self {
+        Self {
+            max_body: 64 << 20,
+            max_rows: 100_000,
+            max_in_flight: 1024,
+            request_timeout: Some(Duration::from_secs(30)),
+            gzip: true,
+            slow_request: None,
+        }
+    }
+}
+
+/// How an entity that the store does not know is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnknownEntity {
+    /// As Feast's store of that type: Redis says `PRESENT`, the others `NOT_FOUND`.
+    #[default]
+    Store,
+    Present,
+    NotFound,
+}
+
+/// The `feature_server:` section.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct FeatureServerConfig {
+    pub metrics: MetricsConfig,
+    /// Where every request is written down; `None`: nowhere.
+    pub audit: Option<AuditConfig>,
+}
+
+/// Which of Feast's metrics are shown. thali's own always are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MetricsConfig {
+    pub resource: bool,
+    pub request: bool,
+    pub online_features: bool,
+    pub push: bool,
+    pub materialization: bool,
+    pub freshness: bool,
+    pub offline_features: bool,
+    /// Upper ends of the ranges that numbers of features are told in.
+    pub feature_count_bins: Vec<usize>,
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self {
+            resource: true,
+            request: true,
+            online_features: true,
+            push: true,
+            materialization: true,
+            freshness: true,
+            offline_features: true,
+            feature_count_bins: vec![10, 50, 200],
+        }
+    }
+}
+
+/// Feast's audit log of requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditConfig {
+    pub sink: AuditSink,
+    /// Whether reads that were answered are written down as well.
+    pub successful_reads: bool,
+}
+
+/// Where audit events go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuditSink {
+    Stdout,
+    File(PathBuf),
+    /// Among the other log lines.
+    Log,
+}
+
+/// The keys of `thali.online`.
+pub(super) static LIMITS: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[
+        used("max_body", Kind::Size, Some("64MiB")),
+        used("max_rows", Kind::Int, Some("100000")),
+        used("max_in_flight", Kind::Int, Some("1024")),
+        used("request_timeout_seconds", Kind::Float, Some("30")),
+        used("gzip", Kind::Bool, Some("true")),
+        used("slow_request_ms", Kind::Float, Some("0")),
+    ],
+};
+
+/// The keys of `feature_server.metrics`.
+pub(super) static METRICS: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[
+        accepted("enabled", Kind::Bool),
+        used("resource", Kind::Bool, None),
+        used("request", Kind::Bool, None),
+        used("online_features", Kind::Bool, None),
+        used("push", Kind::Bool, None),
+        used("materialization", Kind::Bool, None),
+        used("freshness", Kind::Bool, None),
+        used("offline_features", Kind::Bool, None),
+        used("feature_count_bins", Kind::List, None),
+        missing(
+            "audit_logging",
+            Kind::Bool,
+            "retrievals are not logged one by one; `feature_server.audit_logging` has every request",
+        ),
+    ],
+};
+
+/// The keys of `feature_server.audit_logging`.
+pub(super) static AUDIT: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[
+        used("enabled", Kind::Bool, None),
+        used("sink", Kind::Choice(&["stdout", "file", "logger"]), None),
+        used("file_path", Kind::Text, None),
+        used("log_successful_reads", Kind::Bool, None),
+    ],
+};
+
+/// Reads `thali.online`.
+pub(super) fn online(walk: &mut Walk) -> Option<OnlineConfig> {
+    let size = walk
+        .settings
+        .text("thali.online.max_body")
+        .and_then(quantity::bytes);
+    let timeout = quantity::seconds(walk, "thali.online.request_timeout_seconds");
+    let slow = walk
+        .settings
+        .float("thali.online.slow_request_ms")
+        .unwrap_or_default();
+    Some(OnlineConfig {
+        max_body: usize::try_from(size?).unwrap_or(usize::MAX),
+        max_rows: super::build::positive(walk, "thali.online.max_rows")?,
+        max_in_flight: super::build::positive(walk, "thali.online.max_in_flight")?,
+        request_timeout: (!timeout.is_zero()).then_some(timeout),
+        gzip: walk.settings.bool("thali.online.gzip").unwrap_or(true),
+        slow_request: Duration::try_from_secs_f64(slow / 1000.0)
+            .ok()
+            .filter(|slow| !slow.is_zero()),
+    })
+}
+
+/// Reads `thali.unknown_entity`.
+pub(super) fn unknown_entity(walk: &Walk) -> UnknownEntity {
+    match walk.settings.text("thali.unknown_entity") {
+        Some("present") => UnknownEntity::Present,
+        Some("not_found") => UnknownEntity::NotFound,
+        _ => UnknownEntity::Store,
+    }
+}
+
+/// Reads `feature_server`.
+pub(super) fn feature_server(walk: &mut Walk) -> FeatureServerConfig {
+    let bins = feature_count_bins(walk);
+    let settings = &walk.settings;
+    let shown = |name: &str| {
+        settings
+            .bool(&format!("feature_server.metrics.{name}"))
+            .unwrap_or(true)
+    };
+    let metrics = MetricsConfig {
+        resource: shown("resource"),
+        request: shown("request"),
+        online_features: shown("online_features"),
+        push: shown("push"),
+        materialization: shown("materialization"),
+        freshness: shown("freshness"),
+        offline_features: shown("offline_features"),
+        feature_count_bins: bins.unwrap_or(MetricsConfig::default().feature_count_bins),
+    };
+    let audit = |name: &str| format!("feature_server.audit_logging.{name}");
+    let sink = match settings.text(&audit("sink")) {
+        Some("file") => AuditSink::File(
+            settings
+                .text(&audit("file_path"))
+                .unwrap_or("feast_audit.log")
+                .into(),
+        ),
+        Some("logger") => AuditSink::Log,
+        _ => AuditSink::Stdout,
+    };
+    let wanted = settings.bool(&audit("enabled")).unwrap_or(false);
+    FeatureServerConfig {
+        metrics,
+        audit: wanted.then(|| AuditConfig {
+            sink,
+            successful_reads: settings.bool(&audit("log_successful_reads")).unwrap_or(true),
+        }),
+    }
+}
+
+fn feature_count_bins(walk: &mut Walk) -> Option<Vec<usize>> {
+    const KEY: &str = "feature_server.metrics.feature_count_bins";
+    let Value::List(nodes) = walk.settings.value(KEY)? else {
+        return None;
+    };
+    let bins: Option<Vec<usize>> = nodes.iter().map(|node| node.scalar()?.parse().ok()).collect();
+    let bins = bins.filter(|bins| bins.first() > Some(&0) && bins.is_sorted_by(|a, b| a < b));
+    if bins.is_none() {
+        let line = walk.settings.line(KEY);
+        let problem = Problem::error("whole numbers that grow are wanted here").at(line);
+        walk.report(problem.key(KEY).hint("for example [10, 50, 200]"));
+    }
+    bins
+}
