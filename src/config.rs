@@ -24,9 +24,7 @@ use problem::Problems;
 pub use registry::{CacheMode, RegistryBackend, RegistryConfig, SchemaMode, SqlRegistry};
 pub(crate) use schema::Schema;
 pub use section::Section;
-pub use serving::{
-    AuditConfig, AuditSink, FeatureServerConfig, MetricsConfig, OnlineConfig, UnknownEntity,
-};
+pub use serving::{AuditConfig, AuditSink, FeatureServerConfig, MetricsConfig, OnlineConfig, UnknownEntity};
 
 use crate::{model::entity_key, online::store::StoreKind};
 

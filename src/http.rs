@@ -1,6 +1,9 @@
 //! What every HTTP listener shares: the log line and metrics of a request, panics turned into 500, and
 //! the health routes. Error bodies belong to the surfaces, since Feast's differ.
 
+pub(crate) mod openapi;
+pub(crate) mod route;
+
 use std::{
     sync::{
         Arc,

@@ -389,7 +389,11 @@ fn thali(walk: &mut Walk) -> Option<ThaliConfig> {
         shutdown_grace: seconds(walk, "thali.shutdown_grace_seconds"),
         shutdown_delay: seconds(walk, "thali.shutdown_delay_seconds"),
         otlp_endpoint: walk.settings.text("thali.otlp_endpoint").map(str::to_owned),
-        otlp_sample_ratio: walk.settings.float("thali.otlp_sample_ratio").unwrap_or(1.0).min(1.0),
+        otlp_sample_ratio: walk
+            .settings
+            .float("thali.otlp_sample_ratio")
+            .unwrap_or(1.0)
+            .min(1.0),
     })
 }
 

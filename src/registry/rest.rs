@@ -1,7 +1,7 @@
 //! The registry's REST server: Feast's read and write routes over the catalog, in Feast's shapes, and
 //! thali's own bootstrap route. Every route answers at `/x` and at `/api/v1/x`.
 //!
-//! `routes` is the table of them all, from which the router and the document of `openapi` are made. What can
+//! `routes` is the table of them all, from which the router and the document of its API are made. What can
 //! be listed and shown is the table in `objects`; the other modules are one group of routes each.
 
 mod bootstrap;
@@ -12,7 +12,6 @@ mod lineage;
 mod metrics;
 mod monitoring;
 mod objects;
-mod openapi;
 mod params;
 mod reply;
 mod routes;
@@ -44,6 +43,7 @@ use crate::{
     config::OnlineStoreConfig,
     context::Context,
     error::Result,
+    http::openapi,
     model::{Object, ObjectKind},
     offline::store::OfflineStore,
 };
@@ -139,7 +139,7 @@ fn thali_routes() -> Router<Arc<Api>> {
 
 fn feast_routes() -> Router<Arc<Api>> {
     let table = routes::routes();
-    let document = Arc::new(openapi::document(&table));
+    let document = Arc::new(openapi::document(about(), &table));
     routes::router(table, true)
         .route(
             "/openapi.json",
@@ -147,6 +147,24 @@ fn feast_routes() -> Router<Arc<Api>> {
         )
         .route("/docs", get(openapi::page))
         .method_not_allowed_fallback(method_not_allowed)
+}
+
+/// What the document says of the whole.
+fn about() -> openapi::About {
+    openapi::About {
+        title: "thali registry",
+        description: "Feast's registry over HTTP, and what thali has besides. Every route of Feast answers with and without the prefix.",
+        servers: json!([{"url": "/api/v1"}, {"url": "/"}]),
+        failure: json!({
+            "type": "object",
+            "required": ["detail"],
+            "properties": {
+                "status_code": {"type": "integer"},
+                "detail": {"type": "string"},
+                "error_type": {"type": "string"},
+            },
+        }),
+    }
 }
 
 async fn get_feature(

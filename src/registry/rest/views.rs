@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 use super::{
     Api, Shared,
     objects::view_type,
-    openapi::schema::body,
     params::{Body, Params},
     reply::{self, Answer},
     writes::author,
 };
 use crate::{
     error::{Error, Result},
+    http::openapi::schema::body,
     model::Object,
     proto::feast::core::FeatureViewState,
     registry::changes::any_view,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{PolicyType, Tags, core, data_source};
-use crate::registry::rest::openapi::schema::body;
+use crate::http::openapi::schema::body;
 
 body! {
     pub(in super::super) struct EntityBody {

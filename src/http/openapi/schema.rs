@@ -9,23 +9,23 @@ use serde_json::{Map, Value, json};
 const COMPONENTS: &str = "#/components/schemas/";
 
 /// A reference to the schema of a protobuf message.
-pub(in super::super) fn message(name: &str) -> Value {
+pub(crate) fn message(name: &str) -> Value {
     json!({"$ref": format!("{COMPONENTS}{name}")})
 }
 
 /// A list of such things.
-pub(in super::super) fn list(items: &Value) -> Value {
+pub(crate) fn list(items: &Value) -> Value {
     json!({"type": "array", "items": items})
 }
 
 /// An object with these properties, all of them always there.
-pub(in super::super) fn object<const N: usize>(properties: [(&str, Value); N]) -> Value {
+pub(crate) fn object<const N: usize>(properties: [(&str, Value); N]) -> Value {
     let required: Vec<&str> = properties.iter().map(|(name, _)| *name).collect();
     json!({"type": "object", "required": required, "properties": Map::from_iter(owned(properties))})
 }
 
 /// A message with more properties beside its own, which may be missing.
-pub(in super::super) fn extended<const N: usize>(base: &Value, more: [(&str, Value); N]) -> Value {
+pub(crate) fn extended<const N: usize>(base: &Value, more: [(&str, Value); N]) -> Value {
     json!({"allOf": [base, {"type": "object", "properties": Map::from_iter(owned(more))}]})
 }
 
@@ -36,25 +36,25 @@ fn owned<const N: usize>(properties: [(&str, Value); N]) -> impl Iterator<Item =
 }
 
 /// Names to things of one kind.
-pub(in super::super) fn map(values: &Value) -> Value {
+pub(crate) fn map(values: &Value) -> Value {
     json!({"type": "object", "additionalProperties": values})
 }
 
-pub(in super::super) fn text() -> Value {
+pub(crate) fn text() -> Value {
     json!({"type": "string"})
 }
 
-pub(in super::super) fn number() -> Value {
+pub(crate) fn number() -> Value {
     json!({"type": "integer"})
 }
 
 /// One of these texts.
-pub(in super::super) fn one_of(texts: &[&str]) -> Value {
+pub(crate) fn one_of(texts: &[&str]) -> Value {
     json!({"type": "string", "enum": texts})
 }
 
 /// The schema, or null.
-pub(in super::super) fn nullable(schema: &Value) -> Value {
+pub(crate) fn nullable(schema: &Value) -> Value {
     json!({"anyOf": [schema, {"type": "null"}]})
 }
 
@@ -143,7 +143,7 @@ fn of_kind(kind: &Kind) -> Value {
 }
 
 /// What a part of a request body looks like.
-pub(in super::super) trait Schema {
+pub(crate) trait Schema {
     /// Whether the part may be left out.
     const OPTIONAL: bool = false;
 
@@ -195,10 +195,10 @@ impl<T: Schema> Schema for Option<T> {
 }
 
 /// A field of a body: its name, its schema, whether it may be left out.
-pub(in super::super) type Field = (&'static str, Value, bool);
+pub(crate) type Field = (&'static str, Value, bool);
 
 /// The schema of a body with these fields.
-pub(in super::super) fn of_fields(fields: Vec<Field>) -> Value {
+pub(crate) fn of_fields(fields: Vec<Field>) -> Value {
     let (mut properties, mut required) = (Map::new(), Vec::new());
     for (name, schema, optional) in fields {
         let name = name.trim_start_matches("r#");
@@ -225,10 +225,10 @@ macro_rules! body {
             $($(#[$of_field])* $of $field: $type,)*
         }
 
-        impl $crate::registry::rest::openapi::schema::Schema for $name {
+        impl $crate::http::openapi::schema::Schema for $name {
             fn schema() -> serde_json::Value {
-                use $crate::registry::rest::openapi::schema::Schema;
-                $crate::registry::rest::openapi::schema::of_fields(vec![
+                use $crate::http::openapi::schema::Schema;
+                $crate::http::openapi::schema::of_fields(vec![
                     $((stringify!($field), <$type as Schema>::schema(), <$type as Schema>::OPTIONAL),)*
                 ])
             }
@@ -236,4 +236,4 @@ macro_rules! body {
     };
 }
 
-pub(in super::super) use body;
+pub(crate) use body;

@@ -1,6 +1,6 @@
 //! `/openapi.json` and the page that shows it: both say what the table of routes says, and no more.
 
-pub(super) mod schema;
+pub(crate) mod schema;
 
 use std::sync::Arc;
 
@@ -11,25 +11,35 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 
-use super::routes::{Param, Route};
+use super::route::{Param, Route};
 
 /// The page, which reads the document from beside itself.
 const PAGE: &str = include_str!("openapi/page.html");
 
 /// `GET /openapi.json`.
-pub(super) async fn answer(document: Arc<Value>) -> Json<Value> {
+pub(crate) async fn answer(document: Arc<Value>) -> Json<Value> {
     Json(Value::clone(&document))
 }
 
 /// `GET /docs`.
-pub(super) async fn page() -> impl IntoResponse {
+pub(crate) async fn page() -> impl IntoResponse {
     let policy =
         "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'";
     ([(header::CONTENT_SECURITY_POLICY, policy)], Html(PAGE))
 }
 
+/// What a document says of the API as a whole.
+pub(crate) struct About {
+    pub(crate) title: &'static str,
+    pub(crate) description: &'static str,
+    /// Where Feast's routes begin.
+    pub(crate) servers: Value,
+    /// The schema of a refusal.
+    pub(crate) failure: Value,
+}
+
 /// The document of these routes.
-pub(super) fn document(routes: &[Route]) -> Value {
+pub(crate) fn document<S>(about: About, routes: &[Route<S>]) -> Value {
     let mut paths: Map<String, Value> = Map::new();
     for route in routes {
         let operations = paths.entry(route.path.clone()).or_insert_with(|| json!({}));
@@ -41,32 +51,20 @@ pub(super) fn document(routes: &[Route]) -> Value {
     let mut document = json!({
         "openapi": "3.1.0",
         "info": {
-            "title": "thali registry",
-            "description": "Feast's registry over HTTP, and what thali has besides. Every route of Feast answers with and without the prefix.",
+            "title": about.title,
+            "description": about.description,
             "version": env!("CARGO_PKG_VERSION"),
         },
-        "servers": [{"url": "/api/v1"}, {"url": "/"}],
+        "servers": about.servers,
         "paths": paths,
     });
     let mut schemas = schema::components(&document);
-    schemas.insert("Failure".to_owned(), failure());
+    schemas.insert("Failure".to_owned(), about.failure);
     document["components"] = json!({"schemas": schemas});
     document
 }
 
-fn failure() -> Value {
-    json!({
-        "type": "object",
-        "required": ["detail"],
-        "properties": {
-            "status_code": {"type": "integer"},
-            "detail": {"type": "string"},
-            "error_type": {"type": "string"},
-        },
-    })
-}
-
-fn operation(route: &Route) -> Value {
+fn operation<S>(route: &Route<S>) -> Value {
     let mut responses = Map::new();
     let answer = match &route.answer {
         Some(schema) => json!({"description": "done", "content": {"application/json": {"schema": schema}}}),
