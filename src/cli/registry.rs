@@ -7,13 +7,13 @@ use serde_json::{Map, Value as Json};
 
 use super::{Global, Name, Outcome, archive, history, output};
 use crate::{
-    config::RegistryBackend,
+    config::{RegistryBackend, SchemaMode},
     error::{Error, Result},
     model::{
         Object, ObjectKind,
         object::{dynamic, message_to_json},
     },
-    registry::Catalog,
+    registry::{Catalog, store::sql::SqlStore},
 };
 
 /// Commands about the registry's storage.
@@ -49,8 +49,11 @@ impl Command {
 async fn create_schema(global: &Global) -> Outcome {
     let config = global.load()?.config;
     let kind = match config.registry.backend {
-        RegistryBackend::Sql { .. } => {
-            // Opening makes what is missing; the job ledger's tables are made when it is first asked.
+        RegistryBackend::Sql(mut sql) => {
+            // Opening makes what is missing, unless the file says that it may not: here is where it may.
+            sql.schema_mode = SchemaMode::Auto;
+            SqlStore::open(&sql, config.thali.registry_history.keep).await?;
+            // The job ledger's tables are made when it is first asked.
             let (context, _telemetry) = global.open("warn").await?;
             context.ledger.check().await?;
             output::line(format_args!("SQL registry schema created successfully."));

@@ -42,7 +42,9 @@ pub(super) struct Planned {
 /// Reads the repository and compares it with the registry; changes nothing.
 pub(super) async fn plan(context: &Context, options: &Options) -> Result<Planned> {
     let definitions = Definitions::read(&context.config)?;
-    if let Some(error) = definitions.nothing_defined() {
+    if let Some(error) = definitions.nothing_defined()
+        && (definitions.has_python || !is_bare(context).await?)
+    {
         return Err(error);
     }
     let validation = if options.skip_source_validation {
@@ -62,6 +64,14 @@ pub(super) async fn plan(context: &Context, options: &Options) -> Result<Planned
         plan: context.registry.plan(project, objects).await?,
         served,
     })
+}
+
+/// Whether the project holds nothing that a repository without definitions would take away: such a
+/// repository may begin a project, as Feast's minimal template does, but a wrong folder empties none.
+async fn is_bare(context: &Context) -> Result<bool> {
+    let catalog = context.registry.fresh_catalog(&context.config.project).await?;
+    let mut objects = catalog.state().objects.iter();
+    Ok(objects.all(|object| object.kind == ObjectKind::Project || !is_shown(object.kind, &object.name)))
 }
 
 /// The name of a view that is served online, for objects that are such a view.

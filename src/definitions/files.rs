@@ -49,7 +49,8 @@ pub(super) fn find(repo: &Path, config: Option<&Path>) -> Result<Found> {
             }
             match path.extension().and_then(|extension| extension.to_str()) {
                 Some("yaml" | "yml") => found.yaml.push(path.to_path_buf()),
-                Some("py") => found.has_python = true,
+                // Folders of Python modules have an empty one, which defines nothing.
+                Some("py") => found.has_python |= path.metadata().is_ok_and(|file| file.len() > 0),
                 _ => {}
             }
         },

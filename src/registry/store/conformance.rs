@@ -6,7 +6,7 @@
 #[path = "conformance/history.rs"]
 mod history;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chrono::DateTime;
@@ -389,7 +389,17 @@ pub(super) async fn concurrent_writers(handles: Vec<Arc<dyn RegistryStore>>) {
     }
     let expected = handles.len() * WRITERS * WRITES;
     for store in &handles {
-        let state = store.load("busy").await.unwrap();
+        let state = loop {
+            let state = store.load("busy").await.unwrap();
+            let entities = state.objects.iter().filter(|o| o.kind == ObjectKind::Entity);
+            if entities.count() >= expected {
+                break state;
+            }
+            // One that follows a server hears of the others' last writes a moment later.
+            tokio::time::timeout(Duration::from_secs(10), store.changed())
+                .await
+                .unwrap();
+        };
         assert_eq!(
             state
                 .objects

@@ -116,12 +116,13 @@ impl Delta {
                 .iter()
                 .any(|(old, kept)| old == key && kept == value)
         };
+        let mut known: HashMap<(&str, u32), &Arc<ViewVersion>> = HashMap::new();
+        if !self.versions.is_empty() {
+            let versions = before.versions.iter();
+            known.extend(versions.map(|version| ((version.view.as_str(), version.number), version)));
+        }
         let same_version = |((view, number), after): (&(String, u32), &Option<Arc<ViewVersion>>)| {
-            let before = before
-                .versions
-                .iter()
-                .find(|old| old.view == *view && old.number == *number);
-            before == after.as_ref()
+            known.get(&(view.as_str(), *number)).copied() == after.as_ref()
         };
         self.objects.is_empty()
             && self.history.is_none()
