@@ -301,8 +301,17 @@ async fn wait_until_ready(readiness: &Readiness) {
     }
 }
 
-/// Looks for other processes' changes and keeps the freshness gauges; never ends by itself.
+/// How old the freshness gauges may be; Feast renews them every 30 s.
+const FRESHNESS: Duration = Duration::from_secs(10);
+
+/// Looks for other processes' changes and keeps the freshness gauges; never ends by itself. Taking in a
+/// large registry keeps a core busy for a while, which is not to be a core that answers requests.
 async fn watch_registry(context: Context, stop: CancellationToken) -> Result<()> {
+    let background = context.background.clone();
+    background.run(follow_registry(context, stop)).await
+}
+
+async fn follow_registry(context: Context, stop: CancellationToken) -> Result<()> {
     let poll = context.config.thali.registry_poll;
     let period = context
         .config
@@ -311,11 +320,16 @@ async fn watch_registry(context: Context, stop: CancellationToken) -> Result<()>
         .map_or(poll, |ttl| ttl.min(poll));
     let mut turn = tokio::time::interval(period.max(Duration::from_millis(10)));
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut freshness = tokio::time::interval(FRESHNESS);
     let mut failing = false;
     loop {
         tokio::select! {
             _ = turn.tick() => {}
             () = context.registry.changed() => {}
+            _ = freshness.tick() => {
+                measure_freshness(&context).await;
+                continue;
+            }
             () = stop.cancelled() => return Ok(()),
         }
         match context.registry.refresh().await {
@@ -336,7 +350,6 @@ async fn watch_registry(context: Context, stop: CancellationToken) -> Result<()>
                 failing = true;
             }
         }
-        measure_freshness(&context).await;
     }
 }
 
