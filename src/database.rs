@@ -2,7 +2,7 @@
 //! MySQL/MariaDB. It connects, begins transactions, migrates tables of thali's own and puts errors into
 //! words; which tables there are is the business of those who use it.
 
-mod failure;
+pub(crate) mod failure;
 mod migrate;
 mod url;
 

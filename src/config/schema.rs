@@ -359,7 +359,6 @@ pub(crate) static ONLINE: Store = Store {
         "dynamodb",
         "snowflake.online",
         "bigtable",
-        "postgres",
         "hbase",
         "cassandra",
         "scylladb",

@@ -64,24 +64,33 @@ impl Database {
     }
 
     fn describe(&self, error: &sqlx::Error, opening: bool) -> Error {
-        let url = self.url();
-        let trouble = trouble(error);
-        let cause = cause(error);
-        let (what, hint) = words(trouble);
-        let text = match trouble {
-            Trouble::AllInUse if self.pool().size() < self.pool().options().get_max_connections() => {
-                format!("the database `{url}` gives no connection")
-            }
-            Trouble::AllInUse => {
-                let limit = self.pool().options().get_max_connections();
-                format!("all {limit} connections to the database `{url}` are in use")
-            }
-            _ if cause.is_empty() => format!("the database `{url}` {what}"),
-            _ => format!("the database `{url}` {what}: {cause}"),
-        };
-        let text = Error::new(kind(trouble, opening), text);
-        if hint.is_empty() { text } else { text.hint(hint) }
+        let place = format!("the database `{}`", self.url());
+        let limit = self.pool().options().get_max_connections();
+        if trouble(error) == Trouble::AllInUse && self.pool().size() >= limit {
+            let text = format!("all {limit} connections to {place} are in use");
+            let (_, hint) = words(Trouble::AllInUse);
+            return Error::new(kind(Trouble::AllInUse, opening), text).hint(hint);
+        }
+        describe(&place, error, opening)
     }
+}
+
+/// The error of a statement in one line; `place` says of which database, without its password.
+pub(crate) fn in_words(place: &str, error: sqlx::Error) -> Error {
+    describe(place, &error, false).source_error(error)
+}
+
+fn describe(place: &str, error: &sqlx::Error, opening: bool) -> Error {
+    let trouble = trouble(error);
+    let cause = cause(error);
+    let (what, hint) = words(trouble);
+    let text = if cause.is_empty() {
+        format!("{place} {what}")
+    } else {
+        format!("{place} {what}: {cause}")
+    };
+    let text = Error::new(kind(trouble, opening), text);
+    if hint.is_empty() { text } else { text.hint(hint) }
 }
 
 fn kind(trouble: Trouble, opening: bool) -> Kind {
@@ -166,7 +175,7 @@ fn cause(error: &sqlx::Error) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-pub(super) fn is_missing_table(error: &sqlx::Error) -> bool {
+pub(crate) fn is_missing_table(error: &sqlx::Error) -> bool {
     trouble(error) == Trouble::MissingTable
 }
 
@@ -239,7 +248,7 @@ fn mysql(number: u16) -> Trouble {
         1317 | 1969 | 3024 => Trouble::TooSlow,
         1146 => Trouble::MissingTable,
         1053 | 1927 | 2006 | 2013 => Trouble::Gone,
-        1153 | 1264 | 1366 | 1406 => Trouble::BadValue,
+        1153 | 1264 | 1292 | 1366 | 1406 => Trouble::BadValue,
         1194 | 1195 | 1030 => Trouble::NotADatabase,
         _ => Trouble::Other,
     }

@@ -6,7 +6,9 @@
 mod batch;
 pub mod disabled;
 pub mod kind;
+pub mod postgres;
 pub mod search;
+mod sql;
 pub mod sqlite;
 
 use std::sync::Arc;

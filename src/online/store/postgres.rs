@@ -1,0 +1,453 @@
+//! [`PostgresStore`]: the PostgreSQL online store in Feast's tables
+//! (`feast/infra/online_stores/postgres_online_store/postgres.py`), with pgvector for similarity search.
+//!
+//! What differs from Feast's own store, none of it in the tables: times are UTC whatever the time zone
+//! of the session or the role; an entity's row never goes back in event time; `conn_type` and `min_conn`
+//! do not matter, up to `max_conn` connections are opened as they are needed. Feast's single connection
+//! of `conn_type: singleton` would make requests wait for each other for no gain.
+
+mod read;
+mod search;
+mod write;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, PgConnection, Row as _,
+    postgres::{PgConnectOptions, PgSslMode},
+};
+
+use super::{
+    Found, OlderRow, OnlineRead, OnlineStore, RowBatch, Search, StoreKind, Table, WriteBatch,
+    sql::{
+        LONG_LIMIT, READ_LIMIT, Races, connections::Connections, failed, is_missing_table, table_name,
+        vectors::Metric, within,
+    },
+};
+use crate::{
+    config::{
+        Section,
+        schema::{Kind as Holds, Schema, Unknown, accepted, used},
+    },
+    error::{Error, Result},
+    model::{FeatureView, ValueType},
+};
+
+/// Prepared statements kept on each connection: one per set of views that are asked together.
+const STATEMENTS: usize = 128;
+/// Entity keys per page of [`OnlineStore::keys`].
+const PAGE: i64 = 1000;
+
+/// The `postgres` type.
+pub static KIND: StoreKind = StoreKind {
+    name: "postgres",
+    schema: &SCHEMA,
+    open: |opening| {
+        Box::pin(async move {
+            let store = PostgresStore::open(opening.section)?;
+            Ok(Arc::new(store) as Arc<dyn OnlineStore>)
+        })
+    },
+};
+
+static SCHEMA: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[
+        used("type", Holds::Text, Some("postgres")),
+        used("host", Holds::Text, None),
+        used("port", Holds::Int, Some("5432")),
+        used("database", Holds::Text, None),
+        used("db_schema", Holds::Text, Some("public")),
+        used("user", Holds::Text, None),
+        used("password", Holds::Secret, None),
+        used(
+            "sslmode",
+            Holds::Choice(&["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]),
+            Some("require"),
+        ),
+        used("sslkey_path", Holds::Text, None),
+        used("sslcert_path", Holds::Text, None),
+        used("sslrootcert_path", Holds::Text, None),
+        used("max_conn", Holds::Int, Some("10")),
+        accepted("min_conn", Holds::Int),
+        accepted("conn_type", Holds::Choice(&["singleton", "pool"])),
+        accepted("keepalives_idle", Holds::Int),
+        used("vector_enabled", Holds::Bool, Some("false")),
+        used("similarity", Holds::Text, None),
+        accepted("vector_len", Holds::Int),
+        used("enable_openai_compatible_store", Holds::Bool, Some("false")),
+        accepted("max_batched_result_rows", Holds::Int),
+    ],
+};
+
+/// An opened PostgreSQL online store.
+#[derive(Debug)]
+pub struct PostgresStore {
+    connections: Connections<PgConnection>,
+    user: String,
+    schema: String,
+    vector_enabled: bool,
+    /// Whether tables get the column Feast keeps numbers in.
+    keeps_numbers: bool,
+    /// What a search that names none measures by; Feast's v2 search takes L2 whatever the configuration
+    /// says.
+    similarity: Metric,
+    /// Columns of tables that have been written to.
+    tables: Mutex<HashMap<String, Columns>>,
+}
+
+/// What differs between tables of one view in different databases.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Columns {
+    has_text: bool,
+    has_number: bool,
+    has_vector: bool,
+    /// That column is pgvector's, not one of bytes.
+    is_vector: bool,
+}
+
+impl PostgresStore {
+    /// Takes the configuration in; connects when it is first used.
+    ///
+    /// # Errors
+    /// `Config` naming the key that is missing or makes no sense.
+    pub fn open(section: &Section) -> Result<Self> {
+        let needed = |key: &str| {
+            section.text(key).ok_or_else(|| {
+                Error::config(format!("online store `postgres` needs `{key}`"))
+                    .hint(format!("set `online_store.{key}` in feature_store.yaml"))
+            })
+        };
+        let number = |key: &str, default: i64| section.int(key).unwrap_or(default);
+        let (host, database, user) = (needed("host")?, needed("database")?, needed("user")?);
+        let port = u16::try_from(number("port", 5432))
+            .map_err(|_error| Error::config("`online_store.port` is no port number"))?;
+        let schema = section.text("db_schema").unwrap_or("public").trim();
+        let search_path = match schema {
+            "public" => "public".to_owned(),
+            other => format!("{other},public"),
+        };
+        let mut ssl_mode: PgSslMode = section
+            .text("sslmode")
+            .unwrap_or("require")
+            .parse()
+            .map_err(|error: sqlx::Error| Error::config(format!("`online_store.sslmode`: {error}")))?;
+        let mut options = PgConnectOptions::new_without_pgpass()
+            .host(host)
+            .port(port)
+            .database(database)
+            .username(user)
+            .password(needed("password")?)
+            .application_name("thali")
+            .statement_cache_capacity(STATEMENTS)
+            .options([
+                ("search_path", search_path.as_str()),
+                // The plans are those of key look-ups; making one anew takes longer than the look-up.
+                ("plan_cache_mode", "force_generic_plan"),
+                ("jit", "off"),
+            ])
+            .disable_statement_logging();
+        if let Some(path) = section.text("sslrootcert_path") {
+            options = options.ssl_root_cert(path);
+            // libpq checks the certificate when it is given one to check it by.
+            if matches!(ssl_mode, PgSslMode::Require) {
+                ssl_mode = PgSslMode::VerifyCa;
+            }
+        }
+        if let Some(path) = section.text("sslcert_path") {
+            options = options.ssl_client_cert(path);
+        }
+        if let Some(path) = section.text("sslkey_path") {
+            options = options.ssl_client_key(path);
+        }
+        let limit = usize::try_from(number("max_conn", 10)).unwrap_or(10);
+        let place = format!("the online store `postgresql://{user}@{host}:{port}/{database}`");
+        Ok(Self {
+            connections: Connections::new(options.ssl_mode(ssl_mode), place, limit),
+            user: user.to_owned(),
+            schema: schema.to_owned(),
+            vector_enabled: section.bool("vector_enabled"),
+            keeps_numbers: section.bool("enable_openai_compatible_store"),
+            similarity: section
+                .text("similarity")
+                .map_or(Ok(Metric::L2), Metric::named)
+                .map_err(|error| Error::config(error.message().to_owned()))?,
+            tables: Mutex::default(),
+        })
+    }
+
+    fn failed(&self, error: sqlx::Error) -> Error {
+        failed(self.connections.place(), error)
+    }
+
+    fn tables(&self) -> MutexGuard<'_, HashMap<String, Columns>> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A statement about one table with a parameter, in which a missing table has no rows.
+    async fn ask<P>(&self, statement: &str, parameter: P) -> Result<Vec<sqlx::postgres::PgRow>>
+    where
+        P: for<'q> sqlx::Encode<'q, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Clone + Send,
+    {
+        let mut races = Races::default();
+        loop {
+            let mut lease = self.connections.lease().await?;
+            let query = sqlx::query(AssertSqlSafe(statement.to_owned())).bind(parameter.clone());
+            let asked = within(LONG_LIMIT, query.fetch_all(&mut *lease)).await;
+            let again = lease.settle(&asked);
+            match asked {
+                Ok(rows) => return Ok(rows),
+                Err(error) if is_missing_table(&error) => return Ok(Vec::new()),
+                Err(error) if again || races.again(&error).await => {}
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
+    }
+
+    fn count_in(&self, rows: &[sqlx::postgres::PgRow]) -> Result<u64> {
+        let Some(row) = rows.first() else { return Ok(0) };
+        let count: i64 = row.try_get(0).map_err(|error| self.failed(error))?;
+        Ok(u64::try_from(count).unwrap_or_default())
+    }
+
+    /// The columns of a table; `None` when it does not exist.
+    async fn columns(
+        &self,
+        connection: &mut PgConnection,
+        table: &str,
+    ) -> Result<Option<Columns>, sqlx::Error> {
+        let statement = "SELECT a.attname::text, t.typname::text FROM pg_attribute a \
+             JOIN pg_type t ON t.oid = a.atttypid \
+             WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped";
+        let rows = sqlx::query(statement)
+            .bind(quoted(table))
+            .fetch_all(connection)
+            .await?;
+        let mut columns = Columns::default();
+        for row in &rows {
+            match row.try_get(0)? {
+                "value_text" => columns.has_text = true,
+                "value_num" => columns.has_number = true,
+                "vector_value" => {
+                    columns.has_vector = true;
+                    columns.is_vector = row.try_get::<&str, _>(1)? == "vector";
+                }
+                _ => {}
+            }
+        }
+        Ok((!rows.is_empty()).then_some(columns))
+    }
+
+    /// Makes the table of a view as Feast does, or adds what one of an older Feast lacks.
+    async fn create_table(
+        &self,
+        connection: &mut PgConnection,
+        table: &str,
+        view: &FeatureView,
+    ) -> Result<(), sqlx::Error> {
+        let name = quoted(table);
+        let vector = if self.vector_enabled { "vector" } else { "BYTEA" };
+        let number = match self.keeps_numbers {
+            true => "value_num DOUBLE PRECISION NULL, ",
+            false => "",
+        };
+        let mut statements = Vec::new();
+        match self.columns(connection, table).await? {
+            None => statements.push(format!(
+                "CREATE TABLE IF NOT EXISTS {name} (entity_key BYTEA, feature_name TEXT, value BYTEA, \
+                 value_text TEXT NULL, {number}vector_value {vector} NULL, event_ts TIMESTAMPTZ, \
+                 created_ts TIMESTAMPTZ, PRIMARY KEY(entity_key, feature_name))"
+            )),
+            Some(known) => {
+                let mut add = |column: &str| statements.push(format!("ALTER TABLE {name} ADD COLUMN {column}"));
+                if !known.has_text {
+                    add("value_text TEXT NULL");
+                }
+                if self.keeps_numbers && !known.has_number {
+                    add("value_num DOUBLE PRECISION NULL");
+                }
+                if !known.has_vector {
+                    add(&format!("vector_value {vector} NULL"));
+                } else if self.vector_enabled && !known.is_vector {
+                    // Without pgvector Feast keeps nothing in it.
+                    statements.push(format!(
+                        "ALTER TABLE {name} ALTER COLUMN vector_value TYPE vector USING NULL"
+                    ));
+                }
+            }
+        }
+        let index = quoted(&format!("{table}_ek"));
+        statements.push(format!("CREATE INDEX IF NOT EXISTS {index} ON {name} (entity_key)"));
+        if view.features.iter().any(|field| field.value_type == ValueType::String) {
+            let index = quoted(&format!("{table}_fts_idx"));
+            statements.push(format!(
+                "CREATE INDEX IF NOT EXISTS {index} ON {name} USING GIN (to_tsvector('english', value_text))"
+            ));
+        }
+        run(connection, statements).await
+    }
+
+    /// What all tables need: the schema, pgvector; and nobody else who makes tables at the same time.
+    async fn prepare(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let mut statements = vec![
+            "SELECT pg_advisory_xact_lock(hashtext('thali online store'))".to_owned(),
+            // A table that is being read for long is not waited for for ever, nor are its readers.
+            "SET LOCAL lock_timeout = '30s'".to_owned(),
+        ];
+        let known: (bool, bool) = sqlx::query_as(
+            "SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = $1), to_regtype('vector') IS NOT NULL",
+        )
+        .bind(&self.schema)
+        .fetch_one(&mut *connection)
+        .await?;
+        if !known.0 {
+            let (schema, user) = (quoted(&self.schema), quoted(&self.user));
+            statements.push(format!("CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {user}"));
+        }
+        if self.vector_enabled && !known.1 {
+            statements.push("CREATE EXTENSION IF NOT EXISTS vector".to_owned());
+        }
+        run(connection, statements).await
+    }
+
+    async fn provision_once(
+        &self,
+        connection: &mut PgConnection,
+        keep: &[(String, &FeatureView)],
+        drop: &[String],
+    ) -> Result<(), sqlx::Error> {
+        use sqlx::Connection as _;
+        let mut transaction = connection.begin().await?;
+        self.prepare(&mut transaction).await?;
+        for (table, view) in keep {
+            self.create_table(&mut transaction, table, view).await?;
+        }
+        let dropped = drop.iter().map(|table| format!("DROP TABLE IF EXISTS {}", quoted(table)));
+        run(&mut transaction, dropped.collect()).await?;
+        transaction.commit().await
+    }
+
+    async fn provision_tables(&self, keep: &[(String, &FeatureView)], drop: &[String]) -> Result<()> {
+        let mut races = Races::default();
+        loop {
+            let mut lease = self.connections.lease().await?;
+            let done = within(LONG_LIMIT, self.provision_once(&mut lease, keep, drop)).await;
+            let again = lease.settle(&done);
+            self.tables().clear();
+            match done {
+                Ok(()) => return Ok(()),
+                Err(error) if again || races.again(&error).await => {}
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl OnlineStore for PostgresStore {
+    async fn read(&self, read: &OnlineRead<'_>) -> Result<Vec<RowBatch>> {
+        self.read_groups(read).await
+    }
+
+    async fn write(&self, project: &str, table: &Table, batch: &WriteBatch, older: OlderRow) -> Result<u64> {
+        self.write_rows(&table_name(project, &table.name), &table.view, batch, older)
+            .await
+    }
+
+    async fn provision(&self, project: &str, keep: &[Arc<FeatureView>], drop: &[Table]) -> Result<()> {
+        let named = keep.iter().map(|view| (table_name(project, &view.name), view.as_ref()));
+        let dropped = drop.iter().map(|table| table_name(project, &table.name));
+        let (keep, drop): (Vec<_>, Vec<_>) = (named.collect(), dropped.collect());
+        match (keep.is_empty(), drop.is_empty()) {
+            (true, true) => Ok(()),
+            _ => self.provision_tables(&keep, &drop).await,
+        }
+    }
+
+    async fn delete(&self, project: &str, table: &Table, keys: &[Bytes]) -> Result<u64> {
+        let name = quoted(&table_name(project, &table.name));
+        let statement = format!(
+            "WITH gone AS (DELETE FROM {name} WHERE entity_key = ANY($1) RETURNING entity_key) \
+             SELECT count(DISTINCT entity_key) FROM gone"
+        );
+        let keys: Vec<Vec<u8>> = keys.iter().map(|key| key.to_vec()).collect();
+        self.count_in(&self.ask(&statement, keys).await?)
+    }
+
+    async fn count(&self, project: &str, table: &Table) -> Result<u64> {
+        let name = quoted(&table_name(project, &table.name));
+        let statement = format!(
+            "SELECT count(*) FROM (SELECT DISTINCT entity_key FROM {name} WHERE entity_key > $1) entities"
+        );
+        self.count_in(&self.ask(&statement, Vec::<u8>::new()).await?)
+    }
+
+    async fn truncate(&self, project: &str, table: &Table) -> Result<()> {
+        let name = quoted(&table_name(project, &table.name));
+        // TRUNCATE would wait for all readers, and they for it.
+        self.ask(&format!("DELETE FROM {name} WHERE entity_key >= $1"), Vec::<u8>::new())
+            .await
+            .map(drop)
+    }
+
+    async fn keys(
+        &self,
+        project: &str,
+        table: &Table,
+        page: Option<Bytes>,
+    ) -> Result<(Vec<Bytes>, Option<Bytes>)> {
+        let name = quoted(&table_name(project, &table.name));
+        let statement = format!(
+            "SELECT DISTINCT entity_key FROM {name} WHERE entity_key > $1 ORDER BY entity_key LIMIT {PAGE}"
+        );
+        let rows = self.ask(&statement, page.unwrap_or_default().to_vec()).await?;
+        let keys = rows.iter().map(|row| row.try_get::<Vec<u8>, _>(0).map(Bytes::from));
+        let keys: Vec<Bytes> = keys
+            .collect::<Result<_, _>>()
+            .map_err(|error| self.failed(error))?;
+        let next = keys.last().filter(|_| keys.len() as i64 == PAGE).cloned();
+        Ok((keys, next))
+    }
+
+    async fn search(&self, project: &str, table: &Table, search: &Search) -> Result<Found> {
+        self.search_rows(&table_name(project, &table.name), &table.view, search)
+            .await
+    }
+
+    fn name(&self) -> &'static str {
+        KIND.name
+    }
+
+    async fn check(&self) -> Result<()> {
+        loop {
+            let mut lease = self.connections.lease().await?;
+            let asked = within(READ_LIMIT, sqlx::query("SELECT 1").execute(&mut *lease)).await;
+            if !lease.settle(&asked) {
+                return asked.map(|_| ()).map_err(|error| self.failed(error));
+            }
+        }
+    }
+}
+
+async fn run(connection: &mut PgConnection, statements: Vec<String>) -> Result<(), sqlx::Error> {
+    for statement in statements {
+        sqlx::query(AssertSqlSafe(statement))
+            .persistent(false)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// An identifier in double quotes.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests;
