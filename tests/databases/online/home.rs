@@ -47,7 +47,6 @@ impl Home {
     }
 
     /// The store is in this database, which goes with it.
-    #[expect(dead_code, reason = "of stores in SQL servers")]
     pub(crate) fn within(mut self, database: Fresh) -> Self {
         self.database = Some(database);
         self

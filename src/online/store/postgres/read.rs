@@ -53,7 +53,11 @@ impl PostgresStore {
 
     /// Reads the parts with a statement for each of the slices; answers `None` if there is but one, and a
     /// table is missing.
-    async fn read_parts(&self, read: &OnlineRead<'_>, slices: &[&[Part<'_>]]) -> Result<Option<Vec<RowBatch>>> {
+    async fn read_parts(
+        &self,
+        read: &OnlineRead<'_>,
+        slices: &[&[Part<'_>]],
+    ) -> Result<Option<Vec<RowBatch>>> {
         'again: loop {
             let mut filling = Filling::new(read.groups.iter().map(|group| (&*group.keys, &*group.views)));
             for parts in slices {

@@ -38,11 +38,20 @@ static DIALECT: Dialect = Dialect {
 const PARAMETERS: usize = 6;
 
 impl PostgresStore {
-    pub(super) async fn search_rows(&self, table: &str, view: &FeatureView, search: &Search) -> Result<Found> {
+    pub(super) async fn search_rows(
+        &self,
+        table: &str,
+        view: &FeatureView,
+        search: &Search,
+    ) -> Result<Found> {
         let name = quoted(table);
         let mut matching = Matching::new(view, &name, &DIALECT, PARAMETERS);
         let condition = matching.condition(search.filter.as_ref())?;
-        let vector = search.vector.as_ref().map(|query| self.operator(view, query)).transpose()?;
+        let vector = search
+            .vector
+            .as_ref()
+            .map(|query| self.operator(view, query))
+            .transpose()?;
         let texts = match search.text {
             Some(_) => text_features(view, &search.features)?,
             None => Vec::new(),
@@ -93,7 +102,10 @@ impl PostgresStore {
                 query.field, view.name
             )));
         }
-        let metric = query.metric.as_deref().map_or(Ok(self.similarity), Metric::named)?;
+        let metric = query
+            .metric
+            .as_deref()
+            .map_or(Ok(self.similarity), Metric::named)?;
         let operator = match metric {
             Metric::Cosine => "<=>",
             Metric::L1 => "<+>",
@@ -107,9 +119,10 @@ impl PostgresStore {
 
     fn not_searched(&self, view: &FeatureView, error: sqlx::Error) -> Error {
         let told = match &error {
-            sqlx::Error::Database(inner) => {
-                Some((inner.code().unwrap_or_default().into_owned(), inner.message().to_owned()))
-            }
+            sqlx::Error::Database(inner) => Some((
+                inner.code().unwrap_or_default().into_owned(),
+                inner.message().to_owned(),
+            )),
             _ => None,
         };
         match told {
@@ -129,13 +142,23 @@ impl PostgresStore {
 
 /// The features whose texts are searched: those asked for, or all of the view's.
 fn text_features(view: &FeatureView, asked: &[String]) -> Result<Vec<String>> {
-    let of_view = view.features.iter().filter(|field| field.value_type == ValueType::String);
+    let of_view = view
+        .features
+        .iter()
+        .filter(|field| field.value_type == ValueType::String);
     let of_view: Vec<String> = of_view.map(|field| field.name.clone()).collect();
-    let among: Vec<String> = of_view.iter().filter(|name| asked.contains(name)).cloned().collect();
+    let among: Vec<String> = of_view
+        .iter()
+        .filter(|name| asked.contains(name))
+        .cloned()
+        .collect();
     match (among.is_empty(), of_view.is_empty()) {
         (false, _) => Ok(among),
         (true, false) => Ok(of_view),
-        (true, true) => Err(Error::invalid(format!("view `{}` has no texts to search in", view.name))),
+        (true, true) => Err(Error::invalid(format!(
+            "view `{}` has no texts to search in",
+            view.name
+        ))),
     }
 }
 
@@ -213,8 +236,14 @@ impl Given<'_> {
                 found.rows.event_times.push(None);
                 found.rows.values.resize(found.keys.len() * width, None);
                 let number = |column| row.try_get::<Option<f64>, _>(column);
-                found.distances.get_or_insert_default().push(number(1)?.unwrap_or(f64::NAN));
-                found.text_ranks.get_or_insert_default().push(number(2)?.unwrap_or_default());
+                found
+                    .distances
+                    .get_or_insert_default()
+                    .push(number(1)?.unwrap_or(f64::NAN));
+                found
+                    .text_ranks
+                    .get_or_insert_default()
+                    .push(number(2)?.unwrap_or_default());
             }
             let Some(feature) = bytes(&row, 3)? else { continue };
             let place = found.keys.len() - 1;

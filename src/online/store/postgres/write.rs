@@ -90,12 +90,17 @@ impl PostgresStore {
         };
         let per_statement = (CELLS_PER_STATEMENT / batch.features.len()).max(1);
         if rows.len() <= per_statement {
-            return self.upsert(connection, table, columns, batch, rows, older).await.map(Some);
+            return self
+                .upsert(connection, table, columns, batch, rows, older)
+                .await
+                .map(Some);
         }
         let mut transaction = connection.begin().await?;
         let mut written = 0;
         for rows in rows.chunks(per_statement) {
-            written += self.upsert(&mut transaction, table, columns, batch, rows, older).await?;
+            written += self
+                .upsert(&mut transaction, table, columns, batch, rows, older)
+                .await?;
         }
         transaction.commit().await?;
         Ok(Some(written))
@@ -137,7 +142,11 @@ async fn stored_times(
     );
     let keys: Vec<&[u8]> = rows.iter().map(|row| batch.keys[*row].as_ref()).collect();
     let mut times = HashMap::with_capacity(rows.len());
-    for row in sqlx::query(AssertSqlSafe(statement)).bind(keys).fetch_all(connection).await? {
+    for row in sqlx::query(AssertSqlSafe(statement))
+        .bind(keys)
+        .fetch_all(connection)
+        .await?
+    {
         times.insert(row.try_get(0)?, micros(&row, 1)?.unwrap_or(i64::MIN));
     }
     Ok(times)
@@ -171,12 +180,16 @@ impl<'a> Cells<'a> {
                 cells.features.push(&batch.features[column]);
                 cells.values.push(&values[column]);
                 // PostgreSQL has no text with a zero in it.
-                cells.texts.push(value_text(&value).map(|text| text.replace('\0', "")));
+                cells
+                    .texts
+                    .push(value_text(&value).map(|text| text.replace('\0', "")));
                 if columns.has_number {
                     cells.numbers.push(value_number(&value));
                 }
                 if with_vectors {
-                    cells.vectors.push(floats(&value).and_then(|vector| vector_text(&vector)));
+                    cells
+                        .vectors
+                        .push(floats(&value).and_then(|vector| vector_text(&vector)));
                 }
                 cells.event_times.push(event_time);
                 cells.created_times.push(created);
@@ -192,8 +205,22 @@ impl<'a> Cells<'a> {
         columns: Columns,
         older: OlderRow,
     ) -> Result<(), sqlx::Error> {
-        let mut names = vec!["entity_key", "feature_name", "value", "value_text", "event_ts", "created_ts"];
-        let mut arrays = vec!["bytea[]", "text[]", "bytea[]", "text[]", "timestamptz[]", "timestamptz[]"];
+        let mut names = vec![
+            "entity_key",
+            "feature_name",
+            "value",
+            "value_text",
+            "event_ts",
+            "created_ts",
+        ];
+        let mut arrays = vec![
+            "bytea[]",
+            "text[]",
+            "bytea[]",
+            "text[]",
+            "timestamptz[]",
+            "timestamptz[]",
+        ];
         let mut taken: Vec<String> = ["k", "f", "v", "t", "e", "c"].map(str::to_owned).to_vec();
         let mut aliases = taken.clone();
         if columns.has_number {
@@ -211,10 +238,15 @@ impl<'a> Cells<'a> {
             arrays.push("text[]");
             aliases.push("z".to_owned());
         }
-        let arrays: Vec<String> =
-            arrays.iter().enumerate().map(|(index, name)| format!("${}::{name}", index + 1)).collect();
-        let updates: Vec<String> =
-            names[2..].iter().map(|name| format!("{name} = excluded.{name}")).collect();
+        let arrays: Vec<String> = arrays
+            .iter()
+            .enumerate()
+            .map(|(index, name)| format!("${}::{name}", index + 1))
+            .collect();
+        let updates: Vec<String> = names[2..]
+            .iter()
+            .map(|name| format!("{name} = excluded.{name}"))
+            .collect();
         let guard = match older {
             OlderRow::Skip => " WHERE s.event_ts IS NULL OR s.event_ts <= excluded.event_ts",
             OlderRow::Overwrite => "",

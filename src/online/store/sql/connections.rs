@@ -143,7 +143,8 @@ impl<C: Connection> Lease<'_, C> {
             Err(error) if Database::is_disconnect(error) => {
                 // The others were opened no later than this one was used.
                 self.connections.idle().clear();
-                let is_slow = matches!(error, sqlx::Error::Io(inner) if inner.kind() == std::io::ErrorKind::TimedOut);
+                let is_slow =
+                    matches!(error, sqlx::Error::Io(inner) if inner.kind() == std::io::ErrorKind::TimedOut);
                 !self.is_new && !is_slow
             }
             Ok(_) | Err(sqlx::Error::Database(_)) => {

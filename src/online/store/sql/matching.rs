@@ -72,13 +72,17 @@ impl<'a> Matching<'a> {
         let values = match (op, value) {
             (Comparison::In | Comparison::NotIn, Json::Array(values)) => values.as_slice(),
             (Comparison::In | Comparison::NotIn, _) => {
-                return Err(Error::invalid(format!("the filter on `{key}` needs a list of values")));
+                return Err(Error::invalid(format!(
+                    "the filter on `{key}` needs a list of values"
+                )));
             }
             _ => std::slice::from_ref(value),
         };
         let is_number = is_number(key, values)?;
         let fits = match field.value_type {
-            ValueType::Int32 | ValueType::Int64 | ValueType::Float | ValueType::Double | ValueType::Bool => true,
+            ValueType::Int32 | ValueType::Int64 | ValueType::Float | ValueType::Double | ValueType::Bool => {
+                true
+            }
             ValueType::String => !is_number,
             _ => false,
         };
@@ -136,7 +140,10 @@ impl<'a> Matching<'a> {
 
 /// Whether the values are numbers, all of them, or texts. Truths count as the numbers one and zero.
 fn is_number(key: &str, values: &[Json]) -> Result<bool> {
-    let numbers = values.iter().filter(|value| value.is_number() || value.is_boolean()).count();
+    let numbers = values
+        .iter()
+        .filter(|value| value.is_number() || value.is_boolean())
+        .count();
     let texts = values.iter().filter(|value| value.is_string()).count();
     match (numbers, texts) {
         (_, 0) if numbers == values.len() => Ok(numbers > 0),
