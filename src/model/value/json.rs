@@ -11,9 +11,11 @@ use super::{Kind, NULL_TIMESTAMP, Value, collection, is_null, text};
 use crate::proto::feast::types::{Map, MapList};
 
 mod dumps;
+mod encoded;
 mod read;
 
 pub(super) use dumps::dumps;
+pub use encoded::write_encoded;
 pub(super) use read::{check_json, whole};
 pub use read::{from_json, infer_from_json};
 

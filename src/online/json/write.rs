@@ -2,14 +2,12 @@
 
 use std::io::Write as _;
 
-use chrono::{DateTime, Datelike, Timelike};
-use prost::Message as _;
-
 use crate::{
     error::Result,
-    model::value::{self, Value},
+    model::value,
     online::serve::{Column, Response},
 };
+use chrono::{DateTime, Datelike, Timelike};
 
 /// What Feast answers as the event time of values that have none.
 const EPOCH: &str = "1970-01-01T00:00:00Z";
@@ -44,12 +42,7 @@ pub fn write_response(out: &mut Vec<u8>, response: &Response) -> Result<()> {
                     if row > 0 {
                         out.push(b',');
                     }
-                    match bytes {
-                        Some(bytes) if !bytes.is_empty() => {
-                            value::json::write_json(out, &Value::decode(&bytes[..])?)
-                        }
-                        _ => out.extend_from_slice(b"null"),
-                    }
+                    value::json::write_encoded(out, bytes.map_or(&[], |bytes| &bytes[..]))?;
                 }
                 out.extend_from_slice(b"],\"statuses\":[");
                 separated(out, stored.cells(), |out, (_, status)| quote(out, status.name()));
