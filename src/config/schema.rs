@@ -356,7 +356,6 @@ pub(crate) static ONLINE: Store = Store {
         "aerospike",
         "datastore",
         "redis",
-        "dynamodb",
         "snowflake.online",
         "bigtable",
         "hbase",

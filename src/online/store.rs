@@ -3,8 +3,9 @@
 //!
 //! A new store is a file here with a [`StoreKind`], and a line in [`kind::KINDS`].
 
-mod batch;
+pub mod batch;
 pub mod disabled;
+pub mod dynamodb;
 pub mod kind;
 pub mod postgres;
 pub mod search;

@@ -4,7 +4,13 @@ use std::collections::{HashMap, hash_map::Entry};
 
 use bytes::Bytes;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    model::{entity_key, value},
+};
+
+/// How many rows an error names.
+const ROWS_NAMED: usize = 5;
 
 /// One view's answer: row i belongs to key i of its group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,4 +92,28 @@ impl WriteBatch {
         }
         Ok(rows)
     }
+}
+
+/// The error of a batch of which some rows were written and these were not.
+pub fn unwritten(error: Error, rows: usize, keys: &[&Bytes]) -> Error {
+    let mut named: Vec<String> = keys.iter().take(ROWS_NAMED).map(|key| described(key)).collect();
+    if keys.len() > ROWS_NAMED {
+        named.push(format!("{} more", keys.len() - ROWS_NAMED));
+    }
+    error.context(format!(
+        "{} of {rows} rows were not written ({})",
+        keys.len(),
+        named.join("; ")
+    ))
+}
+
+/// An entity key for people: its values by name, or its bytes if it is of the old form, which has no end.
+pub fn described(key: &[u8]) -> String {
+    let Ok(entity) = entity_key::deserialize(key) else {
+        return hex::encode(key);
+    };
+    let pairs = entity
+        .iter()
+        .map(|(name, value)| format!("{name}={}", value::json::to_json(value)));
+    pairs.collect::<Vec<_>>().join(",")
 }

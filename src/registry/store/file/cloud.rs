@@ -1,13 +1,7 @@
 //! The object store behind a registry's URL, found and reached as Feast's S3, GCS and Azure registry
 //! stores do: by the environment variables and default credentials of each cloud.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    path::{Path as FilePath, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use object_store::{
@@ -19,7 +13,10 @@ use object_store::{
 };
 
 use super::object::{ObjectPlace, plain};
-use crate::error::{Error, Result};
+use crate::{
+    aws,
+    error::{Error, Result},
+};
 
 /// Which object store it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,40 +166,9 @@ pub(super) async fn open(registry: &ObjectRegistry) -> Result<ObjectPlace> {
 }
 
 async fn s3(bucket: &str, environment: &Environment) -> AmazonS3Builder {
-    let mut builder = AmazonS3Builder::new()
-        .with_retry(retries())
-        .with_client_options(client());
-    for (name, value) in environment.options("AWS_") {
-        if let Ok(key) = name.parse() {
-            builder = builder.with_config(key, value);
-        }
-    }
+    let (builder, mut region) = aws::identity(&environment.0);
+    let mut builder = builder.with_retry(retries()).with_client_options(client());
     let set = |name| environment.get(name);
-    let has_identity = ["AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE"]
-        .into_iter()
-        .chain([
-            "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-        ])
-        .any(|name| set(name).is_some());
-    let mut region = set("AWS_REGION")
-        .or_else(|| set("AWS_DEFAULT_REGION"))
-        .map(str::to_owned);
-    if !has_identity && let Some(text) = credentials_file(environment) {
-        let profile = set("AWS_PROFILE").unwrap_or("default");
-        for (name, value) in profile_settings(&text, profile) {
-            if name == "region" {
-                region.get_or_insert_with(|| value.to_owned());
-            } else if let Ok(
-                key @ (AmazonS3ConfigKey::AccessKeyId
-                | AmazonS3ConfigKey::SecretAccessKey
-                | AmazonS3ConfigKey::Token),
-            ) = name.parse()
-            {
-                builder = builder.with_config(key, value);
-            }
-        }
-    }
     let endpoint = set("FEAST_S3_ENDPOINT_URL")
         .or_else(|| set("AWS_ENDPOINT_URL_S3"))
         .or_else(|| set("AWS_ENDPOINT_URL"));
@@ -218,28 +184,6 @@ async fn s3(bucket: &str, environment: &Environment) -> AmazonS3Builder {
         builder = builder.with_region(region);
     }
     builder.with_bucket_name(bucket)
-}
-
-/// The file where the tools of AWS keep keys.
-fn credentials_file(environment: &Environment) -> Option<String> {
-    let path = match environment.get("AWS_SHARED_CREDENTIALS_FILE") {
-        Some(path) => PathBuf::from(path),
-        None => FilePath::new(environment.get("HOME")?).join(".aws/credentials"),
-    };
-    std::fs::read_to_string(path).ok()
-}
-
-/// `name = value` lines of a section.
-fn profile_settings<'a>(text: &'a str, profile: &str) -> Vec<(&'a str, &'a str)> {
-    let header = format!("[{profile}]");
-    text.lines()
-        .map(str::trim)
-        .skip_while(|line| *line != header)
-        .skip(1)
-        .take_while(|line| !line.starts_with('['))
-        .filter_map(|line| line.split_once('='))
-        .map(|(name, value)| (name.trim(), value.trim()))
-        .collect()
 }
 
 /// What objects are written with.

@@ -400,14 +400,3 @@ fn urls_are_taken_apart_as_by_feast() {
         assert_eq!((container, path), expected, "{url}");
     }
 }
-
-#[test]
-fn keys_come_from_the_profile_that_is_named() {
-    let text = "[default]\naws_access_key_id = one\n[other]\n aws_access_key_id=two\nregion = eu-west-1\n";
-    assert_eq!(profile_settings(text, "default"), [("aws_access_key_id", "one")]);
-    assert_eq!(
-        profile_settings(text, "other"),
-        [("aws_access_key_id", "two"), ("region", "eu-west-1")]
-    );
-    assert!(profile_settings(text, "none").is_empty());
-}
