@@ -13,6 +13,7 @@ pub(crate) mod schema;
 mod section;
 mod serving;
 pub mod show;
+mod stores;
 pub mod yaml;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};

@@ -1,4 +1,4 @@
-"""Private servers for the tests: PostgreSQL, MariaDB, Redis and an S3 (moto).
+"""Private servers for the tests: PostgreSQL, MariaDB, Redis, and an S3 that is a DynamoDB as well (moto).
 
 Each runs in a new folder on a free port, knows nothing of servers the machine may have, and is stopped with the folder
 gone at the end of the session, also after a failure or Ctrl-C. A server that cannot be started fails the test that wants
@@ -269,7 +269,7 @@ class Redis(Server):
 
 
 class S3(Server):
-    """moto. One request at a time, so that a conditional write is one step, as it is on S3. Forgets everything when it ends."""
+    """moto, which plays DynamoDB too. One request at a time, so that a conditional write is one step, as it is on S3. Forgets everything when it ends."""
 
     numbers = count(1)
     SERVE = """

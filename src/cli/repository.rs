@@ -13,12 +13,13 @@ use crate::{
     context::Context,
     definitions::{Definitions, Validation},
     error::Result,
-    model::{FeatureView, Object, ObjectKind, OnDemandFeatureView, feature_view::DUMMY_ENTITY_NAME},
+    model::{FeatureView, ObjectKind, feature_view::DUMMY_ENTITY_NAME},
     online::{plan::stored_form, store::Table},
     proto::feast::core,
     registry::{
         Catalog, View,
         apply::{FieldChange, Plan, PlannedAction, PlannedChange},
+        changes::served_view,
     },
 };
 
@@ -56,10 +57,13 @@ pub(super) async fn plan(context: &Context, options: &Options) -> Result<Planned
     let objects = definitions
         .resolve(project, context.offline.as_ref(), validation)
         .await?;
-    let served = objects
-        .iter()
-        .filter_map(|object| served_name(object).transpose())
-        .collect::<Result<_>>()?;
+    let mut served = Vec::new();
+    for object in &objects {
+        if let Some((name, tags)) = served_view(object)? {
+            context.online.accepts(&name, &tags)?;
+            served.push(name);
+        }
+    }
     Ok(Planned {
         plan: context.registry.plan(project, objects).await?,
         served,
@@ -72,16 +76,6 @@ async fn is_bare(context: &Context) -> Result<bool> {
     let catalog = context.registry.fresh_catalog(&context.config.project).await?;
     let mut objects = catalog.state().objects.iter();
     Ok(objects.all(|object| object.kind == ObjectKind::Project || !is_shown(object.kind, &object.name)))
-}
-
-/// The name of a view that is served online, for objects that are such a view.
-fn served_name(object: &Object) -> Result<Option<String>> {
-    let online = match object.kind {
-        ObjectKind::OnDemandFeatureView => OnDemandFeatureView::from_object(object)?.write_to_online_store,
-        kind if kind.is_view() => FeatureView::from_object(object)?.online,
-        _ => false,
-    };
-    Ok(online.then(|| object.name.clone()))
 }
 
 /// Tables of the online store that a plan makes and drops.

@@ -296,7 +296,7 @@ fn store(root: &Node, walk: &mut Walk, store: &'static Store) -> Option<&'static
     Some(name)
 }
 
-fn unsupported(store: &Store, kind: &str) -> Problem {
+pub(super) fn unsupported(store: &Store, kind: &str) -> Problem {
     let label = store.label;
     let names: Vec<&str> = (store.supported)().into_iter().map(|(name, _)| name).collect();
     let supported = format!("supported: {}", names.join(", "));

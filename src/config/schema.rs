@@ -25,6 +25,8 @@ pub(crate) enum Kind {
     Choice(&'static [&'static str]),
     /// A mapping with these keys.
     Section(&'static Schema),
+    /// Online stores, each with a type and its keys.
+    Stores,
 }
 
 /// What happens when a key is set.
@@ -370,7 +372,6 @@ pub(crate) static ONLINE: Store = Store {
         "couchbase.online",
         "milvus",
         "mongodb",
-        "hybrid",
         "chronon",
     ],
     replaced_by: None,

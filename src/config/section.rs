@@ -29,6 +29,16 @@ impl Section {
         Self(values.collect())
     }
 
+    /// The values that lie under a key, by what follows it.
+    pub fn under(&self, key: &str) -> Self {
+        let prefix = join(key, "");
+        let values = self.0.iter().filter_map(|(key, value)| {
+            let rest = key.strip_prefix(&prefix)?;
+            Some((rest.to_owned(), value.clone()))
+        });
+        Self(values.collect())
+    }
+
     pub fn value(&self, key: &str) -> Option<&Value> {
         self.0.get(key)
     }

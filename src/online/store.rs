@@ -6,13 +6,14 @@
 pub mod batch;
 pub mod disabled;
 pub mod dynamodb;
+pub mod hybrid;
 pub mod kind;
 pub mod postgres;
 pub mod search;
 mod sql;
 pub mod sqlite;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -101,6 +102,14 @@ pub trait OnlineStore: Send + Sync + 'static {
     /// # Errors
     /// What the store returns.
     async fn provision(&self, project: &str, keep: &[Arc<FeatureView>], drop: &[Table]) -> Result<()>;
+
+    /// Whether a view with that name and these tags can be stored; asked before it is applied.
+    ///
+    /// # Errors
+    /// `InvalidArgument` with what is wrong with the view.
+    fn accepts(&self, _view: &str, _tags: &BTreeMap<String, String>) -> Result<()> {
+        Ok(())
+    }
 
     /// Deletes the rows of these serialized entity keys; answers how many there were.
     ///

@@ -3,14 +3,14 @@
 //! `feast apply` against a remote registry provisions nothing in the server's online store, so the
 //! server does it itself.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{Catalog, Registry, View, apply::ApplyMode, envelopes, store::history::Author};
 use crate::{
     error::Result,
-    model::{Interval, Object, ObjectKind},
+    model::{FeatureView, Interval, Object, ObjectKind, OnDemandFeatureView},
     online::{
         plan::stored_form,
         store::{OnlineStore, Table},
@@ -33,6 +33,9 @@ impl Changes {
     /// applying again completes it.
     pub(crate) async fn apply(&self, object: Object, author: &Author) -> Result<Arc<Catalog>> {
         let (project, name, is_view) = (object.project.clone(), object.name.clone(), object.kind.is_view());
+        if let (Some(online), Some((name, tags))) = (&self.online, served_view(&object)?) {
+            online.accepts(&name, &tags)?;
+        }
         self.registry
             .apply(&project, vec![object], ApplyMode::Single, author)
             .await?;
@@ -133,6 +136,22 @@ impl Changes {
         envelopes::check_infra(&infra)?;
         self.registry.put_infra(project, infra).await
     }
+}
+
+/// The name and tags of a view that is stored online, for objects that are such a view.
+pub(crate) fn served_view(object: &Object) -> Result<Option<(String, BTreeMap<String, String>)>> {
+    let (online, tags) = match object.kind {
+        ObjectKind::OnDemandFeatureView => {
+            let view = OnDemandFeatureView::from_object(object)?;
+            (view.write_to_online_store, view.tags)
+        }
+        kind if kind.is_view() => {
+            let view = FeatureView::from_object(object)?;
+            (view.online, view.tags)
+        }
+        _ => return Ok(None),
+    };
+    Ok(online.then(|| (object.name.clone(), tags)))
 }
 
 /// The view of that name, of whatever kind.

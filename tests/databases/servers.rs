@@ -87,10 +87,15 @@ impl Fresh {
     }
 }
 
+/// The address of a server of no particular kind.
+pub(crate) fn url(variable: &str) -> String {
+    env::var(variable).unwrap_or_else(|_| {
+        panic!("`{variable}` is not set: `make test` starts the servers these tests need")
+    })
+}
+
 async fn in_server(variable: &str, name: &str) -> (String, Option<Database>) {
-    let Ok(text) = env::var(variable) else {
-        panic!("`{variable}` is not set: `make test` starts the servers these tests need");
-    };
+    let text = url(variable);
     let url = DatabaseUrl::parse(&text, Path::new(".")).unwrap();
     let admin = Database::open(&url, &DatabaseOptions::default()).await.unwrap();
     run(&admin, &format!("CREATE DATABASE {name}")).await;

@@ -1,0 +1,215 @@
+//! DynamoDB as an online store, played by moto.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use thali::{
+    error::Kind,
+    model::{FeatureView, ValueType},
+    online::store::{OlderRow, Table},
+};
+
+use super::{
+    conformance::{HOUR, TEN, conformance, encoded, key, pair, rows, texts, view},
+    home::Home,
+};
+use crate::servers;
+
+fn section() -> String {
+    let endpoint = servers::url("THALI_TEST_DYNAMODB");
+    format!(
+        "type: dynamodb\nregion: us-east-1\nendpoint_url: {endpoint}\nread_timeout: 60\ntags: {{team: ml, stage: test}}"
+    )
+}
+
+async fn home() -> Home {
+    Home::new(&section())
+}
+
+// Entity keys cannot be told from an item, nor may a table be called just anything: tests that list keys or have odd names
+// are left out.
+conformance!(
+    home;
+    values_of_every_type_come_back,
+    nulls_unknown_entities_and_unknown_features,
+    one_read_of_several_groups_and_views,
+    a_view_that_was_never_prepared_has_no_rows,
+    the_newest_of_a_key_that_comes_twice_counts,
+    rows_never_go_back_in_event_time,
+    views_are_prepared_and_dropped_as_often_as_wanted,
+    rows_are_deleted_by_their_keys,
+    rows_are_counted_and_truncated,
+    five_thousand_keys_in_one_request,
+    the_newest_of_many_writers_stays,
+    no_value_turns_up_elsewhere,
+);
+
+#[tokio::test]
+async fn a_write_of_some_features_keeps_the_others() {
+    let home = home().await;
+    let store = home.open().await;
+    let v = pair("v");
+    let project = &home.project;
+    store.provision(project, &[Arc::clone(&v)], &[]).await.unwrap();
+    let table = Table::of(&v);
+    let both = rows(&["a", "b"], &[(key("1"), TEN, &["1a", "1b"])]);
+    store.write(project, &table, &both, OlderRow::Skip).await.unwrap();
+    let some = rows(
+        &["b"],
+        &[(key("1"), TEN + HOUR, &["1b'"]), (key("2"), TEN, &["2b"])],
+    );
+    assert_eq!(
+        store.write(project, &table, &some, OlderRow::Skip).await.unwrap(),
+        2
+    );
+    let older = rows(&["a"], &[(key("1"), TEN, &["old"])]);
+    assert_eq!(
+        store
+            .write(project, &table, &older, OlderRow::Skip)
+            .await
+            .unwrap(),
+        0
+    );
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        texts(&*store, project, &v, &[key("1"), key("2")], &["a", "b"]).await,
+        [
+            (Some(TEN + HOUR), vec![text("1a"), text("1b'")]),
+            (Some(TEN), vec![None, text("2b")]),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn times_with_and_without_a_fraction_are_compared_as_times() {
+    let home = home().await;
+    let store = home.open().await;
+    let v = pair("v");
+    let project = &home.project;
+    store.provision(project, &[Arc::clone(&v)], &[]).await.unwrap();
+    let write = async |time| {
+        let batch = rows(&["a", "b"], &[(key("1"), time, &["a", "b"])]);
+        store
+            .write(project, &Table::of(&v), &batch, OlderRow::Skip)
+            .await
+            .unwrap()
+    };
+    assert_eq!(write(TEN + 1).await, 1);
+    assert_eq!(write(TEN).await, 0);
+    assert_eq!(write(TEN + 999_999).await, 1);
+    assert_eq!(write(TEN + 100_000).await, 0);
+    assert_eq!(write(TEN + 1_000_000).await, 1);
+    assert_eq!(write(TEN + 999_999).await, 0);
+}
+
+#[tokio::test]
+async fn more_features_than_an_expression_takes() {
+    let home = home().await;
+    let store = home.open().await;
+    let project = &home.project;
+    let names: Vec<String> = (0..1_000).map(|number| format!("feature_{number}")).collect();
+    let typed: Vec<(&str, ValueType)> = names
+        .iter()
+        .map(|name| (name.as_str(), ValueType::String))
+        .collect();
+    let wide = view("wide", &typed);
+    store.provision(project, &[Arc::clone(&wide)], &[]).await.unwrap();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let batch = rows(&names, &[(key("1"), TEN, &names)]);
+    assert_eq!(
+        store
+            .write(project, &Table::of(&wide), &batch, OlderRow::Skip)
+            .await
+            .unwrap(),
+        1
+    );
+    let read = texts(&*store, project, &wide, &[key("1")], &names).await;
+    let wanted: Vec<Option<String>> = names.iter().map(|name| Some((*name).to_owned())).collect();
+    assert_eq!(read, [(Some(TEN), wanted)]);
+    let many = rows(&names[..281], &[(key("1"), TEN, &names[..281])]);
+    let error = store
+        .write(project, &Table::of(&wide), &many, OlderRow::Skip)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::InvalidArgument);
+    let some = rows(&names[..100], &[(key("1"), TEN, &names[1..101])]);
+    assert_eq!(
+        store
+            .write(project, &Table::of(&wide), &some, OlderRow::Skip)
+            .await
+            .unwrap(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_names_its_rows() {
+    let home = home().await;
+    let store = home.open().await;
+    let v = pair("v");
+    let project = &home.project;
+    store.provision(project, &[Arc::clone(&v)], &[]).await.unwrap();
+    let mut batch = rows(
+        &["a", "b"],
+        &[(key("1"), TEN, &["a", "b"]), (key("2"), TEN, &["a", "b"])],
+    );
+    // An item may have 400 KB.
+    batch.values[2] = encoded(&"x".repeat(500_000));
+    let error = store
+        .write(project, &Table::of(&v), &batch, OlderRow::Skip)
+        .await
+        .unwrap_err();
+    assert!(
+        error
+            .message()
+            .starts_with("1 of 2 rows were not written (id=\"2\")"),
+        "{error}"
+    );
+    let stored = texts(&*store, project, &v, &[key("1")], &["a"]).await;
+    assert_eq!(stored[0].0, Some(TEN));
+}
+
+#[tokio::test]
+async fn a_table_has_the_tags_of_the_store_and_of_its_view() {
+    let home = home().await;
+    let store = home.open().await;
+    let mut tagged: FeatureView = (*pair("v")).clone();
+    tagged.tags = BTreeMap::from(
+        [("stage", "prod"), ("odd", "{\"no\": \"tag\"}")].map(|(k, v)| (k.to_owned(), v.to_owned())),
+    );
+    for _ in 0..2 {
+        store
+            .provision(&home.project, &[Arc::new(tagged.clone())], &[])
+            .await
+            .unwrap();
+    }
+    let infra = store.infra(&home.project, &tagged).unwrap();
+    assert_eq!(
+        infra.infra_object_class_type,
+        "feast.infra.online_stores.dynamodb.DynamoDBTable"
+    );
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_told_within_seconds() {
+    let home = Home::new("type: dynamodb\nregion: us-east-1\nendpoint_url: http://127.0.0.1:1");
+    let store = home.open().await;
+    let begin = std::time::Instant::now();
+    let error = store.check().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    let batch = rows(&["a", "b"], &[(key("1"), TEN, &["a", "b"])]);
+    let error = store
+        .write(&home.project, &Table::of(&pair("v")), &batch, OlderRow::Skip)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    assert!(error.message().contains("http://127.0.0.1:1"), "{error}");
+    assert!(begin.elapsed().as_secs() < 10);
+    assert_eq!(
+        store
+            .delete(&home.project, &Table::of(&pair("v")), &[] as &[Bytes])
+            .await
+            .unwrap(),
+        0
+    );
+}
