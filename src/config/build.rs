@@ -251,7 +251,8 @@ fn online_store(root: &Node, walk: &mut Walk) -> Option<OnlineStoreConfig> {
     let kind = KINDS.iter().copied().find(|kind| kind.name == name)?;
     Some(OnlineStoreConfig::Store {
         kind,
-        section: Section::new(&walk.settings, "online_store"),
+        section: Section::new(&walk.settings, "online_store")
+            .with_token(walk.settings.text("thali.online_token")),
     })
 }
 

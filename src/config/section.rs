@@ -7,6 +7,8 @@ use super::{
     yaml::Value,
 };
 
+const TOKEN: &str = "token";
+
 /// Values by key, defaults filled in. Keys were checked when the file was read; what is absent was
 /// neither written nor has a default. Debug output has the keys only: some values are secrets.
 #[derive(Clone, PartialEq, Default)]
@@ -29,14 +31,23 @@ impl Section {
         Self(values.collect())
     }
 
-    /// The values that lie under a key, by what follows it.
+    /// The token that another server wants, as `token`; Feast's sections have no key for it.
+    pub(super) fn with_token(mut self, token: Option<&str>) -> Self {
+        if let Some(token) = token {
+            self.0.insert(TOKEN.to_owned(), Value::Text(token.to_owned()));
+        }
+        self
+    }
+
+    /// The values that lie under a key, by what follows it, and the token.
     pub fn under(&self, key: &str) -> Self {
         let prefix = join(key, "");
+        let token = self.text(TOKEN);
         let values = self.0.iter().filter_map(|(key, value)| {
             let rest = key.strip_prefix(&prefix)?;
             Some((rest.to_owned(), value.clone()))
         });
-        Self(values.collect())
+        Self(values.collect()).with_token(token)
     }
 
     pub fn value(&self, key: &str) -> Option<&Value> {

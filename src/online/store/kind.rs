@@ -4,7 +4,7 @@ use std::{fmt, path::Path, sync::Arc};
 
 use futures::future::BoxFuture;
 
-use super::{OnlineStore, disabled::DisabledStore, dynamodb, hybrid, postgres, sqlite};
+use super::{OnlineStore, disabled::DisabledStore, dynamodb, hybrid, postgres, remote, sqlite};
 use crate::{
     config::{OnlineStoreConfig, Schema, Section},
     error::Result,
@@ -13,7 +13,13 @@ use crate::{
 };
 
 /// Every type of store that thali serves from.
-pub static KINDS: &[&StoreKind] = &[&dynamodb::KIND, &hybrid::KIND, &postgres::KIND, &sqlite::KIND];
+pub static KINDS: &[&StoreKind] = &[
+    &dynamodb::KIND,
+    &hybrid::KIND,
+    &postgres::KIND,
+    &remote::KIND,
+    &sqlite::KIND,
+];
 
 /// A type of online store.
 pub struct StoreKind {
