@@ -18,8 +18,8 @@ import subprocess
 import sys
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -73,8 +73,8 @@ class Server(ABC):
 
     @classmethod
     @contextmanager
-    def running(cls) -> Iterator[Self]:
-        server = cls()
+    def running(cls, *arguments: Any) -> Iterator[Self]:
+        server = cls(*arguments)
         try:
             server.prepare()
             server.start()
@@ -254,18 +254,65 @@ class MariaDb(Database):
 
 
 class Redis(Server):
+    """A Redis; `more` are options beside the usual, as on its command line."""
+
+    def __init__(self, more: Sequence[object] = ()) -> None:
+        super().__init__()
+        self.more = [str(option) for option in more]
+
     def command(self) -> list[str]:
         options = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.folder), "--appendonly", "yes", "--save", ""]
-        return [program("redis-server", "redis-server"), *options]
+        return [program("redis-server", "redis-server"), *options, *self.more]
 
     def answers(self) -> bool:
+        return self.say("PING").startswith(("+PONG", "-NOAUTH"))
+
+    def say(self, command: str) -> str:
+        """What the server answers to a command that is one line; for large answers too little."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(64) == b"+PONG\r\n"
+            connection.sendall(f"{command}\r\n".encode())
+            return connection.recv(65536).decode()
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def address(self) -> str:
+        """As in `connection_string`."""
+        return f"127.0.0.1:{self.port}"
+
+
+class RedisCluster:
+    """Three Redis, each with a third of the slots."""
+
+    def __init__(self, nodes: list[Redis]) -> None:
+        self.nodes = nodes
+
+    @classmethod
+    @contextmanager
+    def running(cls) -> Iterator[Self]:
+        with ExitStack() as stack:
+            options = lambda: ["--cluster-enabled", "yes", "--cluster-port", free_port(), "--cluster-node-timeout", 2000]  # noqa: E731
+            nodes = [stack.enter_context(Redis.running(options())) for _ in range(3)]
+            for number, node in enumerate(nodes):
+                first, last = (16384 * n // 3 for n in (number, number + 1))
+                assert node.say(f"CLUSTER ADDSLOTSRANGE {first} {last - 1}") == "+OK\r\n"
+                assert node.say(f"CLUSTER SET-CONFIG-EPOCH {number + 1}") == "+OK\r\n"
+            for node in nodes[1:]:
+                bus = node.more[node.more.index("--cluster-port") + 1]
+                assert nodes[0].say(f"CLUSTER MEET 127.0.0.1 {node.port} {bus}") == "+OK\r\n"
+            cluster = cls(nodes)
+            harness.eventually(cluster.agrees, "all nodes know of each other")
+            yield cluster
+
+    def agrees(self) -> bool:
+        infos = [node.say("CLUSTER INFO") for node in self.nodes]
+        return all("cluster_state:ok" in info and "cluster_known_nodes:3" in info for info in infos)
+
+    @property
+    def address(self) -> str:
+        return ",".join(node.address for node in self.nodes)
 
 
 class S3(Server):

@@ -1,4 +1,4 @@
-"""Runs a command beside a PostgreSQL, a MariaDB and a DynamoDB of its own and names them in its environment.
+"""Runs a command beside servers of its own and names them in its environment.
 
     python tests/with_servers.py cargo test --test databases
 """
@@ -6,14 +6,18 @@
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 
-from servers import S3, MariaDb, Pgvector
+from servers import S3, MariaDb, Pgvector, Redis, RedisCluster
 
 if __name__ == "__main__":
-    with Pgvector.running() as postgres, MariaDb.running() as mariadb, S3.running() as aws:
+    with ExitStack() as stack:
+        postgres, mariadb, aws, redis, cluster = (stack.enter_context(kind.running()) for kind in (Pgvector, MariaDb, S3, Redis, RedisCluster))
         urls = {
             "THALI_TEST_POSTGRES": postgres.url("postgres"),
             "THALI_TEST_MYSQL": mariadb.url("mysql"),
             "THALI_TEST_DYNAMODB": aws.url,
+            "THALI_TEST_REDIS": redis.address,
+            "THALI_TEST_REDIS_CLUSTER": cluster.address,
         }
         sys.exit(subprocess.run(sys.argv[1:], env=os.environ | aws.environment() | urls).returncode)

@@ -358,7 +358,6 @@ pub(crate) static ONLINE: Store = Store {
     other: &[
         "aerospike",
         "datastore",
-        "redis",
         "snowflake.online",
         "bigtable",
         "hbase",

@@ -31,11 +31,11 @@ pub fn serialize(join_keys: &[(&str, &Value)], version: Version) -> Result<Vec<u
     Ok(out)
 }
 
-/// What every version 3 key with these join keys starts with.
-pub fn prefix(join_keys: &[&str]) -> Vec<u8> {
+/// What every key with these join keys starts with.
+pub fn prefix(join_keys: &[&str], version: Version) -> Vec<u8> {
     let mut sorted = join_keys.to_vec();
     sorted.sort_unstable();
-    header(&sorted, Version::V3)
+    header(&sorted, version)
 }
 
 /// The sorted names, as they stand in front of the values.

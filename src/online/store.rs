@@ -9,6 +9,7 @@ pub mod dynamodb;
 pub mod hybrid;
 pub mod kind;
 pub mod postgres;
+pub mod redis;
 pub mod remote;
 pub mod search;
 mod sql;

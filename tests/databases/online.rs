@@ -10,5 +10,7 @@ mod home;
 mod hybrid;
 #[path = "online/postgres.rs"]
 mod postgres;
+#[path = "online/redis.rs"]
+mod redis;
 #[path = "online/sqlite.rs"]
 mod sqlite;

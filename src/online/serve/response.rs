@@ -168,7 +168,7 @@ impl<'a> Stored<'a> {
             }
             (
                 value,
-                if value.is_some() {
+                if value.is_some() || response.unknown_is_present {
                     Status::Present
                 } else {
                     Status::NotFound

@@ -4,7 +4,7 @@ use std::{fmt, path::Path, sync::Arc};
 
 use futures::future::BoxFuture;
 
-use super::{OnlineStore, disabled::DisabledStore, dynamodb, hybrid, postgres, remote, sqlite};
+use super::{OnlineStore, disabled::DisabledStore, dynamodb, hybrid, postgres, redis, remote, sqlite};
 use crate::{
     config::{OnlineStoreConfig, Schema, Section},
     error::Result,
@@ -17,6 +17,7 @@ pub static KINDS: &[&StoreKind] = &[
     &dynamodb::KIND,
     &hybrid::KIND,
     &postgres::KIND,
+    &redis::KIND,
     &remote::KIND,
     &sqlite::KIND,
 ];
