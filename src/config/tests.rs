@@ -104,8 +104,8 @@ fn everything_wrong_is_said_at_once_with_its_line() {
 fn stores_thali_lacks_are_named() {
     for (yaml, expected) in [
         (
-            "online_store: redis\n",
-            "online store type `redis` is not supported by thali yet (supported: sqlite)",
+            "online_store: cassandra\n",
+            "online store type `cassandra` is not supported by thali yet",
         ),
         (
             "online_store: {type: my.module.MyOnlineStore}\n",

@@ -91,7 +91,7 @@ pub struct RedisStore {
 #[derive(Debug)]
 enum Link {
     Single(Arc<Node>),
-    Cluster(Cluster),
+    Cluster(Box<Cluster>),
 }
 
 impl RedisStore {
@@ -104,7 +104,7 @@ impl RedisStore {
             sentinel,
         } = Connections::parse(text)?;
         let link = match section.text("redis_type") {
-            Some("redis_cluster") => Link::Cluster(Cluster::new(addresses, options)),
+            Some("redis_cluster") => Link::Cluster(Box::new(Cluster::new(addresses, options))),
             Some("redis_sentinel") => {
                 if section.text("client") == Some("glide") {
                     return Err(Error::config(

@@ -655,7 +655,7 @@ pub(crate) async fn the_newest_of_many_writers_stays(home: &Home) {
     let writers = (0..WRITERS).map(async |writer| {
         let store = home.open().await;
         let (v, keys, project) = (Arc::clone(&v), keys.clone(), home.project.clone());
-        tokio::spawn(async move {
+        let running = tokio::spawn(async move {
             for round in 0..ROUNDS {
                 // Every writer has its own order of times, and all times are different.
                 let version = (round * 7 + writer * 3) % ROUNDS * WRITERS + writer;
@@ -665,10 +665,10 @@ pub(crate) async fn the_newest_of_many_writers_stays(home: &Home) {
                 let written: Vec<_> = keys.iter().map(|key| (key.clone(), time, &pair[..])).collect();
                 write(&*store, &project, &v, &rows(&["a", "b"], &written)).await;
             }
-        })
+        });
+        running.await
     });
-    let running = join_all(writers).await;
-    for ended in join_all(running).await {
+    for ended in join_all(writers).await {
         ended.unwrap();
     }
     let newest = ROUNDS * WRITERS - 1;

@@ -368,7 +368,7 @@ async fn event_times_of_any_size_are_compared() {
             };
             assert_eq!(write(*time).await, 1);
             assert_eq!(write(*other).await, expected, "{other} after {time}");
-            let stored = texts(&*store, &home.project, &v, &[entity.clone()], &["a"]).await;
+            let stored = texts(&*store, &home.project, &v, std::slice::from_ref(&entity), &["a"]).await;
             assert_eq!(stored[0].0, Some(*time.max(other)));
         }
     }

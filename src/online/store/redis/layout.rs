@@ -141,7 +141,7 @@ impl Layout {
     /// Whether this request should also ask how large a hash is.
     pub(super) fn wants_to_know(&self) -> bool {
         let before = self.requests.fetch_add(1, Ordering::Relaxed);
-        self.size.load(Ordering::Relaxed) == 0 || before % ASK_AGAIN == 0
+        self.size.load(Ordering::Relaxed) == 0 || before.is_multiple_of(ASK_AGAIN)
     }
 
     /// What was answered to that.

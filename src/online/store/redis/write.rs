@@ -240,9 +240,8 @@ fn ranges(mut rows: Vec<usize>) -> String {
     const SHOWN: usize = 8;
     rows.sort_unstable();
     let mut text = String::new();
-    let mut shown = 0;
     let mut covered = 0;
-    for range in rows.chunk_by(|a, b| a + 1 == *b) {
+    for (shown, range) in rows.chunk_by(|a, b| a + 1 == *b).enumerate() {
         if shown == SHOWN {
             let _ = write!(text, " and {} more", rows.len() - covered);
             break;
@@ -252,7 +251,6 @@ fn ranges(mut rows: Vec<usize>) -> String {
             [row] => write!(text, "{comma}{row}"),
             _ => write!(text, "{comma}{}-{}", range[0], range[range.len() - 1]),
         };
-        shown += 1;
         covered += range.len();
     }
     text
