@@ -178,7 +178,7 @@ fn entity(key: &[u8], table: &Table, version: Version) -> Result<Vec<(String, Va
     }
     names.sort_unstable();
     let old_names: usize = names.iter().map(|name| 4 + name.len()).sum();
-    let mut new = entity_key::prefix(&names);
+    let mut new = entity_key::prefix(&names, Version::V3);
     new.extend_from_slice(key.get(old_names..).unwrap_or_default());
     entity_key::deserialize(&new)
 }
