@@ -25,6 +25,7 @@ mod plan;
 mod refused;
 mod registry;
 mod repository;
+mod rows;
 mod serve;
 mod servers;
 mod teardown;
@@ -142,6 +143,9 @@ enum Command {
     Jobs(jobs::Arguments),
     /// Read feature values from the online store
     GetOnlineFeatures(online::Arguments),
+    /// Look at the rows of the online store, count and delete them
+    #[command(subcommand)]
+    Online(rows::Command),
     /// Join features to entity rows as they were known at each row's time
     GetHistoricalFeatures(historical::Arguments),
     #[command(flatten)]
@@ -269,6 +273,7 @@ impl Command {
             Self::Init(arguments) => init::run(global.name, &arguments),
             Self::Demo(arguments) => demo::run(global, arguments).await,
             Self::GetOnlineFeatures(arguments) => online::run(global, arguments).await,
+            Self::Online(command) => command.run(global).await,
             Self::GetHistoricalFeatures(arguments) => historical::run(global, arguments).await,
             Self::Objects(objects) => objects.run(global).await,
             Self::Features(command) => command.run(global).await,

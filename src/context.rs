@@ -10,7 +10,10 @@ use crate::{
     error::{Error, Result},
     metrics::Metrics,
     offline::{files, store::OfflineStore},
-    online::store::{OnlineStore, kind},
+    online::{
+        ingest::Journal,
+        store::{OnlineStore, kind},
+    },
     registry::{
         Registry,
         datasets::DatasetJobs,
@@ -31,6 +34,8 @@ pub struct Context {
     pub online: Arc<dyn OnlineStore>,
     pub offline: Arc<dyn OfflineStore>,
     pub transformer: Arc<Transformer>,
+    /// Where pushed rows wait for the offline store, in a node that takes pushes and is told to.
+    pub push_journal: Option<Arc<Journal>>,
     pub ledger: Arc<Ledger>,
     /// Saved datasets being made.
     pub datasets: Arc<DatasetJobs>,
@@ -73,6 +78,7 @@ impl Context {
             registry: Arc::new(Registry::new(store)),
             online,
             offline,
+            push_journal: None,
             transformer: Arc::new(Transformer::new(
                 config.thali.python.clone(),
                 Arc::clone(&metrics),

@@ -19,6 +19,7 @@ use crate::{
     error::{Error, Kind, Result},
     http::Readiness,
     metrics::ProjectView,
+    online::ingest::{Journal, JournalOptions},
     schedule::driver,
 };
 
@@ -93,8 +94,11 @@ pub struct ServeOptions {
 ///
 /// # Errors
 /// A port that cannot be bound, a certificate that cannot be read, or the error of the task that ended.
-pub async fn serve(context: Context, options: ServeOptions) -> Result<()> {
+pub async fn serve(mut context: Context, options: ServeOptions) -> Result<()> {
     let mut signals = Signals::listen()?;
+    if options.roles.contains(&Role::Online) {
+        context.push_journal = push_journal(&context)?;
+    }
     let bound = listeners::bind(&options)?;
     let tls = match &options.tls {
         Some(files) => Some(load_tls(files).await?),
@@ -146,6 +150,13 @@ pub async fn serve(context: Context, options: ServeOptions) -> Result<()> {
             .spawn(named("scheduler", driver::drive(context.clone(), stop.clone())));
     }
 
+    if let Some(journal) = context.push_journal.clone() {
+        let appending = journal.run(Arc::clone(&context.offline), stop.clone());
+        tasks
+            .set
+            .spawn_on(named("push journal", appending), context.background.handle());
+    }
+
     let announced = wait_until_ready(&readiness);
     tokio::pin!(announced);
     let mut announced_ready = false;
@@ -177,6 +188,20 @@ pub async fn serve(context: Context, options: ServeOptions) -> Result<()> {
         Some((name, Ok(()))) => Err(Error::internal(format!("task `{name}` ended by itself"))),
         Some((name, Err(error))) => Err(error.context(format!("task `{name}`"))),
     }
+}
+
+/// Where pushes wait for the offline store, if they are to.
+fn push_journal(context: &Context) -> Result<Option<Arc<Journal>>> {
+    let Some(batching) = &context.config.feature_server.push_batching else {
+        return Ok(None);
+    };
+    let options = JournalOptions {
+        folder: context.config.repo_path.join(&batching.journal),
+        batch_size: batching.batch_size,
+        interval: batching.interval,
+        limit: batching.limit,
+    };
+    Journal::open(options).map(Some)
 }
 
 async fn drain(context: &Context, handle: &Handle<SocketAddr>, stop: &CancellationToken, tasks: &mut Tasks) {

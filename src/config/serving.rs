@@ -57,6 +57,19 @@ pub struct FeatureServerConfig {
     pub metrics: MetricsConfig,
     /// Where every request is written down; `None`: nowhere.
     pub audit: Option<AuditConfig>,
+    /// How pushed rows wait for the offline store; `None`: they do not.
+    pub push_batching: Option<PushBatching>,
+}
+
+/// Feast's `offline_push_batching_…`, and where the rows are kept meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushBatching {
+    pub batch_size: usize,
+    pub interval: Duration,
+    /// A folder.
+    pub journal: PathBuf,
+    /// The most bytes that may wait.
+    pub limit: u64,
 }
 
 /// Which of Feast's metrics are shown. thali's own always are.
@@ -219,7 +232,42 @@ pub(super) fn feature_server(walk: &mut Walk) -> FeatureServerConfig {
             sink,
             successful_reads: settings.bool(&audit("log_successful_reads")).unwrap_or(true),
         }),
+        push_batching: push_batching(walk),
     }
+}
+
+/// As in Feast, rows are appended one push at a time unless size and interval are both set.
+fn push_batching(walk: &mut Walk) -> Option<PushBatching> {
+    let key = |name: &str| format!("feature_server.offline_push_batching_{name}");
+    if walk.settings.bool(&key("enabled")) != Some(true) {
+        return None;
+    }
+    let set = |name: &str| {
+        walk.settings
+            .int(&key(name))
+            .and_then(|number| usize::try_from(number).ok())
+    };
+    let (Some(batch_size), Some(interval)) = (set("batch_size"), set("batch_interval_seconds")) else {
+        let line = walk.settings.line(&key("enabled"));
+        let problem = Problem::warning("has no effect without a batch size and an interval").at(line);
+        walk.report(problem.key(key("enabled")).hint(
+            "set `offline_push_batching_batch_size` and `offline_push_batching_batch_interval_seconds`",
+        ));
+        return None;
+    };
+    let settings = &walk.settings;
+    let limit = settings
+        .text("thali.push_journal_limit")
+        .and_then(quantity::bytes);
+    Some(PushBatching {
+        batch_size: batch_size.max(1),
+        interval: Duration::from_secs(interval.max(1) as u64),
+        journal: settings
+            .text("thali.push_journal")
+            .unwrap_or("data/push_journal")
+            .into(),
+        limit: limit.unwrap_or(256 << 20),
+    })
 }
 
 fn feature_count_bins(walk: &mut Walk) -> Option<Vec<usize>> {

@@ -12,7 +12,11 @@ mod range;
 mod table;
 mod write;
 
-use std::{num::NonZero, path::PathBuf, sync::Arc};
+use std::{
+    num::NonZero,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use async_trait::async_trait;
@@ -241,7 +245,17 @@ impl OfflineStore for FileStore {
     }
 
     async fn append(&self, source: &DataSource, batches: Vec<RecordBatch>) -> Result<u64> {
-        write::append(&self.state, &self.config.repo_path, source, batches).await
+        write::append(&self.state, &self.config.repo_path, source, batches, None).await
+    }
+
+    async fn append_once(
+        &self,
+        source: &DataSource,
+        batches: Vec<RecordBatch>,
+        marker: &Path,
+    ) -> Result<u64> {
+        let once = write::Once::new(marker);
+        write::append(&self.state, &self.config.repo_path, source, batches, Some(once)).await
     }
 
     async fn save(

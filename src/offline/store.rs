@@ -1,7 +1,7 @@
 //! The contract of an offline store: point-in-time joins and pulls over historical sources, as streams
 //! of Arrow batches. Feature references, services and on-demand views are resolved before it is asked.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use arrow::{
     array::{Array, ArrayRef},
@@ -12,7 +12,11 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use datafusion::execution::SendableRecordBatchStream;
 
-use crate::{error::Result, model::ValueType, proto::feast::core::DataSource};
+use crate::{
+    error::{Error, Result},
+    model::ValueType,
+    proto::feast::core::DataSource,
+};
 
 /// A point-in-time question: which values of `views` were known at each entity row's time.
 pub struct HistoricalQuery {
@@ -91,6 +95,21 @@ pub trait OfflineStore: Send + Sync + 'static {
 
     /// Appends rows to a source, all or nothing; the rows must have the source's columns.
     async fn append(&self, source: &DataSource, batches: Vec<RecordBatch>) -> Result<u64>;
+
+    /// As [`OfflineStore::append`], but once: called again with the same marker, a file that it writes for
+    /// itself and the caller removes in the end, it adds what an interrupted call did not, and nothing else.
+    async fn append_once(
+        &self,
+        source: &DataSource,
+        _batches: Vec<RecordBatch>,
+        _marker: &Path,
+    ) -> Result<u64> {
+        Err(Error::unsupported(format!(
+            "rows for data source `{}` cannot be appended in batches",
+            source.name
+        ))
+        .hint("switch `feature_server.offline_push_batching_enabled` off"))
+    }
 
     /// Writes a stream as a new data set at the location of `target`.
     async fn save(

@@ -138,6 +138,7 @@ impl Fixture {
             registry: Arc::clone(&server.registry),
             store: Arc::clone(&store) as _,
             offline: Arc::clone(&offline) as _,
+            journal: None,
             transformer: Arc::clone(&server.transformer),
             metrics: Arc::default(),
             settings: server.settings,

@@ -21,6 +21,7 @@ use super::{
     ingest::{Frame, Options, Target, Writer},
     json::{body, write_response},
     serve::Server,
+    store::OlderRow,
 };
 use crate::{context::Context, error::Error};
 
@@ -78,12 +79,18 @@ async fn push(State(writer): State<Writer>, raw: Bytes) -> Result<Response, Fail
     let frame = Frame::from_json(body.df)?;
     let options = Options {
         transform: body.transform_on_write,
+        older: older(body.allow_older),
         ..Options::default()
     };
-    writer
+    let pushed = writer
         .push(&body.push_source_name, &frame, target, options)
         .await?;
-    Ok(StatusCode::OK.into_response())
+    let status = if pushed.queued {
+        StatusCode::ACCEPTED
+    } else {
+        StatusCode::OK
+    };
+    Ok(status.into_response())
 }
 
 async fn write_to_online_store(State(writer): State<Writer>, raw: Bytes) -> Result<Response, Failure> {
@@ -92,11 +99,21 @@ async fn write_to_online_store(State(writer): State<Writer>, raw: Bytes) -> Resu
     let options = Options {
         transform: body.transform_on_write,
         fresh_registry: !body.allow_registry_cache,
+        older: older(body.allow_older),
     };
     writer
         .write_to_online_store(&body.feature_view_name, &frame, options)
         .await?;
     Ok(json_bytes(StatusCode::OK, b"null".to_vec()))
+}
+
+/// What a row does that is older than the stored one.
+fn older(allowed: bool) -> OlderRow {
+    if allowed {
+        OlderRow::Overwrite
+    } else {
+        OlderRow::Skip
+    }
 }
 
 /// Healthy while the registry can be read, as in Feast.

@@ -4,6 +4,7 @@
 //! [`write_batch`], the way from Arrow to a store's rows, is shared with materialization.
 
 mod frame;
+mod journal;
 mod offline;
 mod rows;
 
@@ -17,6 +18,7 @@ use arrow::{
 use chrono::Utc;
 
 pub use frame::Frame;
+pub use journal::{Journal, JournalOptions};
 pub use rows::write_batch;
 
 use self::rows::Rows;
@@ -75,6 +77,8 @@ pub struct Options {
     pub transform: bool,
     /// Whether to look first if another process has changed the registry.
     pub fresh_registry: bool,
+    /// What a row does that is older than the stored one.
+    pub older: OlderRow,
 }
 
 impl Default for Options {
@@ -82,6 +86,7 @@ impl Default for Options {
         Self {
             transform: true,
             fresh_registry: false,
+            older: OlderRow::Skip,
         }
     }
 }
@@ -93,9 +98,20 @@ pub struct Writer {
     pub registry: Arc<Registry>,
     pub store: Arc<dyn OnlineStore>,
     pub offline: Arc<dyn OfflineStore>,
+    /// Where rows for the offline store wait; without one they are appended at once.
+    pub journal: Option<Arc<Journal>>,
     pub transformer: Arc<Transformer>,
     pub metrics: Arc<Metrics>,
     pub settings: Settings,
+}
+
+/// What became of a push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pushed {
+    /// Rows stored online; those older than what is there are not.
+    pub stored: u64,
+    /// Whether rows wait for the offline store: they are on disk, and will be there.
+    pub queued: bool,
 }
 
 /// Converted rows on their way to the online store.
@@ -112,19 +128,26 @@ impl Writer {
             registry: Arc::clone(&context.registry),
             store: Arc::clone(&context.online),
             offline: Arc::clone(&context.offline),
+            journal: context.push_journal.clone(),
             transformer: Arc::clone(&context.transformer),
             metrics: Arc::clone(&context.metrics),
             settings: settings(&context.config),
         }
     }
 
-    /// Writes rows to every view that the push source feeds; answers how many were stored online.
+    /// Writes rows to every view that the push source feeds.
     ///
     /// # Errors
     /// `PushSourceNotFound`; `InvalidArgument` when rows do not fit a view or the source; what the
     /// stores return. The online store is written first: repeating a push that failed half-way is safe
     /// there, while the offline store would keep the rows twice.
-    pub async fn push(&self, source: &str, frame: &Frame, target: Target, options: Options) -> Result<u64> {
+    pub async fn push(
+        &self,
+        source: &str,
+        frame: &Frame,
+        target: Target,
+        options: Options,
+    ) -> Result<Pushed> {
         let catalog = self.catalog(options).await?;
         let views = pushed_views(&catalog, source);
         if views.is_empty() {
@@ -148,16 +171,22 @@ impl Writer {
                 }
             }
         }
-        let stored = self.store_all(&writes).await?;
-        for (batch_source, batch) in appends {
-            self.offline.append(&batch_source, vec![batch]).await?;
+        let stored = self.store_all(&writes, options.older).await?;
+        let queued = self.journal.is_some() && !appends.is_empty();
+        match &self.journal {
+            Some(journal) if queued => journal.put(&appends).await?,
+            _ => {
+                for (batch_source, batch) in appends {
+                    self.offline.append(&batch_source, vec![batch]).await?;
+                }
+            }
         }
         let labels = PushLabels {
             push_source: source.to_owned(),
             mode: target.name(),
         };
         self.metrics.pushes.get_or_create(&labels).inc();
-        Ok(stored)
+        Ok(Pushed { stored, queued })
     }
 
     /// Writes rows to one view; answers how many were stored.
@@ -185,7 +214,7 @@ impl Writer {
                 ));
             }
         };
-        self.store_all(write.as_slice()).await
+        self.store_all(write.as_slice(), options.older).await
     }
 
     async fn catalog(&self, options: Options) -> Result<Arc<Catalog>> {
@@ -196,13 +225,24 @@ impl Writer {
         }
     }
 
-    async fn store_all(&self, writes: &[Write]) -> Result<u64> {
+    async fn store_all(&self, writes: &[Write], older: OlderRow) -> Result<u64> {
         let mut stored = 0;
-        for Write { table, batch } in writes {
-            stored += self
-                .store
-                .write(&self.project, table, batch, OlderRow::Skip)
-                .await?;
+        for (number, Write { table, batch }) in writes.iter().enumerate() {
+            let written = self.store.write(&self.project, table, batch, older).await;
+            stored += written.map_err(|error| match number {
+                0 => error,
+                _ => {
+                    let done: Vec<&str> = writes[..number]
+                        .iter()
+                        .map(|write| write.table.name.as_str())
+                        .collect();
+                    error.context(format!(
+                        "`{}` is written, `{}` is not",
+                        done.join("`, `"),
+                        table.name
+                    ))
+                }
+            })?;
         }
         Ok(stored)
     }

@@ -2,9 +2,10 @@
 //! and renamed over it, so readers see the old rows or the new ones, and a failure leaves the old.
 
 use std::{
+    ffi::OsStr,
     fs::{File, Permissions},
     io::{Read, Seek, SeekFrom, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -43,7 +44,13 @@ pub(super) async fn append(
     repo: &Path,
     source: &DataSource,
     batches: Vec<RecordBatch>,
+    once: Option<Once>,
 ) -> Result<u64> {
+    if let Some(once) = once.clone()
+        && blocking(move || once.is_done()).await?
+    {
+        return Ok(0);
+    }
     let location = Location::of(source, repo)?;
     if location.shape == Shape::Pattern {
         return Err(Error::unsupported(format!(
@@ -82,10 +89,10 @@ pub(super) async fn append(
             let name = format!("part-{}{}", uuid::Uuid::now_v7().simple(), location.extension());
             let mut writer = Writer::create(&location.path.join(name), location.format, &stored, None)?;
             batches.iter().try_for_each(|batch| writer.write(batch))?;
-            writer.finish()
+            writer.settle(once.as_ref())
         }
         _ => {
-            extend(&location, &batches)?;
+            extend(&location, &batches, once.as_ref())?;
             drop(alone);
             Ok(())
         }
@@ -95,7 +102,7 @@ pub(super) async fn append(
 }
 
 /// Copies a file with more rows at its end. The caller holds the file's lock.
-fn extend(location: &Location, batches: &[RecordBatch]) -> Result<()> {
+fn extend(location: &Location, batches: &[RecordBatch], once: Option<&Once>) -> Result<()> {
     let path = &location.path;
     let failed =
         |error: &dyn std::fmt::Display| Error::unavailable(format!("reading `{}`: {error}", path.display()));
@@ -120,14 +127,14 @@ fn extend(location: &Location, batches: &[RecordBatch]) -> Result<()> {
                     batch.columns().to_vec(),
                 )?)?;
             }
-            writer.finish()
+            writer.settle(once)
         }
         Format::Csv => {
             let mut writer = Writer::empty(path)?;
             let is_empty = writer.copy(old)?;
             writer.start_csv(is_empty)?;
             batches.iter().try_for_each(|batch| writer.write(batch))?;
-            writer.finish()
+            writer.settle(once)
         }
     }
 }
@@ -194,6 +201,65 @@ pub(super) async fn save(
     let (fed, written) = tokio::join!(feeding, writing);
     fed?;
     written
+}
+
+/// The marker of a write that is to happen once: the name of the new file, which is complete, until it has
+/// its place. As long as that file is there, it did not get its place, and the write did not happen.
+#[derive(Debug, Clone)]
+pub(super) struct Once {
+    marker: PathBuf,
+}
+
+impl Once {
+    pub(super) fn new(marker: &Path) -> Self {
+        Self {
+            marker: marker.to_owned(),
+        }
+    }
+
+    fn failed(&self, error: &std::io::Error) -> Error {
+        Error::unavailable(format!("marking a write in `{}`: {error}", self.marker.display()))
+    }
+
+    /// Whether the write has happened; what an interrupted one left is removed.
+    fn is_done(&self) -> Result<bool> {
+        let failed = |error| self.failed(&error);
+        let name = match std::fs::read(&self.marker) {
+            Ok(name) => name,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(failed(error)),
+        };
+        let written = Path::new(OsStr::from_bytes(&name));
+        if !written.try_exists().map_err(failed)? {
+            return Ok(true);
+        }
+        // The marker goes first: without its file it would say that the write has happened.
+        std::fs::remove_file(&self.marker).map_err(failed)?;
+        sync_folder(&self.marker).map_err(failed)?;
+        std::fs::remove_file(written).map_err(failed)?;
+        Ok(false)
+    }
+
+    /// Gives the complete file `written` its place.
+    fn put(&self, written: &Path, path: &Path) -> Result<()> {
+        let failed = |error| self.failed(&error);
+        let written = std::path::absolute(written).map_err(failed)?;
+        let fresh = self.marker.with_added_extension("tmp");
+        let mut file = File::create(&fresh).map_err(failed)?;
+        file.write_all(written.as_os_str().as_bytes()).map_err(failed)?;
+        file.sync_all().map_err(failed)?;
+        std::fs::rename(&fresh, &self.marker).map_err(failed)?;
+        sync_folder(&self.marker).map_err(failed)?;
+        sync_folder(&written).map_err(failed)?;
+        std::fs::rename(&written, path).map_err(failed)?;
+        sync_folder(path).map_err(failed)
+    }
+}
+
+/// Sees the folder's names onto the disk.
+fn sync_folder(path: &Path) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
@@ -389,6 +455,16 @@ impl Writer {
         file.persist(&self.path)
             .map_err(|error| self.failed(&error.error))?;
         Ok(())
+    }
+
+    /// As [`Writer::finish`], under the marker if there is one.
+    fn settle(mut self, once: Option<&Once>) -> Result<()> {
+        let Some(once) = once else {
+            return self.finish();
+        };
+        let file = self.complete()?;
+        let (_, written) = file.keep().map_err(|error| self.failed(&error.error))?;
+        once.put(&written, &self.path)
     }
 
     /// Puts the file in its place if nothing has come there meanwhile.

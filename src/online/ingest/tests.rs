@@ -73,7 +73,7 @@ async fn a_push_to_both_reaches_both() {
         )
         .await
         .unwrap();
-    assert_eq!(pushed, 2);
+    assert_eq!((pushed.stored, pushed.queued), (2, false));
     assert_eq!(
         stored(&fixture, "driver_fv:name", &[1001, 1007]).await,
         [Some(text("pushed")), Some(text("new"))]

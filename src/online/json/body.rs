@@ -26,6 +26,8 @@ pub struct PushBody {
     pub df: Columns,
     pub to: String,
     pub transform_on_write: bool,
+    /// Whether rows count that are older than the stored ones; Feast has no such field.
+    pub allow_older: bool,
 }
 
 /// Body of `/write-to-online-store`.
@@ -36,6 +38,8 @@ pub struct WriteBody {
     /// Whether the cached registry will do; otherwise it is looked at first.
     pub allow_registry_cache: bool,
     pub transform_on_write: bool,
+    /// As in [`PushBody`].
+    pub allow_older: bool,
 }
 
 /// Body of `/materialize` and `/materialize-incremental`.
@@ -290,6 +294,7 @@ pub fn read_push(raw: &[u8]) -> Result<PushBody, Rejection> {
         df: body.columns("df"),
         to: body.text("to").unwrap_or_else(|| "online".to_owned()),
         transform_on_write: body.flag("transform_on_write", true),
+        allow_older: body.flag("allow_older", false),
     };
     body.finish(push)
 }
@@ -305,6 +310,7 @@ pub fn read_write(raw: &[u8]) -> Result<WriteBody, Rejection> {
         df: body.columns("df"),
         allow_registry_cache: body.flag("allow_registry_cache", true),
         transform_on_write: body.flag("transform_on_write", true),
+        allow_older: body.flag("allow_older", false),
     };
     body.finish(write)
 }

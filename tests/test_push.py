@@ -1,0 +1,191 @@
+"""Pushes whose offline part waits (Feast's `offline_push_batching_…`): what was acknowledged is in the offline file exactly
+once, whenever the process is killed.
+"""
+
+import random
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+import harness
+import small_project
+from harness import Node
+
+#: How often the server is killed with kill -9 while clients push.
+KILLS = 20
+CLIENTS = 4
+ROWS = 3
+
+BATCHING = """feature_server:
+  offline_push_batching_enabled: true
+  offline_push_batching_batch_size: 40
+  offline_push_batching_batch_interval_seconds: 1
+"""
+
+
+def frame(drivers: list[int], hour: int = 11) -> dict[str, list[Any]]:
+    return {
+        "driver_id": drivers,
+        "event_timestamp": [f"2026-03-01T{hour:02}:30:00Z"] * len(drivers),
+        "rate": [driver / 4 for driver in drivers],
+        "trips": [driver * 2 for driver in drivers],
+    }
+
+
+def push(node: Node, drivers: list[int], to: str, **fields: Any) -> tuple[int, Any]:
+    body = {"push_source_name": "stats_push", "df": frame(drivers), "to": to} | fields
+    return harness.http("POST", f"{node.addresses['online']}/push", body)
+
+
+def repository(folder: Path, more: str = BATCHING) -> Path:
+    repo = small_project.create(folder)
+    with open(repo / "feature_store.yaml", "a") as yaml:
+        yaml.write(more)
+    harness.succeed(repo, "apply")
+    return repo
+
+
+def offline(repo: Path) -> Counter[int]:
+    """How often each driver is in the offline file."""
+    return Counter(pq.read_table(repo / "data/stats.parquet")["driver_id"].to_pylist())
+
+
+@dataclass
+class Client:
+    """Pushes new drivers one after the other, and knows of which it was promised that they are kept."""
+
+    first: int
+    sent: list[int] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
+
+    def run(self, node: Node, end: threading.Event) -> None:
+        while not end.is_set():
+            drivers = [self.first + len(self.sent) + number for number in range(ROWS)]
+            self.sent += drivers
+            try:
+                status, _ = push(node, drivers, "online_and_offline")
+            except OSError:
+                return  # killed
+            if status == 202:
+                self.kept += drivers
+
+
+def test_every_acknowledged_row_is_there_once_after_kills(tmp_path: Path) -> None:
+    repo = repository(tmp_path)
+    clients = [Client(1_000_000 * (number + 1)) for number in range(CLIENTS)]
+    moments = random.Random(7)
+    for _ in range(KILLS):
+        node = Node.start(repo, "online")
+        try:
+            end = threading.Event()
+            threads = [threading.Thread(target=client.run, args=(node, end)) for client in clients]
+            for thread in threads:
+                thread.start()
+            # Any moment of the interval, and of the appends that come with the batch size.
+            time.sleep(moments.uniform(0.05, 1.2))
+        finally:
+            node.kill()
+            end.set()
+        for thread in threads:
+            thread.join()
+    kept = [driver for client in clients for driver in client.kept]
+    sent = {driver for client in clients for driver in client.sent}
+    assert len(kept) > KILLS * ROWS
+    # A server that ends in order appends what is left first.
+    node = Node.start(repo, "online")
+    values = harness.http("POST", f"{node.addresses['online']}/get-online-features", {"features": ["stats:trips"], "entities": {"driver_id": kept}})[1]
+    node.stop()
+    assert values["results"][1]["values"] == [driver * 2 for driver in kept]
+    found = offline(repo)
+    lost = [driver for driver in kept if not found[driver]]
+    assert not lost, f"{len(lost)} of {len(kept)} acknowledged rows are lost: {lost[:10]}"
+    twice = [driver for driver, times in found.items() if times > 1]
+    assert not twice, f"{len(twice)} of {len(kept)} rows are there more than once: {twice[:10]}"
+    assert set(found) <= sent | {1, 2, 3}
+    left = [path for path in (repo / "data").iterdir() if path.suffix == ".tmp"]
+    assert len(left) <= KILLS
+    segments = list((repo / "data/push_journal").glob("*/*.rows"))
+    assert not segments, segments
+
+
+def test_a_batch_is_appended_when_it_is_large_enough(tmp_path: Path) -> None:
+    repo = repository(tmp_path, BATCHING.replace("interval_seconds: 1", "interval_seconds: 3600"))
+    node = Node.start(repo, "online")
+    try:
+        assert push(node, [10, 11], "offline")[0] == 202
+        assert push(node, [12], "online")[0] == 200
+        assert sum(offline(repo).values()) == 3
+        assert push(node, list(range(100, 140)), "online_and_offline")[0] == 202
+        harness.eventually(lambda: offline(repo)[139] == 1, "the batch is appended")
+        assert offline(repo)[10] == 1 and offline(repo)[12] == 0
+        assert push(node, [13], "offline")[0] == 202
+        node.stop()
+    finally:
+        node.kill()
+    assert offline(repo)[13] == 1
+
+
+def test_what_does_not_fit_is_turned_away_until_there_is_room(tmp_path: Path) -> None:
+    more = BATCHING.replace("interval_seconds: 1", "interval_seconds: 3600").replace("batch_size: 40", "batch_size: 1000000")
+    repo = repository(tmp_path, more + "thali:\n  push_journal: journal\n  push_journal_limit: 20KiB\n")
+    node = Node.start(repo, "online")
+    try:
+        statuses = []
+        while 503 not in statuses:
+            statuses.append(push(node, [1000 + len(statuses)], "offline")[0])
+            assert len(statuses) < 1000
+        assert set(statuses[:-1]) == {202}
+        node.stop()
+        assert [offline(repo)[1000 + number] for number in range(len(statuses))] == [1] * (len(statuses) - 1) + [0]
+        node = Node.start(repo, "online")
+        assert push(node, [5000], "offline")[0] == 202
+        node.stop()
+    finally:
+        node.kill()
+    assert offline(repo)[5000] == 1
+
+
+def test_rows_that_fit_no_source_are_refused_before_they_are_acknowledged(tmp_path: Path) -> None:
+    repo = repository(tmp_path)
+    node = Node.start(repo, "online")
+    try:
+        wrong = frame([10]) | {"rate": ["fast"]}
+        body = {"push_source_name": "stats_push", "df": wrong, "to": "offline"}
+        status, answer = harness.http("POST", f"{node.addresses['online']}/push", body)
+        assert status == 400 and "rate" in harness.feast_error(answer)["message"]
+        node.stop()
+    finally:
+        node.kill()
+    assert sum(offline(repo).values()) == 3
+
+
+def test_older_rows_count_only_when_they_are_allowed_to(tmp_path: Path) -> None:
+    repo = repository(tmp_path, "")
+    node = Node.start(repo, "online")
+    try:
+
+        def trips() -> Any:
+            body = {"features": ["stats:trips"], "entities": {"driver_id": [7]}}
+            return harness.http("POST", f"{node.addresses['online']}/get-online-features", body)[1]["results"][1]["values"][0]
+
+        assert push(node, [7], "online")[0] == 200
+        older = frame([7], hour=10) | {"trips": [1]}
+        for route, body in (
+            ("push", {"push_source_name": "stats_push", "df": older, "to": "online"}),
+            ("write-to-online-store", {"feature_view_name": "stats", "df": older}),
+        ):
+            url = f"{node.addresses['online']}/{route}"
+            assert harness.http("POST", url, body)[0] == 200
+            assert trips() == 14
+            assert harness.http("POST", url, body | {"allow_older": True})[0] == 200
+            assert trips() == 1
+            assert push(node, [7], "online")[0] == 200
+            assert trips() == 14
+        node.stop()
+    finally:
+        node.kill()
