@@ -218,33 +218,35 @@ def test_dynamodb_tables_are_made_and_dropped_as_feast_does(aws: servers.S3, tmp
 # --- hybrid -----------------------------------------------------------------------------------------------------------
 
 
-def hybrid(server: servers.S3) -> str:
+def hybrid(server: servers.S3, more: str = "") -> str:
     return (
         "online_store:\n  type: hybrid\n  routing_tag: tribe\n  online_stores:\n"
         "  - type: sqlite\n    conf: {path: data/online.db}\n"
-        f"  - type: dynamodb\n    conf: {{region: us-east-1, endpoint_url: '{server.url}'}}"
+        f"  - type: dynamodb\n    conf: {{region: us-east-1, endpoint_url: '{server.url}'}}{more}"
     )
 
 
-def test_hybrid_reads_what_feast_wrote_to_each_store(aws: servers.S3, tmp_path: Path) -> None:
+@pytest.mark.parametrize("second", ["dynamodb", "redis"])
+def test_hybrid_reads_what_feast_wrote_to_each_store(second: str, aws: servers.S3, redis: servers.Redis, tmp_path: Path) -> None:
     # Feast's own hybrid store fails on its second view, so that each is written by a Feast that has one store.
-    folder = tmp_path / "repo"
-    repo = Repository(folder, "online_store: {type: sqlite, path: data/online.db}", ("SQLite", "dynamodb"))
+    folder, host = tmp_path / "repo", f"127.0.0.1:{redis.port}"
+    first_store = "online_store: {type: sqlite, path: data/online.db}"
+    second_store = dynamodb(aws) if second == "dynamodb" else f"online_store: {{type: redis, connection_string: '{host}'}}"
+    repo = Repository(folder, first_store, ("SQLite", second))
     repo.store.write_to_online_store("first", rows([1, 2]))
-    repo.yaml(dynamodb(aws))
+    repo.yaml(second_store)
     store = FeatureStore(repo_path=str(folder))
     store.apply(repo.views)
     store.write_to_online_store("second", rows([2, 3]))
-    repo.yaml(hybrid(aws))
+    repo.yaml(hybrid(aws, f"\n  - type: redis\n    conf: {{connection_string: '{host}'}}"))
     with serving(folder) as node:
         read = thali_reads(node, [1, 2, 3])
         assert read | expected("first", [1, 2, None]) == read
         assert read | expected("second", [None, 2, 3]) == read
         thali_writes(node, "first", rows([3], NOW + timedelta(hours=1)))
         thali_writes(node, "second", rows([1], NOW + timedelta(hours=1)))
-    references = ["second:i32"]
-    assert store.get_online_features(features=references, entity_rows=[{"driver_id": 1}]).to_dict()["i32"] == [1]
-    repo.yaml("online_store: {type: sqlite, path: data/online.db}")
+    assert store.get_online_features(features=["second:i32"], entity_rows=[{"driver_id": 1}]).to_dict()["i32"] == [1]
+    repo.yaml(first_store)
     store = FeatureStore(repo_path=str(folder))
     assert store.get_online_features(features=["first:i32"], entity_rows=[{"driver_id": 3}]).to_dict()["i32"] == [3]
 
