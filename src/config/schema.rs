@@ -365,7 +365,6 @@ pub(crate) static ONLINE: Store = Store {
         "hbase",
         "cassandra",
         "scylladb",
-        "mysql",
         "hazelcast",
         "elasticsearch",
         "singlestore",

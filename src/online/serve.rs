@@ -105,7 +105,7 @@ pub async fn get_online_features(context: &Context, request: Request) -> Result<
 /// The part of the configuration that plans depend on.
 pub fn settings(config: &Config) -> Settings {
     Settings {
-        key_version: config.entity_key_version,
+        key_version: super::store::kind::key_version(&config.online_store, config.entity_key_version),
         versioning: config.registry.enable_online_versioning,
     }
 }

@@ -8,6 +8,7 @@ pub mod disabled;
 pub mod dynamodb;
 pub mod hybrid;
 pub mod kind;
+pub mod mysql;
 pub mod postgres;
 pub mod redis;
 pub mod remote;

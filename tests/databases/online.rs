@@ -8,9 +8,13 @@ mod dynamodb;
 mod home;
 #[path = "online/hybrid.rs"]
 mod hybrid;
+#[path = "online/mysql.rs"]
+mod mysql;
 #[path = "online/postgres.rs"]
 mod postgres;
 #[path = "online/redis.rs"]
 mod redis;
+#[path = "online/searches.rs"]
+mod searches;
 #[path = "online/sqlite.rs"]
 mod sqlite;

@@ -4,7 +4,7 @@ use std::{fmt, path::Path, sync::Arc};
 
 use futures::future::BoxFuture;
 
-use super::{OnlineStore, disabled::DisabledStore, dynamodb, hybrid, postgres, redis, remote, sqlite};
+use super::{OnlineStore, disabled::DisabledStore, dynamodb, hybrid, mysql, postgres, redis, remote, sqlite};
 use crate::{
     config::{OnlineStoreConfig, Schema, Section},
     error::Result,
@@ -16,6 +16,7 @@ use crate::{
 pub static KINDS: &[&StoreKind] = &[
     &dynamodb::KIND,
     &hybrid::KIND,
+    &mysql::KIND,
     &postgres::KIND,
     &redis::KIND,
     &remote::KIND,
@@ -53,6 +54,14 @@ pub struct Opening<'a> {
     pub repo_path: &'a Path,
     pub key_version: entity_key::Version,
     pub metrics: &'a Arc<Metrics>,
+}
+
+/// The version of keys in a store, which for some is not a matter of configuration.
+pub fn key_version(config: &OnlineStoreConfig, configured: entity_key::Version) -> entity_key::Version {
+    match config {
+        OnlineStoreConfig::Store { kind, .. } if kind.name == mysql::KIND.name => entity_key::Version::V3,
+        _ => configured,
+    }
 }
 
 /// Opens the configured store.

@@ -12,6 +12,7 @@ mod write;
 
 use std::{
     collections::HashMap,
+    future::ready,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -175,7 +176,12 @@ impl PostgresStore {
         let limit = usize::try_from(number("max_conn", 10)).unwrap_or(10);
         let place = format!("the online store `postgresql://{user}@{host}:{port}/{database}`");
         Ok(Self {
-            connections: Connections::new(options.ssl_mode(ssl_mode), place, limit),
+            connections: Connections::new(
+                options.ssl_mode(ssl_mode),
+                |_| Box::pin(ready(Ok(()))),
+                place,
+                limit,
+            ),
             user: user.to_owned(),
             schema: schema.to_owned(),
             vector_enabled: section.bool("vector_enabled"),
@@ -473,6 +479,3 @@ async fn run(connection: &mut PgConnection, statements: Vec<String>) -> Result<(
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
-
-#[cfg(test)]
-mod tests;

@@ -28,6 +28,13 @@ pub(super) fn table_name(project: &str, table: &str) -> String {
     format!("{project}_{table}")
 }
 
+/// So many `?`, with commas between.
+pub(super) fn placeholders(width: usize) -> String {
+    let mut text = "?,".repeat(width);
+    text.pop();
+    text
+}
+
 /// Ends a statement of a server that does not answer.
 pub(super) async fn within<T>(
     limit: Duration,

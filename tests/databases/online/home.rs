@@ -70,6 +70,11 @@ impl Home {
         .unwrap()
     }
 
+    /// The database that the store is in.
+    pub(crate) fn database(&self) -> &Fresh {
+        self.database.as_ref().unwrap()
+    }
+
     pub(crate) async fn remove(self) {
         if let Some(database) = self.database {
             database.remove().await;

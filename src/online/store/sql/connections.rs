@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::BoxFuture;
 use sqlx::{ConnectOptions as _, Connection};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
@@ -28,9 +29,13 @@ const TURN_LIMIT: Duration = Duration::from_secs(3);
 /// How long an unused connection is kept.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
 
+/// What a new connection is told.
+pub(crate) type Setup<C> = for<'c> fn(&'c mut C) -> BoxFuture<'c, Result<(), sqlx::Error>>;
+
 /// Connections that are opened when they are needed.
 pub(crate) struct Connections<C: Connection> {
     options: C::Options,
+    setup: Setup<C>,
     /// The database in words, without its password.
     place: String,
     limit: usize,
@@ -46,10 +51,11 @@ impl<C: Connection> std::fmt::Debug for Connections<C> {
 }
 
 impl<C: Connection> Connections<C> {
-    pub(crate) fn new(options: C::Options, place: String, limit: usize) -> Self {
+    pub(crate) fn new(options: C::Options, setup: Setup<C>, place: String, limit: usize) -> Self {
         let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             options,
+            setup,
             place,
             limit,
             turns: Semaphore::new(limit),
@@ -97,7 +103,12 @@ impl<C: Connection> Connections<C> {
     }
 
     async fn connect(&self) -> Result<C> {
-        let connected = match timeout(CONNECT_LIMIT, self.options.connect()).await {
+        let attempt = async {
+            let mut connection = self.options.connect().await?;
+            (self.setup)(&mut connection).await?;
+            Ok(connection)
+        };
+        let connected = match timeout(CONNECT_LIMIT, attempt).await {
             Ok(connected) => connected,
             Err(_elapsed) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
         };
