@@ -8,21 +8,27 @@
 //! equally old and the later write wins.
 
 mod read;
+mod search;
 mod write;
 
 use std::{
+    future::ready,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sqlx::{
-    AssertSqlSafe, SqlitePool,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
 
-use super::{OlderRow, OnlineRead, OnlineStore, RowBatch, StoreKind, Table, WriteBatch};
+use super::{
+    Found, OlderRow, OnlineRead, OnlineStore, RowBatch, Search, StoreKind, Table, WriteBatch,
+    sql::{connections::Connections, placeholders, table_name, vectors::Metric},
+};
 use crate::{
     config::schema::{Kind as Holds, Schema, Unknown, accepted, missing, used},
     error::{Error, Kind, Result},
@@ -34,7 +40,10 @@ use crate::{
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How many requests read at the same time; more wait for their turn.
-const READERS: u32 = 8;
+const READERS: usize = 8;
+
+/// Entity keys per page of [`OnlineStore::keys`], and per statement that deletes.
+const PAGE: usize = 1000;
 
 /// The `sqlite` type.
 pub static KIND: StoreKind = StoreKind {
@@ -43,7 +52,13 @@ pub static KIND: StoreKind = StoreKind {
     open: |opening| {
         Box::pin(async move {
             let path = opening.section.text("path").unwrap_or("data/online.db");
-            let store = SqliteStore::open(opening.repo_path.join(path)).await?;
+            let mut store = SqliteStore::open(opening.repo_path.join(path)).await?;
+            store.vector_enabled = opening.section.bool("vector_enabled");
+            store.text_enabled = opening.section.bool("text_search_enabled");
+            if let Some(name) = opening.section.text("similarity") {
+                store.similarity =
+                    Metric::named(name).map_err(|error| Error::config(error.message().to_owned()))?;
+            }
             Ok(Arc::new(store) as Arc<dyn OnlineStore>)
         })
     },
@@ -54,17 +69,9 @@ static SCHEMA: Schema = Schema {
     keys: &[
         used("type", Holds::Text, Some("sqlite")),
         used("path", Holds::Text, Some("data/online.db")),
-        missing(
-            "vector_enabled",
-            Holds::Bool,
-            "similarity search is not offered by thali's SQLite store",
-        ),
-        accepted("similarity", Holds::Text),
-        missing(
-            "text_search_enabled",
-            Holds::Bool,
-            "text search is not offered by thali's SQLite store",
-        ),
+        used("vector_enabled", Holds::Bool, Some("false")),
+        used("similarity", Holds::Text, None),
+        used("text_search_enabled", Holds::Bool, Some("false")),
         missing(
             "enable_openai_compatible_store",
             Holds::Bool,
@@ -78,9 +85,13 @@ static SCHEMA: Schema = Schema {
 #[derive(Debug, Clone)]
 pub struct SqliteStore {
     path: PathBuf,
-    readers: SqlitePool,
+    readers: Arc<Connections<SqliteConnection>>,
     /// One connection: SQLite has one writer anyway, and waiting here is fairer than its busy handler.
     writer: SqlitePool,
+    vector_enabled: bool,
+    text_enabled: bool,
+    /// What a search that names none measures by.
+    similarity: Metric,
 }
 
 impl SqliteStore {
@@ -121,14 +132,20 @@ impl SqliteStore {
                 .source_error(error)
             })?;
         // Readers connect when first needed; by then the file exists in WAL mode.
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .test_before_acquire(false)
-            .connect_lazy_with(options.row_buffer_size(512));
+        let place = format!("the online store `{}`", path.display());
+        let options = options.row_buffer_size(512).disable_statement_logging();
         Ok(Self {
             path,
-            readers,
+            readers: Arc::new(Connections::new(
+                options,
+                |_| Box::pin(ready(Ok(()))),
+                place,
+                READERS,
+            )),
             writer,
+            vector_enabled: false,
+            text_enabled: false,
+            similarity: Metric::L2,
         })
     }
 
@@ -159,7 +176,19 @@ impl SqliteStore {
         told.source_error(error)
     }
 
-    async fn create_table(&self, connection: &mut sqlx::SqliteConnection, table: &str) -> Result<()> {
+    /// A statement about one table with a parameter, in which a missing table has no rows.
+    async fn ask(&self, statement: &str, parameter: &[u8]) -> Result<Vec<SqliteRow>> {
+        let mut lease = self.readers.lease().await?;
+        let query = sqlx::query(AssertSqlSafe(statement.to_owned())).bind(parameter);
+        let asked = query.fetch_all(&mut *lease).await;
+        lease.settle(&asked);
+        match asked {
+            Err(error) if is_missing_table(&error) => Ok(Vec::new()),
+            asked => asked.map_err(|error| self.failed("reading", error)),
+        }
+    }
+
+    async fn create_table(&self, connection: &mut SqliteConnection, table: &str) -> Result<()> {
         let name = quoted(table);
         let index = quoted(&format!("{table}_ek"));
         let statements = [
@@ -224,6 +253,73 @@ impl OnlineStore for SqliteStore {
         transaction.commit().await.map_err(failed)
     }
 
+    async fn delete(&self, project: &str, table: &Table, keys: &[Bytes]) -> Result<u64> {
+        let name = quoted(&table_name(project, &table.name));
+        let failed = |error| self.failed("writing", error);
+        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        let mut deleted = 0;
+        for keys in keys.chunks(PAGE) {
+            let condition = format!("FROM {name} WHERE entity_key IN ({})", placeholders(keys.len()));
+            let bound = |sql: String| {
+                let query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
+                keys.iter().fold(query, |query, key| query.bind(key.as_ref()))
+            };
+            let counted = bound(format!("SELECT count(DISTINCT entity_key) {condition}"));
+            let row = match counted.fetch_one(&mut *transaction).await {
+                Err(error) if is_missing_table(&error) => return Ok(0),
+                row => row.map_err(failed)?,
+            };
+            deleted += u64::try_from(row.try_get::<i64, _>(0).map_err(failed)?).unwrap_or_default();
+            let gone = bound(format!("DELETE {condition}"));
+            gone.execute(&mut *transaction).await.map_err(failed)?;
+        }
+        transaction.commit().await.map_err(failed)?;
+        Ok(deleted)
+    }
+
+    async fn count(&self, project: &str, table: &Table) -> Result<u64> {
+        let name = quoted(&table_name(project, &table.name));
+        let statement = format!("SELECT count(DISTINCT entity_key) FROM {name} WHERE ?1 IS NOT NULL");
+        let rows = self.ask(&statement, &[]).await?;
+        let Some(row) = rows.first() else { return Ok(0) };
+        let count: i64 = row.try_get(0).map_err(|error| self.failed("reading", error))?;
+        Ok(u64::try_from(count).unwrap_or_default())
+    }
+
+    async fn truncate(&self, project: &str, table: &Table) -> Result<()> {
+        let name = quoted(&table_name(project, &table.name));
+        let statement = AssertSqlSafe(format!("DELETE FROM {name}"));
+        match sqlx::query(statement).execute(&self.writer).await {
+            Err(error) if !is_missing_table(&error) => Err(self.failed("writing", error)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn keys(
+        &self,
+        project: &str,
+        table: &Table,
+        page: Option<Bytes>,
+    ) -> Result<(Vec<Bytes>, Option<Bytes>)> {
+        let name = quoted(&table_name(project, &table.name));
+        let statement = format!(
+            "SELECT DISTINCT entity_key FROM {name} WHERE entity_key > ?1 ORDER BY entity_key LIMIT {PAGE}"
+        );
+        let rows = self.ask(&statement, &page.unwrap_or_default()).await?;
+        let keys = rows
+            .iter()
+            .map(|row| row.try_get::<Vec<u8>, _>(0).map(Bytes::from));
+        let keys: Vec<Bytes> = keys
+            .collect::<Result<_, _>>()
+            .map_err(|error| self.failed("reading", error))?;
+        let next = keys.last().filter(|_| keys.len() == PAGE).cloned();
+        Ok((keys, next))
+    }
+
+    async fn search(&self, project: &str, table: &Table, search: &Search) -> Result<Found> {
+        self.search_rows(project, table, search).await
+    }
+
     fn infra(&self, project: &str, view: &FeatureView) -> Option<InfraObject> {
         Some(InfraObject {
             infra_object_class_type: "feast.infra.online_stores.sqlite.SqliteTable".to_owned(),
@@ -239,11 +335,9 @@ impl OnlineStore for SqliteStore {
     }
 
     async fn check(&self) -> Result<()> {
-        sqlx::query("SELECT 1 FROM sqlite_master LIMIT 1")
-            .execute(&self.readers)
+        self.ask("SELECT 1 FROM sqlite_master WHERE ?1 IS NOT NULL LIMIT 1", &[])
             .await
-            .map(|_| ())
-            .map_err(|error| self.failed("reading", error))
+            .map(drop)
     }
 }
 
@@ -257,10 +351,6 @@ fn primary_code(error: &sqlx::Error) -> Option<i32> {
 
 fn is_missing_table(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(error) if error.message().contains("no such table"))
-}
-
-fn table_name(project: &str, table: &str) -> String {
-    format!("{project}_{table}")
 }
 
 /// An identifier in double quotes.

@@ -109,7 +109,8 @@ async fn tables_and_rows_are_those_of_feast() {
                 "SELECT column_name::text, data_type::text, udt_name::text, is_nullable::text \
                  FROM information_schema.columns WHERE table_schema = '{schema}' ORDER BY ordinal_position"
             ),
-        );
+        )
+        .await;
         let expected = variant["columns"].as_array().unwrap().iter();
         let expected: Vec<Vec<Option<String>>> = expected
             .map(|column| {
@@ -123,7 +124,8 @@ async fn tables_and_rows_are_those_of_feast() {
             &format!(
                 "SELECT indexname::text, indexdef FROM pg_indexes WHERE schemaname = '{schema}' ORDER BY indexname"
             ),
-        );
+        )
+        .await;
         let expected = variant["indexes"].as_array().unwrap().iter();
         let expected: Vec<Vec<Option<String>>> = expected
             .map(|index| {
@@ -145,7 +147,8 @@ async fn tables_and_rows_are_those_of_feast() {
                  (created_ts AT TIME ZONE 'UTC')::text || '+00' \
                  FROM {schema}.dp_driver_fv ORDER BY entity_key, feature_name"
             ),
-        );
+        )
+        .await;
         let keys = [
             "entity_key_hex",
             "feature_name",

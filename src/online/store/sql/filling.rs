@@ -120,8 +120,9 @@ pub(crate) struct Slot<'a> {
 
 impl Slot<'_> {
     /// What `append` appends is the value.
-    pub(crate) fn fill(self, append: impl FnOnce(&mut Vec<u8>)) {
-        append(self.values);
+    pub(crate) fn fill<T>(self, append: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        let done = append(self.values);
         *self.span = Some((self.start, self.values.len()));
+        done
     }
 }

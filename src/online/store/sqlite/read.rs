@@ -1,6 +1,8 @@
-//! Reading: one statement for all views of a request.
+//! Reading: one statement for all views of a request, which answers one row for each entity of a view.
+//! SQLite works in a thread of its own: every row that comes from there costs more than the values in it,
+//! so these come as one text.
 
-use std::{collections::HashMap, fmt::Write as _};
+use std::fmt::Write as _;
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
@@ -9,7 +11,7 @@ use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
 use super::{SqliteStore, is_missing_table, quoted, table_name};
 use crate::{
     error::Result,
-    online::store::{KeyGroup, OnlineRead, RowBatch, ViewColumns},
+    online::store::{KeyGroup, OnlineRead, RowBatch, ViewColumns, sql::filling::Filling},
 };
 
 /// Keys per statement; SQLite allows 32,766 parameters.
@@ -27,106 +29,101 @@ struct Part<'a> {
 
 impl SqliteStore {
     pub(super) async fn read_groups(&self, read: &OnlineRead<'_>) -> Result<Vec<RowBatch>> {
-        let mut batches = Vec::new();
-        let mut work: Vec<(&KeyGroup, Vec<Part<'_>>)> = Vec::new();
+        let mut work: Vec<(&KeyGroup, Vec<Part<'_>>)> = Vec::with_capacity(read.groups.len());
+        let mut batch = 0;
         for group in read.groups {
-            let mut parts = Vec::with_capacity(group.views.len());
-            for view in group.views.iter() {
-                parts.push(Part {
-                    batch: batches.len(),
+            let parts = group.views.iter().map(|view| {
+                batch += 1;
+                Part {
+                    batch: batch - 1,
                     view,
-                });
-                batches.push(RowBatch {
-                    width: view.features.len(),
-                    event_times: vec![None; group.keys.len()],
-                    values: vec![None; group.keys.len() * view.features.len()],
-                });
-            }
+                }
+            });
+            let parts = parts.collect();
             work.push((group, parts));
         }
-        if batches.is_empty() {
-            return Ok(batches);
+        let mut filling = Filling::new(read.groups.iter().map(|group| (&*group.keys, &*group.views)));
+        if batch == 0 {
+            return Ok(Vec::new());
         }
-        let mut connection = self
-            .readers
-            .acquire()
-            .await
-            .map_err(|error| self.failed("reading", error))?;
-        if let Some(statement) = Statement::whole(read.project, &work)
-            && self.run(&mut connection, statement, &mut batches).await?
-        {
-            return Ok(batches);
-        }
-        // Too large for one statement, or a table is missing: view by view, a missing one has no rows.
-        for (group, parts) in &work {
-            for part in parts {
-                for (chunk, keys) in group.keys.chunks(KEYS_PER_STATEMENT).enumerate() {
-                    let statement = Statement::single(read.project, part, keys, chunk * KEYS_PER_STATEMENT);
-                    self.run(&mut connection, statement, &mut batches).await?;
-                }
+        let mut lease = self.readers.lease().await?;
+        let outcome = fill_all(&mut lease, read.project, &work, &mut filling).await;
+        lease.settle(&outcome);
+        outcome.map_err(|error| self.failed("reading", error))?;
+        Ok(filling.finish())
+    }
+}
+
+async fn fill_all(
+    connection: &mut SqliteConnection,
+    project: &str,
+    work: &[(&KeyGroup, Vec<Part<'_>>)],
+    filling: &mut Filling<'_>,
+) -> Result<(), sqlx::Error> {
+    if let Some(statement) = Statement::whole(project, work)
+        && fill(connection, statement, filling).await?
+    {
+        return Ok(());
+    }
+    // Too large for one statement, or a table is missing: view by view, a missing one has no rows.
+    for (group, parts) in work {
+        for part in parts {
+            for keys in group.keys.chunks(KEYS_PER_STATEMENT) {
+                fill(connection, Statement::single(project, part, keys), filling).await?;
             }
         }
-        Ok(batches)
     }
+    Ok(())
+}
 
-    /// Runs a statement into the batches; answers false, having filled nothing, if a table is missing.
-    async fn run(
-        &self,
-        connection: &mut SqliteConnection,
-        statement: Statement<'_>,
-        batches: &mut [RowBatch],
-    ) -> Result<bool> {
-        let mut query = sqlx::query(AssertSqlSafe(statement.sql));
-        for key in &statement.parameters {
-            query = query.bind(*key);
-        }
-        let mut rows = query.fetch(connection);
-        loop {
-            let row = match rows.try_next().await {
-                Ok(Some(row)) => row,
-                Ok(None) => return Ok(true),
-                Err(error) if is_missing_table(&error) => return Ok(false),
-                Err(error) => return Err(self.failed("reading", error)),
-            };
-            let read = |error| self.failed("reading", error);
-            let part = usize::try_from(row.try_get::<i64, _>(0).map_err(read)?).unwrap_or(usize::MAX);
-            let key: &[u8] = row.try_get(1).map_err(read)?;
-            let feature: &str = row.try_get(2).map_err(read)?;
-            let value: Option<&[u8]> = row.try_get(3).map_err(read)?;
-            let seconds: Option<i64> = row.try_get_unchecked(4).map_err(read)?;
-            let Some(target) = statement.targets.get(part) else {
-                continue;
-            };
-            let Some(&index) = statement.indexes[target.keys].get(key) else {
-                continue;
-            };
-            let Some(column) = target.view.features.iter().position(|name| name == feature) else {
-                continue;
-            };
-            let batch = &mut batches[target.batch];
-            let time = seconds.unwrap_or(0).saturating_mul(1_000_000);
-            let slot = &mut batch.event_times[index];
-            *slot = Some(slot.map_or(time, |known| known.max(time)));
-            batch.values[index * batch.width + column] =
-                Some(Bytes::copy_from_slice(value.unwrap_or_default()));
+/// Runs a statement and puts what it answers into its place; answers false, having filled nothing, if a
+/// table is missing.
+async fn fill(
+    connection: &mut SqliteConnection,
+    statement: Statement<'_>,
+    filling: &mut Filling<'_>,
+) -> Result<bool, sqlx::Error> {
+    let mut query = sqlx::query(AssertSqlSafe(statement.sql));
+    for key in &statement.parameters {
+        query = query.bind(*key);
+    }
+    let mut rows = query.fetch(connection);
+    loop {
+        let row = match rows.try_next().await {
+            Ok(Some(row)) => row,
+            Ok(None) => return Ok(true),
+            Err(error) if is_missing_table(&error) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let part = usize::try_from(row.try_get_unchecked::<i64, _>(0)?).unwrap_or(usize::MAX);
+        let Some(index) = filling.place(part, row.try_get_unchecked(1)?) else {
+            continue;
+        };
+        let seconds: Option<i64> = row.try_get_unchecked(2)?;
+        filling.time(part, index, seconds.unwrap_or(0).saturating_mul(1_000_000));
+        let cells: &str = row.try_get_unchecked(3)?;
+        let mut name = Vec::new();
+        for (feature, value) in cells.split(',').filter_map(|cell| cell.split_once('=')) {
+            name.clear();
+            unhex(feature, &mut name)?;
+            if let Some(slot) = filling.value(part, index, &name) {
+                slot.fill(|values| unhex(value, values))?;
+            }
         }
     }
 }
 
-/// One statement with what its rows mean.
+/// Appends the bytes of SQLite's hex.
+fn unhex(text: &str, bytes: &mut Vec<u8>) -> Result<(), sqlx::Error> {
+    let start = bytes.len();
+    bytes.resize(start + text.len() / 2, 0);
+    hex::decode_to_slice(text, &mut bytes[start..]).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// One statement with its parameters.
 struct Statement<'a> {
     sql: String,
     parameters: Vec<&'a [u8]>,
-    targets: Vec<Target<'a>>,
-    /// Where each key stands, by key set.
-    indexes: Vec<HashMap<&'a [u8], usize>>,
-}
-
-struct Target<'a> {
-    batch: usize,
-    view: &'a ViewColumns,
-    /// Which of the statement's key sets.
-    keys: usize,
 }
 
 impl<'a> Statement<'a> {
@@ -134,8 +131,6 @@ impl<'a> Statement<'a> {
         Self {
             sql: String::with_capacity(512),
             parameters: Vec::new(),
-            targets: Vec::new(),
-            indexes: Vec::new(),
         }
     }
 
@@ -151,7 +146,7 @@ impl<'a> Statement<'a> {
             if group.keys.is_empty() {
                 continue;
             }
-            let first = statement.keys(&group.keys, 0);
+            let first = statement.keys(&group.keys);
             for part in parts {
                 statement.select(project, part, &first);
             }
@@ -159,28 +154,22 @@ impl<'a> Statement<'a> {
         (!statement.sql.is_empty()).then_some(statement)
     }
 
-    fn single(project: &str, part: &Part<'a>, keys: &'a [Bytes], offset: usize) -> Self {
+    fn single(project: &str, part: &Part<'a>, keys: &'a [Bytes]) -> Self {
         let mut statement = Self::empty();
-        let parameters = statement.keys(keys, offset);
+        let parameters = statement.keys(keys);
         statement.select(project, part, &parameters);
         statement
     }
 
     /// Binds a key set and answers the numbers of its parameters. The count is rounded up to a power of
     /// two by repeating the last key, so that few distinct statements have to be prepared.
-    fn keys(&mut self, keys: &'a [Bytes], offset: usize) -> std::ops::RangeInclusive<usize> {
+    fn keys(&mut self, keys: &'a [Bytes]) -> std::ops::RangeInclusive<usize> {
         let first = self.parameters.len() + 1;
         self.parameters.extend(keys.iter().map(|key| key.as_ref()));
         if let Some(last) = keys.last() {
             let padded = keys.len().next_power_of_two() - keys.len();
             self.parameters.extend(std::iter::repeat_n(last.as_ref(), padded));
         }
-        self.indexes.push(
-            keys.iter()
-                .enumerate()
-                .map(|(index, key)| (key.as_ref(), offset + index))
-                .collect(),
-        );
         first..=self.parameters.len()
     }
 
@@ -192,8 +181,9 @@ impl<'a> Statement<'a> {
         // Writing into a String cannot fail.
         let _ = write!(
             self.sql,
-            "SELECT {}, entity_key, feature_name, value, event_ts FROM {table} WHERE entity_key IN (",
-            self.targets.len()
+            "SELECT {}, entity_key, max(event_ts), group_concat(hex(feature_name) || '=' || hex(value)) \
+             FROM {table} WHERE entity_key IN (",
+            part.batch
         );
         for number in parameters.clone() {
             let comma = if number == *parameters.start() { "" } else { "," };
@@ -204,11 +194,6 @@ impl<'a> Statement<'a> {
             let comma = if index == 0 { "" } else { "," };
             let _ = write!(self.sql, "{comma}'{}'", feature.replace('\'', "''"));
         }
-        self.sql.push(')');
-        self.targets.push(Target {
-            batch: part.batch,
-            view: part.view,
-            keys: self.indexes.len() - 1,
-        });
+        self.sql.push_str(") GROUP BY entity_key");
     }
 }

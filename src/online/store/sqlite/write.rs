@@ -1,16 +1,17 @@
 //! Writing: guarded upserts, one transaction per batch.
 
-use std::{collections::HashMap, fmt::Write as _};
+use std::collections::HashMap;
 
-use bytes::Bytes;
-use prost::Message as _;
 use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
 
 use super::{SqliteStore, is_missing_table, quoted};
 use crate::{
     error::Result,
-    model::value::{self, Value},
-    online::store::{OlderRow, WriteBatch},
+    model::value::text::value_text,
+    online::store::{
+        OlderRow, WriteBatch,
+        sql::{cells::decoded, placeholders, vectors::floats},
+    },
 };
 
 /// Keys looked up per statement.
@@ -105,16 +106,23 @@ impl SqliteStore {
             .flat_map(|&row| (0..width).map(move |column| (row, column)))
             .collect();
         for chunk in cells.chunks(VALUES_PER_UPSERT) {
-            let mut query = sqlx::query(AssertSqlSafe(upsert_statement(table, chunk.len())));
+            let statement = upsert_statement(table, chunk.len(), self.vector_enabled);
+            let mut query = sqlx::query(AssertSqlSafe(statement));
             for &(row, column) in chunk {
-                let value = &batch.values[row * width + column];
+                let bytes = &batch.values[row * width + column];
+                let value = decoded(bytes);
                 query = query
                     .bind(batch.keys[row].as_ref())
                     .bind(batch.features[column].as_str())
-                    .bind(value.as_ref())
-                    .bind(value_text(value))
+                    .bind(bytes.as_ref())
+                    .bind(value_text(&value))
                     .bind(seconds(batch.event_times[row]))
                     .bind(batch.created(row).map(seconds));
+                if self.vector_enabled {
+                    // As C has them in memory: Feast packs them with `struct`.
+                    let packed = |vector: Vec<f32>| vector.into_iter().flat_map(f32::to_ne_bytes).collect();
+                    query = query.bind(floats(&value).map(packed).map(|bytes: Vec<u8>| bytes));
+                }
             }
             query.execute(&mut *connection).await?;
         }
@@ -122,25 +130,30 @@ impl SqliteStore {
     }
 }
 
-fn upsert_statement(table: &str, values: usize) -> String {
-    let mut sql = String::with_capacity(256 + values * 14);
-    // Writing into a String cannot fail.
-    let _ = write!(
-        sql,
-        "INSERT INTO {} (entity_key, feature_name, value, value_text, event_ts, created_ts) VALUES (?,?,?,?,?,?)",
-        quoted(table)
-    );
-    sql.push_str(&",(?,?,?,?,?,?)".repeat(values - 1));
-    sql.push_str(
-        " ON CONFLICT(entity_key, feature_name) DO UPDATE SET value = excluded.value, \
-         value_text = excluded.value_text, event_ts = excluded.event_ts, created_ts = excluded.created_ts",
-    );
-    sql
-}
-
-/// The text Feast keeps beside a value for searching.
-fn value_text(value: &Bytes) -> Option<String> {
-    value::text::value_text(&Value::decode(value.clone()).ok()?)
+fn upsert_statement(table: &str, values: usize, with_vectors: bool) -> String {
+    let mut columns = vec![
+        "entity_key",
+        "feature_name",
+        "value",
+        "value_text",
+        "event_ts",
+        "created_ts",
+    ];
+    if with_vectors {
+        columns.push("vector_value");
+    }
+    let set = format!("({})", placeholders(columns.len()));
+    let updates: Vec<String> = columns[2..]
+        .iter()
+        .map(|name| format!("{name} = excluded.{name}"))
+        .collect();
+    format!(
+        "INSERT INTO {} ({}) VALUES {} ON CONFLICT(entity_key, feature_name) DO UPDATE SET {}",
+        quoted(table),
+        columns.join(", "),
+        vec![set; values].join(","),
+        updates.join(", ")
+    )
 }
 
 /// Whole seconds of a time in microseconds.

@@ -1,0 +1,456 @@
+//! Searching without an extension: every candidate is looked at, however many there are, and only the
+//! best are kept. Texts are ranked as FTS5 ranks them (BM25), and are searched for whole words.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt as _};
+use sqlx::{AssertSqlSafe, Row as _, SqliteConnection, sqlite::SqliteRow};
+
+use super::{SqliteStore, is_missing_table, quoted, table_name};
+use crate::{
+    error::{Error, Result},
+    model::{FeatureView, ValueType},
+    online::store::{
+        Found, KeyGroup, OnlineRead, RowBatch, Search, Table, ViewColumns,
+        search::VectorQuery,
+        sql::{
+            cells::decoded,
+            matching::{Dialect, Matching},
+            placeholders,
+            vectors::{Metric, floats, nearer},
+        },
+    },
+};
+
+static DIALECT: Dialect = Dialect {
+    parameter: |number| format!("?{number}"),
+    number: |text| {
+        format!(
+            "CASE {text} WHEN 'True' THEN 1 WHEN 'False' THEN 0 WHEN 'nan' THEN NULL WHEN 'inf' THEN 9e999 \
+             WHEN '-inf' THEN -9e999 ELSE CAST({text} AS NUMERIC) END"
+        )
+    },
+    binary: "",
+};
+
+/// Rows looked at before other work of the process has its turn.
+const TURN: usize = 1024;
+
+/// Where to look: the quoted table, and a condition with its parameters, which are the last ones.
+struct Place<'a> {
+    table: &'a str,
+    condition: &'a str,
+    parameters: &'a [String],
+}
+
+impl SqliteStore {
+    pub(super) async fn search_rows(&self, project: &str, table: &Table, search: &Search) -> Result<Found> {
+        let name = quoted(&table_name(project, &table.name));
+        let mut matching = Matching::new(&table.view, &name, &DIALECT, 0);
+        let condition = matching.condition(search.filter.as_ref())?;
+        let place = Place {
+            table: &name,
+            condition: &condition,
+            parameters: &matching.parameters,
+        };
+        let vector = search
+            .vector
+            .as_ref()
+            .map(|query| self.nearness(&table.view, query))
+            .transpose()?;
+        let words = match &search.text {
+            Some(text) => Some(self.words(&table.view, search, text)?),
+            None => None,
+        };
+        if vector.is_none() && words.is_none() {
+            return Err(Error::invalid("a search needs a vector or a text"));
+        }
+        let mut lease = self.readers.lease().await?;
+        let outcome = best(&mut lease, &place, vector.as_ref(), words.as_ref(), search.top_k).await;
+        lease.settle(&outcome);
+        let best = match outcome {
+            Ok(best) => best.map_err(|size| {
+                let asked = search.vector.as_ref().map_or(0, |query| query.vector.len());
+                Error::invalid(format!(
+                    "the search does not fit view `{}`: different vector dimensions {size} and {asked}",
+                    table.view.name
+                ))
+            })?,
+            Err(error) if is_missing_table(&error) => Vec::new(),
+            Err(error) => return Err(self.failed("searching", error)),
+        };
+        self.found(project, table, search, best).await
+    }
+
+    /// The rows of those that were found.
+    async fn found(&self, project: &str, table: &Table, search: &Search, best: Vec<Hit>) -> Result<Found> {
+        let keys: Vec<Bytes> = best.iter().map(|hit| hit.key.clone()).collect();
+        let columns = ViewColumns {
+            table: table.clone(),
+            features: search.features.clone().into(),
+        };
+        let groups = [KeyGroup {
+            keys: keys.clone(),
+            views: [columns].into(),
+        }];
+        let read = OnlineRead {
+            project,
+            groups: &groups,
+        };
+        let rows = match keys.is_empty() {
+            true => None,
+            false => self.read_groups(&read).await?.pop(),
+        };
+        Ok(Found {
+            rows: rows.unwrap_or_else(|| RowBatch::empty(0, search.features.len())),
+            distances: search
+                .vector
+                .is_some()
+                .then(|| best.iter().map(|hit| hit.distance).collect()),
+            text_ranks: search
+                .text
+                .is_some()
+                .then(|| best.iter().map(|hit| hit.rank).collect()),
+            keys,
+        })
+    }
+
+    fn nearness<'a>(&self, view: &FeatureView, query: &'a VectorQuery) -> Result<Nearness<'a>> {
+        if !self.vector_enabled {
+            return Err(Error::invalid("vector search is off in this online store")
+                .hint("set `online_store.vector_enabled: true`"));
+        }
+        if view.feature(&query.field).is_none() {
+            return Err(Error::invalid(format!(
+                "`{}` is no feature of view `{}`",
+                query.field, view.name
+            )));
+        }
+        if query.vector.is_empty() || query.vector.iter().any(|number| !number.is_finite()) {
+            return Err(Error::invalid("the vector to search for is empty or not finite"));
+        }
+        Ok(Nearness {
+            query,
+            metric: query
+                .metric
+                .as_deref()
+                .map_or(Ok(self.similarity), Metric::named)?,
+        })
+    }
+
+    fn words(&self, view: &FeatureView, search: &Search, text: &str) -> Result<Words> {
+        if !self.text_enabled {
+            return Err(Error::invalid("text search is off in this online store")
+                .hint("set `online_store.text_search_enabled: true`"));
+        }
+        let of_view = view
+            .features
+            .iter()
+            .filter(|field| field.value_type == ValueType::String);
+        let of_view: Vec<String> = of_view.map(|field| field.name.clone()).collect();
+        let asked: Vec<String> = of_view
+            .iter()
+            .filter(|name| search.features.contains(name))
+            .cloned()
+            .collect();
+        let features = if asked.is_empty() { of_view } else { asked };
+        if features.is_empty() {
+            return Err(Error::invalid(format!(
+                "view `{}` has no texts to search in",
+                view.name
+            )));
+        }
+        let mut words: Vec<String> = tokens(text).collect();
+        words.sort_unstable();
+        words.dedup();
+        Ok(Words { features, words })
+    }
+}
+
+/// An entity that was found.
+#[derive(Debug, Clone)]
+struct Hit {
+    key: Bytes,
+    distance: f64,
+    rank: f64,
+}
+
+/// The best hits so far.
+struct Best {
+    limit: usize,
+    hits: Vec<Hit>,
+    better: fn(&Hit, &Hit) -> std::cmp::Ordering,
+}
+
+impl Best {
+    fn new(limit: usize, better: fn(&Hit, &Hit) -> std::cmp::Ordering) -> Self {
+        Self {
+            limit,
+            hits: Vec::new(),
+            better,
+        }
+    }
+
+    fn offer(&mut self, hit: Hit) {
+        let place = self
+            .hits
+            .partition_point(|known| (self.better)(known, &hit).is_le());
+        if place < self.limit {
+            self.hits.insert(place, hit);
+            self.hits.truncate(self.limit);
+        }
+    }
+}
+
+fn by_distance(a: &Hit, b: &Hit) -> std::cmp::Ordering {
+    nearer(a.distance, b.distance).then_with(|| a.key.cmp(&b.key))
+}
+
+fn by_rank(a: &Hit, b: &Hit) -> std::cmp::Ordering {
+    b.rank.total_cmp(&a.rank).then_with(|| by_distance(a, b))
+}
+
+/// The best by vector, by text, or by both as Feast has it: the nearest and the best matches together,
+/// each then measured both ways; texts count first. `Err` within is the length of a stored vector that is
+/// not that of the one to search for.
+async fn best(
+    connection: &mut SqliteConnection,
+    place: &Place<'_>,
+    vector: Option<&Nearness<'_>>,
+    words: Option<&Words>,
+    top_k: usize,
+) -> Result<Result<Vec<Hit>, usize>, sqlx::Error> {
+    let mut near = Best::new(top_k, by_distance);
+    if let Some(vector) = vector {
+        let sql = vector.statement(place, "TRUE");
+        if let Err(size) = vector
+            .measure(connection, sql, place.parameters, &[], |hit| near.offer(hit))
+            .await?
+        {
+            return Ok(Err(size));
+        }
+    }
+    let Some(words) = words else {
+        return Ok(Ok(near.hits));
+    };
+    let mut matching = Best::new(top_k, by_rank);
+    let mut ranks: HashMap<Bytes, f64> = near.hits.iter().map(|hit| (hit.key.clone(), 0.0)).collect();
+    words
+        .rank(connection, place, |key, rank| {
+            if let Some(known) = ranks.get_mut(key) {
+                *known = known.max(rank);
+            }
+            // An entity with several texts has the rank of the best.
+            if let Some(known) = matching.hits.iter().position(|hit| hit.key == key) {
+                if matching.hits[known].rank >= rank {
+                    return;
+                }
+                matching.hits.remove(known);
+            }
+            matching.offer(Hit {
+                key: Bytes::copy_from_slice(key),
+                distance: f64::NAN,
+                rank,
+            });
+        })
+        .await?;
+    let Some(vector) = vector else {
+        return Ok(Ok(matching.hits));
+    };
+    let mut both = Best::new(top_k, by_rank);
+    let mut far: HashMap<Bytes, Hit> = HashMap::new();
+    for hit in matching
+        .hits
+        .into_iter()
+        .filter(|hit| !ranks.contains_key(&hit.key))
+    {
+        far.insert(hit.key.clone(), hit);
+    }
+    for mut hit in near.hits {
+        hit.rank = ranks.get(&hit.key).copied().unwrap_or_default();
+        both.offer(hit);
+    }
+    let keys: Vec<Bytes> = far.keys().cloned().collect();
+    for keys in keys.chunks(1000) {
+        let sql = vector.statement(place, &format!("entity_key IN ({})", placeholders(keys.len())));
+        let measured = vector.measure(connection, sql, place.parameters, keys, |hit| {
+            if let Some(known) = far.get_mut(&hit.key) {
+                known.distance = hit.distance;
+            }
+        });
+        if let Err(size) = measured.await? {
+            return Ok(Err(size));
+        }
+    }
+    far.into_values().for_each(|hit| both.offer(hit));
+    Ok(Ok(both.hits))
+}
+
+/// The rows of a statement, a turn at a time.
+async fn each(
+    mut rows: impl Stream<Item = Result<SqliteRow, sqlx::Error>> + Unpin,
+    mut with: impl FnMut(&SqliteRow) -> Result<bool, sqlx::Error>,
+) -> Result<(), sqlx::Error> {
+    let mut count = 0_usize;
+    while let Some(row) = rows.try_next().await? {
+        if !with(&row)? {
+            break;
+        }
+        count += 1;
+        if count.is_multiple_of(TURN) {
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(())
+}
+
+/// A vector to be near to.
+struct Nearness<'a> {
+    query: &'a VectorQuery,
+    metric: Metric,
+}
+
+impl Nearness<'_> {
+    fn statement(&self, place: &Place<'_>, more: &str) -> String {
+        format!(
+            "SELECT entity_key, value FROM {} WHERE {} AND feature_name = '{}' AND {more}",
+            place.table,
+            place.condition,
+            self.query.field.replace('\'', "''")
+        )
+    }
+
+    async fn measure(
+        &self,
+        connection: &mut SqliteConnection,
+        sql: String,
+        parameters: &[String],
+        keys: &[Bytes],
+        mut found: impl FnMut(Hit),
+    ) -> Result<Result<(), usize>, sqlx::Error> {
+        let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
+        for text in parameters {
+            query = query.bind(text);
+        }
+        for key in keys {
+            query = query.bind(key.as_ref());
+        }
+        let mut other = Ok(());
+        each(query.fetch(connection), |row| {
+            let value = Bytes::from(row.try_get_unchecked::<Vec<u8>, _>(1)?);
+            let Some(vector) = floats(&decoded(&value)).filter(|vector| !vector.is_empty()) else {
+                return Ok(true);
+            };
+            if vector.len() != self.query.vector.len() {
+                other = Err(vector.len());
+                return Ok(false);
+            }
+            found(Hit {
+                key: Bytes::from(row.try_get_unchecked::<Vec<u8>, _>(0)?),
+                distance: self.metric.distance(&vector, &self.query.vector),
+                rank: 0.0,
+            });
+            Ok(true)
+        })
+        .await?;
+        Ok(other)
+    }
+}
+
+/// Words that a text should hold, all of them.
+struct Words {
+    features: Vec<String>,
+    words: Vec<String>,
+}
+
+/// What BM25 has to know of all texts.
+#[derive(Default)]
+struct Corpus {
+    texts: f64,
+    length: f64,
+    /// In how many texts each word is.
+    holding: Vec<f64>,
+}
+
+impl Words {
+    /// Goes through the texts twice: once to know them all, once to rank those that match.
+    async fn rank(
+        &self,
+        connection: &mut SqliteConnection,
+        place: &Place<'_>,
+        mut found: impl FnMut(&[u8], f64),
+    ) -> Result<(), sqlx::Error> {
+        let features: Vec<String> = self
+            .features
+            .iter()
+            .map(|name| format!("'{}'", name.replace('\'', "''")))
+            .collect();
+        let sql = format!(
+            "SELECT entity_key, value_text FROM {} WHERE {} AND feature_name IN ({}) AND value_text IS NOT NULL",
+            place.table,
+            place.condition,
+            features.join(", ")
+        );
+        let bound = || {
+            let query = sqlx::query(AssertSqlSafe(sql.clone())).persistent(false);
+            place
+                .parameters
+                .iter()
+                .fold(query, |query, text| query.bind(text))
+        };
+        let mut corpus = Corpus {
+            holding: vec![0.0; self.words.len()],
+            ..Corpus::default()
+        };
+        each(bound().fetch(&mut *connection), |row| {
+            let (length, counts) = self.counts(row.try_get_unchecked(1)?);
+            corpus.texts += 1.0;
+            corpus.length += length;
+            for (holding, count) in corpus.holding.iter_mut().zip(counts) {
+                *holding += f64::from(u8::from(count > 0.0));
+            }
+            Ok(true)
+        })
+        .await?;
+        each(bound().fetch(&mut *connection), |row| {
+            let (length, counts) = self.counts(row.try_get_unchecked(1)?);
+            if !counts.is_empty() && counts.iter().all(|count| *count > 0.0) {
+                found(row.try_get_unchecked(0)?, corpus.rank(length, &counts));
+            }
+            Ok(true)
+        })
+        .await
+    }
+
+    /// How long a text is in words, and how often each of ours is in it.
+    fn counts(&self, text: &str) -> (f64, Vec<f64>) {
+        let mut counts = vec![0.0; self.words.len()];
+        let mut length = 0.0;
+        for token in tokens(text) {
+            length += 1.0;
+            if let Ok(place) = self.words.binary_search(&token) {
+                counts[place] += 1.0;
+            }
+        }
+        (length, counts)
+    }
+}
+
+impl Corpus {
+    /// BM25 with FTS5's constants; greater is better, and no match is worth nothing.
+    fn rank(&self, length: f64, counts: &[f64]) -> f64 {
+        let shortness = 1.2 * (0.25 + 0.75 * length * self.texts / self.length);
+        let of_word = |(count, holding): (&f64, &f64)| {
+            let rarity = ((self.texts - holding + 0.5) / (holding + 0.5)).ln().max(1e-6);
+            rarity * count * 2.2 / (count + shortness)
+        };
+        counts.iter().zip(&self.holding).map(of_word).sum()
+    }
+}
+
+/// Words in lower case, without what is between them.
+fn tokens(text: &str) -> impl Iterator<Item = String> {
+    let parts = text.split(|letter: char| !letter.is_alphanumeric());
+    parts.filter(|part| !part.is_empty()).map(str::to_lowercase)
+}
