@@ -158,6 +158,22 @@ pub struct PythonConfig {
     pub enabled: bool,
     pub command: String,
     pub workers: usize,
+    /// How long a function may take for one batch.
+    pub time_limit: Duration,
+    /// Bytes of data that a worker may hold.
+    pub memory_limit: u64,
+}
+
+impl Default for PythonConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            command: "python3".to_owned(),
+            workers: 2,
+            time_limit: Duration::from_secs(60),
+            memory_limit: 2 << 30,
+        }
+    }
 }
 
 impl Default for ThaliConfig {
@@ -168,11 +184,7 @@ impl Default for ThaliConfig {
             unknown_entity: UnknownEntity::Store,
             online: OnlineConfig::default(),
             schedules: BTreeMap::new(),
-            python: PythonConfig {
-                enabled: true,
-                command: "python3".to_owned(),
-                workers: 2,
-            },
+            python: PythonConfig::default(),
             registry_poll: Duration::from_secs(1),
             registry_history: HistoryConfig { keep: 1_000 },
             shutdown_grace: Duration::from_secs(30),

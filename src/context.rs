@@ -79,10 +79,10 @@ impl Context {
             online,
             offline,
             push_journal: None,
-            transformer: Arc::new(Transformer::new(
-                config.thali.python.clone(),
-                Arc::clone(&metrics),
-            )),
+            transformer: Arc::new(
+                Transformer::new(config.thali.python.clone(), Arc::clone(&metrics))
+                    .with_service(config.feature_server.transformation_service.as_deref())?,
+            ),
             ledger: Arc::new(ledger),
             datasets: Arc::default(),
             metrics,

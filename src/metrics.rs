@@ -14,6 +14,7 @@ const LATENCY_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.
 const READ_BUCKETS: [f64; 12] = [
     0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
+const TRANSFORM_BUCKETS: [f64; 11] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 const MATERIALIZE_BUCKETS: [f64; 10] = [1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
 const ENTITY_BUCKETS: [f64; 9] = [1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0];
 const OFFLINE_BUCKETS: [f64; 10] = [0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
@@ -96,6 +97,7 @@ pub struct Metrics {
     pub online_statuses: Family<ViewStatus, Counter>,
     pub online_store_read: Histogram,
     pub transformation: Histograms<TransformLabels>,
+    pub write_transformation: Histograms<TransformLabels>,
     pub pushes: Family<PushLabels, Counter>,
     pub materializations: Family<ViewStatus, Counter>,
     pub materialization_duration: Histograms<ViewLabel>,
@@ -120,7 +122,8 @@ impl Default for Metrics {
             online_entities: Histogram::new(ENTITY_BUCKETS),
             online_statuses: Family::default(),
             online_store_read: Histogram::new(READ_BUCKETS),
-            transformation: Family::new_with_constructor(|| Histogram::new(READ_BUCKETS)),
+            transformation: Family::new_with_constructor(|| Histogram::new(TRANSFORM_BUCKETS)),
+            write_transformation: Family::new_with_constructor(|| Histogram::new(TRANSFORM_BUCKETS)),
             pushes: Family::default(),
             materializations: Family::default(),
             materialization_duration: Family::new_with_constructor(|| Histogram::new(MATERIALIZE_BUCKETS)),
@@ -185,6 +188,11 @@ impl Metrics {
             "feast_feature_server_transformation_duration_seconds",
             "Seconds an on demand transformation took",
             self.transformation.clone(),
+        );
+        r.register(
+            "feast_feature_server_write_transformation_duration_seconds",
+            "Seconds an on demand transformation took when rows were written",
+            self.write_transformation.clone(),
         );
         r.register(
             "feast_push_request",

@@ -365,6 +365,11 @@ fn thali(walk: &mut Walk) -> Option<ThaliConfig> {
             .unwrap_or("python3")
             .to_owned(),
         workers: positive(walk, "thali.python.workers").unwrap_or(2),
+        time_limit: seconds(walk, "thali.python.time_limit_seconds"),
+        memory_limit: walk
+            .settings
+            .text("thali.python.memory_limit")
+            .and_then(quantity::bytes)?,
     };
     let online = serving::online(walk);
     let keep = not_negative(walk, "thali.registry_history.keep");

@@ -174,6 +174,8 @@ static PYTHON: Schema = Schema {
         used("enabled", Kind::Bool, Some("true")),
         used("command", Kind::Text, Some("python3")),
         used("workers", Kind::Int, Some("2")),
+        used("time_limit_seconds", Kind::Float, Some("60")),
+        used("memory_limit", Kind::Size, Some("2GiB")),
     ],
 };
 
@@ -271,7 +273,7 @@ pub(crate) static FEATURE_SERVER: Schema = Schema {
         used("offline_push_batching_enabled", Kind::Bool, None),
         used("offline_push_batching_batch_size", Kind::Int, None),
         used("offline_push_batching_batch_interval_seconds", Kind::Int, None),
-        accepted("transformation_service_endpoint", Kind::Text),
+        used("transformation_service_endpoint", Kind::Text, None),
         missing(
             "mcp_enabled",
             Kind::Bool,

@@ -57,6 +57,8 @@ pub struct FeatureServerConfig {
     pub metrics: MetricsConfig,
     /// Where every request is written down; `None`: nowhere.
     pub audit: Option<AuditConfig>,
+    /// `transformation_service_endpoint`: who runs on-demand functions over data frames.
+    pub transformation_service: Option<String>,
     /// How pushed rows wait for the offline store; `None`: they do not.
     pub push_batching: Option<PushBatching>,
 }
@@ -228,6 +230,9 @@ pub(super) fn feature_server(walk: &mut Walk) -> FeatureServerConfig {
     let wanted = settings.bool(&audit("enabled")).unwrap_or(false);
     FeatureServerConfig {
         metrics,
+        transformation_service: settings
+            .text("feature_server.transformation_service_endpoint")
+            .map(str::to_owned),
         audit: wanted.then(|| AuditConfig {
             sink,
             successful_reads: settings.bool(&audit("log_successful_reads")).unwrap_or(true),

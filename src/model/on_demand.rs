@@ -11,6 +11,9 @@ use crate::{
 /// The tag that holds native expressions, a JSON object from output feature to SQL expression.
 pub const EXPRESSIONS_TAG: &str = "thali.expressions";
 
+/// The tag Feast keeps a view's `track_metrics` in.
+const TRACK_METRICS_TAG: &str = "feast:track_metrics";
+
 /// One input of an on-demand view.
 #[derive(Debug, Clone, PartialEq)]
 pub enum OnDemandInput {
@@ -57,6 +60,8 @@ pub struct OnDemandFeatureView {
     pub join_keys: Vec<Field>,
     pub tags: BTreeMap<String, String>,
     pub enabled: bool,
+    /// Whether how long it takes is measured.
+    pub track_metrics: bool,
 }
 
 impl OnDemandFeatureView {
@@ -82,6 +87,10 @@ impl OnDemandFeatureView {
             entities: spec.entities.clone(),
             join_keys: spec.entity_columns.iter().map(Field::from).collect(),
             enabled: !spec.disabled,
+            track_metrics: spec
+                .tags
+                .get(TRACK_METRICS_TAG)
+                .is_some_and(|tag| tag.eq_ignore_ascii_case("true")),
             tags: spec.tags,
         })
     }

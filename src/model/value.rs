@@ -7,7 +7,7 @@ pub mod arrow;
 pub mod json;
 pub mod text;
 
-mod collection;
+pub(crate) mod collection;
 #[cfg(test)]
 mod samples;
 

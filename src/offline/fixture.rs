@@ -70,8 +70,7 @@ impl Fixture {
         };
         let python = PythonConfig {
             enabled: false,
-            command: String::new(),
-            workers: 1,
+            ..PythonConfig::default()
         };
         Self {
             objects,

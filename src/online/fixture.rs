@@ -113,8 +113,7 @@ impl Fixture {
         );
         let python = PythonConfig {
             enabled: false,
-            command: String::new(),
-            workers: 1,
+            ..PythonConfig::default()
         };
         let server = Server::from_parts(
             PROJECT,

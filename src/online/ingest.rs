@@ -8,13 +8,9 @@ mod journal;
 mod offline;
 mod rows;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
-use arrow::{
-    array::ArrayRef,
-    datatypes::{Field as ArrowField, Schema},
-    record_batch::{RecordBatch, RecordBatchOptions},
-};
+use arrow::record_batch::RecordBatch;
 use chrono::Utc;
 
 pub use frame::Frame;
@@ -31,11 +27,11 @@ use crate::{
     context::Context,
     error::{Error, Kind, Result},
     metrics::{Metrics, PushLabels},
-    model::{FeatureView, Field, OnDemandFeatureView, on_demand::OnDemandInput, value},
+    model::{FeatureView, Field, OnDemandFeatureView, ValueType, on_demand::OnDemandInput},
     offline::store::OfflineStore,
     proto::feast::core::DataSource,
     registry::{Catalog, Registry, View},
-    transform::Transformer,
+    transform::{Cells, Input, Occasion, Program, Transformer},
 };
 
 /// Where pushed rows go.
@@ -308,10 +304,14 @@ impl Writer {
         let stored = Arc::new(stored_form(view, catalog));
         let features = if transform {
             let inputs = on_demand_inputs(view, &stored, frame)?;
-            let outputs = self.transformer.transform(view, &inputs).await?;
-            let columns = outputs.columns().iter().zip(&view.features);
-            columns
-                .map(|(column, field)| value::arrow::encode_column(column, field.value_type))
+            let program = Program::new(Arc::clone(view));
+            let outputs = self
+                .transformer
+                .compute(&program, &inputs, frame.rows(), Occasion::Write)
+                .await?;
+            outputs
+                .iter()
+                .map(|column| frame::encode(column))
                 .collect::<Result<Vec<_>>>()?
         } else {
             let columns = stored
@@ -420,20 +420,35 @@ fn require_columns(
 }
 
 /// The inputs of an on-demand view taken from sent rows, under the names they have at reading.
-fn on_demand_inputs(view: &OnDemandFeatureView, stored: &FeatureView, frame: &Frame) -> Result<RecordBatch> {
-    let mut fields: Vec<ArrowField> = Vec::new();
-    let mut arrays: Vec<ArrayRef> = Vec::new();
-    let mut add = |name: &str, array: &ArrayRef| {
-        if !fields.iter().any(|field| field.name() == name) {
-            fields.push(ArrowField::new(name, array.data_type().clone(), true));
-            arrays.push(Arc::clone(array));
+fn on_demand_inputs<'a>(
+    view: &'a OnDemandFeatureView,
+    stored: &'a FeatureView,
+    frame: &Frame,
+) -> Result<Vec<Input<'a>>> {
+    let mut inputs: Vec<Input<'a>> = Vec::new();
+    let mut add = |name: Cow<'a, str>, value_type: ValueType, cells: Cells<'a>| -> usize {
+        match inputs.iter().position(|input| input.name == name) {
+            Some(known) => known,
+            None => {
+                inputs.push(Input {
+                    name,
+                    value_type,
+                    cells,
+                });
+                inputs.len() - 1
+            }
         }
     };
     for input in &view.inputs {
         match input {
             OnDemandInput::Request { fields, .. } => {
                 for field in fields {
-                    add(&field.name, &frame.require(&field.name)?.array(field.value_type)?);
+                    let values = frame.require(&field.name)?.values(field.value_type)?;
+                    add(
+                        field.name.as_str().into(),
+                        field.value_type,
+                        Cells::Values(values.into()),
+                    );
                 }
             }
             OnDemandInput::View {
@@ -447,22 +462,22 @@ fn on_demand_inputs(view: &OnDemandFeatureView, stored: &FeatureView, frame: &Fr
                     let column = frame
                         .column(&full)
                         .map_or_else(|| frame.require(&field.name), Ok)?;
-                    let array = column.array(field.value_type)?;
-                    add(&field.name, &array);
-                    add(&full, &array);
+                    let values = column.values(field.value_type)?;
+                    let place = add(full.into(), field.value_type, Cells::Values(values.into()));
+                    add(field.name.as_str().into(), field.value_type, Cells::Same(place));
                 }
             }
         }
     }
     for key in stored.join_keys.iter().filter(|_| !stored.is_entityless()) {
-        add(&key.name, &frame.require(&key.name)?.array(key.value_type)?);
+        let values = frame.require(&key.name)?.values(key.value_type)?;
+        add(
+            key.name.as_str().into(),
+            key.value_type,
+            Cells::Values(values.into()),
+        );
     }
-    let options = RecordBatchOptions::new().with_row_count(Some(frame.rows()));
-    Ok(RecordBatch::try_new_with_options(
-        Arc::new(Schema::new(fields)),
-        arrays,
-        &options,
-    )?)
+    Ok(inputs)
 }
 
 #[cfg(test)]

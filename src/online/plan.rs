@@ -15,6 +15,7 @@ use crate::{
     error::Result,
     model::{FeatureView, OnDemandFeatureView, ValueType, entity_key},
     registry::Catalog,
+    transform::Program,
 };
 
 /// What a request asks for.
@@ -98,7 +99,7 @@ pub struct Group {
 }
 
 /// Where a stored value stands: in which batch of the store's answer, and in which column of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Slot {
     pub batch: usize,
     pub feature: usize,
@@ -107,7 +108,7 @@ pub struct Slot {
 /// One on-demand view to compute.
 #[derive(Debug)]
 pub struct OnDemand {
-    pub view: Arc<OnDemandFeatureView>,
+    pub program: Program,
     pub inputs: Vec<Input>,
 }
 
@@ -117,10 +118,12 @@ pub struct Input {
     pub name: String,
     pub value_type: ValueType,
     pub source: Source,
+    /// The first input of the same source, when that is an earlier one.
+    pub same: Option<usize>,
 }
 
 /// Where values come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Source {
     Stored(Slot),
     /// An index into [`Plan::key_columns`].

@@ -5,19 +5,13 @@ mod response;
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use arrow::{
-    array::ArrayRef,
-    datatypes::{Field, Schema},
-    record_batch::{RecordBatch, RecordBatchOptions},
-};
 use bytes::Bytes;
 use chrono::Utc;
-use prost::Message as _;
 
 pub use response::{Column, Response, Status};
 
 use super::{
-    plan::{Group, OnDemand, Plan, Plans, RequestColumn, Role, Settings, Shape, Source, Wanted},
+    plan::{self, Group, OnDemand, Plan, Plans, RequestColumn, Role, Settings, Shape, Source, Wanted},
     store::{KeyGroup, OnlineRead, OnlineStore, RowBatch},
 };
 use crate::{
@@ -30,7 +24,7 @@ use crate::{
         value::{self, Value},
     },
     registry::Registry,
-    transform::Transformer,
+    transform::{Cells, Input, Occasion, Transformer},
 };
 
 /// A request for online features.
@@ -246,9 +240,12 @@ impl Server {
                 batches,
                 computed: &computed,
             }
-            .batch(on_demand)?;
-            let outputs = self.transformer.transform(&on_demand.view, &inputs).await?;
-            computed.push(outputs_of(on_demand, &outputs, entities.rows)?);
+            .of(on_demand);
+            let outputs = self
+                .transformer
+                .compute(&on_demand.program, &inputs, entities.rows, Occasion::Read)
+                .await?;
+            computed.push(outputs);
         }
         Ok(computed)
     }
@@ -463,82 +460,31 @@ struct Inputs<'a> {
     computed: &'a [Vec<Vec<Value>>],
 }
 
-impl Inputs<'_> {
-    fn batch(&self, on_demand: &OnDemand) -> Result<RecordBatch> {
-        let mut fields = Vec::with_capacity(on_demand.inputs.len());
-        let mut arrays: Vec<ArrayRef> = Vec::with_capacity(on_demand.inputs.len());
-        let mut made: Vec<(Source, ArrayRef)> = Vec::new();
-        for input in &on_demand.inputs {
-            let known = made
-                .iter()
-                .find(|(source, _)| *source == input.source)
-                .map(|(_, array)| Arc::clone(array));
-            let array = match known {
-                Some(array) => array,
-                None => {
-                    let array = self.array(input.source, input.value_type)?;
-                    made.push((input.source, Arc::clone(&array)));
-                    array
+impl<'a> Inputs<'a> {
+    fn of(&self, on_demand: &'a OnDemand) -> Vec<Input<'a>> {
+        let groups: Vec<usize> = self.plan.batches().map(|(group, _)| group).collect();
+        let input = |input: &'a plan::Input| Input {
+            name: input.name.as_str().into(),
+            value_type: input.value_type,
+            cells: match (input.same, input.source) {
+                (Some(other), _) => Cells::Same(other),
+                (None, Source::Key(column)) => Cells::Values(self.entities.keys[column].as_slice().into()),
+                (None, Source::Request(column)) => {
+                    Cells::Values(self.entities.request[column].as_slice().into())
                 }
-            };
-            fields.push(Field::new(&input.name, array.data_type().clone(), true));
-            arrays.push(array);
-        }
-        let options = RecordBatchOptions::new().with_row_count(Some(self.entities.rows));
-        Ok(RecordBatch::try_new_with_options(
-            Arc::new(Schema::new(fields)),
-            arrays,
-            &options,
-        )?)
-    }
-
-    fn array(&self, source: Source, value_type: ValueType) -> Result<ArrayRef> {
-        let values = match source {
-            Source::Key(column) => &self.entities.keys[column],
-            Source::Request(column) => &self.entities.request[column],
-            Source::Computed { view, feature } => &self.computed[view][feature],
-            Source::Stored(slot) => {
-                let batch = &self.batches[slot.batch];
-                let group = self.plan.batches().nth(slot.batch).map_or(0, |(group, _)| group);
-                let decoded = self.places[group].iter().map(|&place| {
-                    match &batch.values[place as usize * batch.width + slot.feature] {
-                        Some(bytes) => Ok(Value::decode(bytes.clone())?),
-                        None => Ok(value::NULL),
-                    }
-                });
-                return value::arrow::to_array(&decoded.collect::<Result<Vec<_>>>()?, value_type);
-            }
+                (None, Source::Computed { view, feature }) => {
+                    Cells::Values(self.computed[view][feature].as_slice().into())
+                }
+                (None, Source::Stored(slot)) => {
+                    let batch = &self.batches[slot.batch];
+                    let cell =
+                        |&place: &u32| batch.values[place as usize * batch.width + slot.feature].as_ref();
+                    Cells::Encoded(self.places[groups[slot.batch]].iter().map(cell).collect())
+                }
+            },
         };
-        value::arrow::to_array(values, value_type)
+        on_demand.inputs.iter().map(input).collect()
     }
-}
-
-/// A transformation's columns as values, by the view's features.
-fn outputs_of(on_demand: &OnDemand, outputs: &RecordBatch, rows: usize) -> Result<Vec<Vec<Value>>> {
-    let view = &on_demand.view;
-    if outputs.num_rows() != rows {
-        return Err(Error::invalid(format!(
-            "on demand feature view `{}` answered {} rows for {rows}",
-            view.name,
-            outputs.num_rows()
-        )));
-    }
-    view.features
-        .iter()
-        .enumerate()
-        .map(|(index, feature)| {
-            let column = outputs
-                .column_by_name(&feature.name)
-                .or_else(|| outputs.columns().get(index));
-            let column = column.ok_or_else(|| {
-                Error::invalid(format!(
-                    "on demand feature view `{}` did not compute `{}`",
-                    view.name, feature.name
-                ))
-            })?;
-            value::arrow::from_array(column, feature.value_type)
-        })
-        .collect()
 }
 
 #[cfg(test)]

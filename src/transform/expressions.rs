@@ -1,39 +1,138 @@
-//! Native on-demand expressions: SQL scalar expressions, compiled by DataFusion and evaluated in
-//! process on one batch. The same text gives the same answer online and in a join.
+//! Native on-demand expressions: SQL scalar expressions, compiled once by DataFusion for inputs of given
+//! names and types and evaluated in process. The same text gives the same answer online and in a join.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, LazyLock},
+};
 
-use arrow::array::RecordBatch;
+use arrow::{
+    array::{ArrayRef, RecordBatch},
+    datatypes::{Schema, SchemaRef},
+};
 use datafusion::{
-    common::{DFSchema, config::ConfigOptions},
+    common::{DFSchema, config::ConfigOptions, tree_node::TreeNode as _},
+    error::DataFusionError,
+    logical_expr::{Expr, Volatility},
+    physical_expr::PhysicalExpr,
     prelude::{SessionConfig, SessionContext},
 };
 
-use super::Outputs;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    model::OnDemandFeatureView,
+};
 
-/// Evaluates every expression on the columns of `inputs`.
-pub(super) fn evaluate(texts: &BTreeMap<String, String>, inputs: &RecordBatch) -> Result<Outputs> {
-    let session = session();
-    let schema = DFSchema::try_from(inputs.schema().as_ref().clone())?;
-    let mut outputs = Outputs::with_capacity(texts.len());
-    for (name, text) in texts {
-        let bad = |error: datafusion::error::DataFusionError| {
-            Error::invalid(format!(
-                "expression of `{name}` cannot be computed: {}",
-                error.strip_backtrace()
-            ))
-            .hint("it may use the view's inputs by name and SQL's scalar functions")
-        };
-        let expression = session.parse_sql_expr(text, &schema).map_err(bad)?;
-        let physical = session.create_physical_expr(expression, &schema).map_err(bad)?;
-        let column = physical
-            .evaluate(inputs)
-            .and_then(|v| v.into_array(inputs.num_rows()))
-            .map_err(bad)?;
-        outputs.push((name.clone(), column));
+/// Holds SQL's functions; nothing is ever registered in it.
+static SESSION: LazyLock<SessionContext> = LazyLock::new(session);
+
+/// The expressions of a view over inputs of fixed names and types.
+#[derive(Debug)]
+pub(super) struct Compiled {
+    /// Which of the inputs are used, in the order of `schema`.
+    pub(super) used: Vec<usize>,
+    /// The inputs that are used.
+    pub(super) schema: SchemaRef,
+    names: DFSchema,
+    outputs: Vec<Output>,
+}
+
+/// One feature of the view.
+#[derive(Debug)]
+struct Output {
+    name: String,
+    expression: Compilation,
+}
+
+#[derive(Debug)]
+enum Compilation {
+    Done(Arc<dyn PhysicalExpr>),
+    /// It asks for the time or for random numbers, which are constants once compiled.
+    EachTime(Expr),
+}
+
+impl Compiled {
+    /// Compiles the expressions of the features a view declares.
+    pub(super) fn new(
+        view: &OnDemandFeatureView,
+        texts: &BTreeMap<String, String>,
+        inputs: &Schema,
+    ) -> Result<Self> {
+        let all = DFSchema::try_from(inputs.clone())?;
+        let mut parsed: Vec<(&str, Expr)> = Vec::with_capacity(view.features.len());
+        let mut used = BTreeSet::new();
+        for feature in &view.features {
+            let name = feature.name.as_str();
+            let text = texts
+                .get(name)
+                .ok_or_else(|| Error::invalid(format!("there is no expression for its feature `{name}`")))?;
+            let expression = SESSION
+                .parse_sql_expr(text, &all)
+                .map_err(|error| bad(name, &error))?;
+            for column in expression.column_refs() {
+                used.insert(inputs.index_of(column.name())?);
+            }
+            parsed.push((name, expression));
+        }
+        let used: Vec<usize> = used.into_iter().collect();
+        let schema = Arc::new(inputs.project(&used)?);
+        let names = DFSchema::try_from(schema.as_ref().clone())?;
+        let mut outputs = Vec::with_capacity(parsed.len());
+        for (name, expression) in parsed {
+            let physical = SESSION
+                .create_physical_expr(expression.clone(), &names)
+                .map_err(|error| bad(name, &error))?;
+            outputs.push(Output {
+                name: name.to_owned(),
+                expression: if is_immutable(&expression) {
+                    Compilation::Done(physical)
+                } else {
+                    Compilation::EachTime(expression)
+                },
+            });
+        }
+        Ok(Self {
+            used,
+            schema,
+            names,
+            outputs,
+        })
     }
-    Ok(outputs)
+
+    /// The features' columns in declared order, from a batch of the used inputs.
+    pub(super) fn evaluate(&self, inputs: &RecordBatch) -> Result<Vec<ArrayRef>> {
+        let evaluate = |output: &Output| {
+            let fresh;
+            let expression = match &output.expression {
+                Compilation::Done(expression) => expression,
+                Compilation::EachTime(expression) => {
+                    fresh = session().create_physical_expr(expression.clone(), &self.names)?;
+                    &fresh
+                }
+            };
+            expression.evaluate(inputs)?.into_array(inputs.num_rows())
+        };
+        let column = |output: &Output| evaluate(output).map_err(|error| bad(&output.name, &error));
+        self.outputs.iter().map(column).collect()
+    }
+}
+
+fn bad(name: &str, error: &DataFusionError) -> Error {
+    Error::invalid(format!(
+        "expression of `{name}` cannot be computed: {}",
+        error.strip_backtrace()
+    ))
+    .hint("it may use the view's inputs by name and SQL's scalar functions")
+}
+
+fn is_immutable(expression: &Expr) -> bool {
+    let varies = |expression: &Expr| {
+        Ok(match expression {
+            Expr::ScalarFunction(call) => call.func.signature().volatility != Volatility::Immutable,
+            _ => false,
+        })
+    };
+    !expression.exists(varies).unwrap_or(true)
 }
 
 /// Feature names keep their case, as everywhere in Feast.
@@ -47,12 +146,11 @@ fn session() -> SessionContext {
 ///
 /// # Errors
 /// `InvalidArgument` with the reason.
-pub fn check(text: &str, schema: &arrow::datatypes::Schema) -> Result<()> {
-    let session = session();
+pub fn check(text: &str, schema: &Schema) -> Result<()> {
     let schema = DFSchema::try_from(schema.clone())?;
-    session
+    SESSION
         .parse_sql_expr(text, &schema)
-        .and_then(|expression| session.create_physical_expr(expression, &schema))
+        .and_then(|expression| SESSION.create_physical_expr(expression, &schema))
         .map(|_| ())
         .map_err(|error| {
             Error::invalid(format!(
@@ -65,33 +163,70 @@ pub fn check(text: &str, schema: &arrow::datatypes::Schema) -> Result<()> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use std::sync::Arc;
-
-    use arrow::array::{Array as _, Float64Array, Int64Array};
+    use arrow::array::{Array as _, AsArray as _, Float64Array, Int64Array};
 
     use super::*;
+    use crate::{
+        model::{ValueType, on_demand::Transformation},
+        transform::tests::{field, view},
+    };
 
     fn inputs() -> RecordBatch {
-        let speed: arrow::array::ArrayRef = Arc::new(Float64Array::from(vec![Some(2.0), None]));
-        let factor: arrow::array::ArrayRef = Arc::new(Int64Array::from(vec![3, 4]));
-        RecordBatch::try_from_iter([("windSpeed", speed), ("factor", factor)]).unwrap()
+        let speed: ArrayRef = Arc::new(Float64Array::from(vec![Some(2.0), None]));
+        let unused: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+        let factor: ArrayRef = Arc::new(Int64Array::from(vec![3, 4]));
+        RecordBatch::try_from_iter([("windSpeed", speed), ("unused", unused), ("factor", factor)]).unwrap()
+    }
+
+    fn compiled(texts: &[(&str, &str)]) -> Result<Compiled> {
+        let texts: BTreeMap<String, String> = texts
+            .iter()
+            .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
+            .collect();
+        let mut view = view(Transformation::Missing);
+        view.features = texts.keys().map(|name| field(name, ValueType::Double)).collect();
+        Compiled::new(&view, &texts, &inputs().schema())
     }
 
     #[test]
     fn expressions_see_inputs_by_their_exact_names() {
-        let texts = BTreeMap::from([("x".to_owned(), "windSpeed * factor".to_owned())]);
-        let outputs = evaluate(&texts, &inputs()).unwrap();
-        let column = outputs[0].1.as_any().downcast_ref::<Float64Array>().unwrap();
+        let compiled = compiled(&[("x", "windSpeed * factor")]).unwrap();
+        assert_eq!(compiled.used, [0, 2]);
+        let outputs = compiled.evaluate(&inputs().project(&[0, 2]).unwrap()).unwrap();
+        let column = outputs[0].as_any().downcast_ref::<Float64Array>().unwrap();
         assert_eq!(column.value(0), 6.0);
         assert!(column.is_null(1));
     }
 
     #[test]
+    fn an_expression_without_inputs_fills_every_row() {
+        let compiled = compiled(&[("x", "1.5")]).unwrap();
+        let outputs = compiled.evaluate(&inputs().project(&[]).unwrap()).unwrap();
+        assert_eq!(outputs[0].len(), 2);
+    }
+
+    #[test]
     fn an_unknown_input_is_named() {
-        let texts = BTreeMap::from([("x".to_owned(), "nope + 1".to_owned())]);
-        let error = evaluate(&texts, &inputs()).unwrap_err();
+        let error = compiled(&[("x", "nope + 1")]).unwrap_err();
         assert!(error.message().contains("nope"), "{error}");
-        assert!(check("factor +", &inputs().schema()).is_err());
-        assert!(check("factor + 1", &inputs().schema()).is_ok());
+        let schema = inputs().schema();
+        assert!(check("factor +", &schema).is_err());
+        assert!(check("factor + 1", &schema).is_ok());
+    }
+
+    #[test]
+    fn the_time_is_not_that_of_the_compilation() {
+        let compiled = compiled(&[("x", "date_part('epoch', now())")]).unwrap();
+        let batch = inputs().project(&[]).unwrap();
+        let time = || {
+            compiled.evaluate(&batch).unwrap()[0]
+                .as_primitive::<arrow::datatypes::Float64Type>()
+                .value(0)
+        };
+        let first = time();
+        let changed = std::iter::repeat_with(time)
+            .take(1_000)
+            .any(|later| later > first);
+        assert!(changed, "still {first}");
     }
 }

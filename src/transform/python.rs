@@ -1,61 +1,74 @@
-//! Worker processes that run on-demand functions written in Python. A worker starts on demand, takes
-//! one batch at a time over its pipes, and is replaced when it dies or takes too long.
+//! Worker processes that run on-demand functions written in Python. A worker starts when it is first
+//! needed, is told each function once, and is replaced when it dies, takes too long or runs out of memory.
 //!
-//! A frame is two little-endian lengths, a JSON header and an Arrow IPC stream. Workers get a bare
-//! environment, so no secret of this process can reach a function.
+//! Requests that wait are handed over several at a time, but every one is a call of its own: a function
+//! over columns never sees rows of another request. Workers get a bare environment, so no secret of this
+//! process can reach a function by its variables.
 
-use std::{process::Stdio, sync::Arc, time::Duration};
+mod marshal;
+mod values;
+mod worker;
+
+use std::{
+    collections::VecDeque,
+    hash::{BuildHasher as _, RandomState},
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use arrow::{
     array::RecordBatch,
     ipc::{reader::StreamReader, writer::StreamWriter},
 };
-use base64::Engine as _;
-use serde_json::{Value, json};
+use bytes::Bytes;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    process::{Child, ChildStdin, ChildStdout, Command},
-    sync::{Mutex, Semaphore},
+    io::AsyncWriteExt as _,
+    sync::{Notify, oneshot},
     time::timeout,
 };
 
-use super::Outputs;
+use self::{
+    marshal::{Object, Writer},
+    worker::{Worker, read_frame},
+};
+use super::{Cells, Input, Outputs};
 use crate::{
     config::PythonConfig,
     error::{Error, Kind, Result},
-    model::{OnDemandFeatureView, on_demand::Transformation},
+    model::{OnDemandFeatureView, ValueType, on_demand::Transformation, value::Value},
 };
 
-const WORKER: &str = include_str!("python/worker.py");
+/// Calls handed over together at most.
+const TOGETHER: usize = 16;
 
-/// How long one batch may take; a worker that takes longer is killed.
-const LIMIT: Duration = Duration::from_secs(60);
+/// Only functions that are quicker than this are handed over together: nobody should wait in one worker
+/// while another has nothing to do.
+const QUICK: Duration = Duration::from_millis(2);
 
-/// The most a worker may answer, in bytes.
-const MAX_ANSWER: usize = 1 << 30;
+/// How often a call may be handed over again because calls before it ended their worker.
+const ATTEMPTS: u8 = 3;
 
-/// Variables a worker inherits; all others stay here.
-const INHERITED: [&str; 6] = ["PATH", "HOME", "LANG", "LC_ALL", "VIRTUAL_ENV", "TZ"];
+/// Functions a worker may hold; one that was told of more is replaced.
+const FUNCTIONS: usize = 256;
 
-/// Idle workers and the right to have more.
-pub(super) struct Pool {
-    config: PythonConfig,
-    slots: Semaphore,
-    idle: Mutex<Vec<Worker>>,
+/// Makes numbers of functions that nobody can make collide.
+static NUMBERS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// A view's function, ready to be told to a worker.
+#[derive(Debug)]
+pub(super) struct Definition {
+    number: u64,
+    frame: Vec<u8>,
+    types: Vec<ValueType>,
+    /// How long its calls take of late, in microseconds; at first nobody knows.
+    takes: AtomicU64,
 }
 
-impl Pool {
-    pub(super) fn new(config: PythonConfig) -> Self {
-        let slots = Semaphore::new(config.workers.max(1));
-        Self {
-            config,
-            slots,
-            idle: Mutex::default(),
-        }
-    }
-
-    /// Runs the view's function on a batch.
-    pub(super) async fn call(&self, view: &OnDemandFeatureView, inputs: &RecordBatch) -> Result<Outputs> {
+impl Definition {
+    pub(super) fn new(view: &OnDemandFeatureView) -> Result<Self> {
         let Transformation::Python {
             name,
             source,
@@ -66,118 +79,391 @@ impl Pool {
         else {
             return Err(Error::internal("not a Python transformation"));
         };
-        if !self.config.enabled {
-            return Err(Error::unsupported("Python transformations are switched off")
-                .hint("set `thali.python.enabled: true`, or give the view as expressions"));
-        }
-        let header = json!({
-            "name": name,
-            "source": source,
-            "body": base64::engine::general_purpose::STANDARD.encode(body),
-            "pandas": pandas,
-            "singleton": singleton,
-            "features": view.features.iter().map(|feature| &feature.name).collect::<Vec<_>>(),
-        });
-        let payload = encode(inputs)?;
-        let closed = |_| Error::unavailable("Python workers are shutting down");
-        let _slot = self.slots.acquire().await.map_err(closed)?;
-        let idle = self.idle.lock().await.pop();
-        let mut worker = match idle {
-            Some(worker) => worker,
-            None => Worker::start(&self.config)?,
-        };
-        let answer = timeout(LIMIT, worker.exchange(&header, &payload)).await;
-        let (header, payload) = match answer {
-            Ok(Ok(answer)) => answer,
-            // Dropping the worker kills it; what it was doing is unknown.
-            Ok(Err(error)) => return Err(error),
-            Err(_) => {
-                let message = format!("its Python function took longer than {} s", LIMIT.as_secs());
-                return Err(Error::new(Kind::DeadlineExceeded, message));
+        let mode = if *pandas { "pandas" } else { "python" };
+        let features: Vec<(&str, ValueType)> = view
+            .features
+            .iter()
+            .map(|feature| (feature.name.as_str(), feature.value_type))
+            .collect();
+        let number = NUMBERS.hash_one((name, source, body, mode, singleton, &features));
+        let frame = Writer::frame(|out| {
+            out.tuple(8);
+            out.text("define");
+            out.int(number.cast_signed());
+            out.text(name);
+            out.text(source);
+            out.bytes(body);
+            out.text(mode);
+            out.bool(*singleton);
+            out.list(features.len());
+            for (name, value_type) in &features {
+                out.tuple(2);
+                out.text(name);
+                out.int(i64::from(value_type.number()));
             }
-        };
-        self.idle.lock().await.push(worker);
-        if let Some(problem) = header.get("error").and_then(Value::as_str) {
-            return Err(Error::invalid(format!("its Python function failed: {problem}")));
-        }
-        decode(&payload)
-    }
-}
-
-struct Worker {
-    _child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl Worker {
-    fn start(config: &PythonConfig) -> Result<Self> {
-        let mut command = Command::new(&config.command);
-        command.args(["-u", "-c", WORKER]).env_clear().kill_on_drop(true);
-        for name in INHERITED {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
-            }
-        }
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
-        let mut child = command.spawn().map_err(|error| {
-            Error::unavailable(format!(
-                "the Python worker `{}` cannot be started: {error}",
-                config.command
-            ))
-            .hint("set `thali.python.command` to a Python that has pandas and pyarrow")
         })?;
-        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(Error::internal("a Python worker has no pipes"));
-        };
         Ok(Self {
-            _child: child,
-            input,
-            output: BufReader::new(output),
+            number,
+            frame,
+            types: features.into_iter().map(|(_, value_type)| value_type).collect(),
+            takes: AtomicU64::new(u64::MAX),
         })
     }
 
-    async fn exchange(&mut self, header: &Value, payload: &[u8]) -> Result<(Value, Vec<u8>)> {
-        let header = header.to_string();
-        let mut frame = Vec::with_capacity(8 + header.len() + payload.len());
-        frame.extend_from_slice(&length(header.len())?);
-        frame.extend_from_slice(&length(payload.len())?);
-        frame.extend_from_slice(header.as_bytes());
-        frame.extend_from_slice(payload);
-        self.input.write_all(&frame).await.map_err(|error| died(&error))?;
-        self.input.flush().await.map_err(|error| died(&error))?;
-        let header_length = self.output.read_u32_le().await.map_err(|error| died(&error))? as usize;
-        let payload_length = self.output.read_u32_le().await.map_err(|error| died(&error))? as usize;
-        if header_length.max(payload_length) > MAX_ANSWER {
-            return Err(Error::invalid("its Python function answered more than 1 GiB"));
-        }
-        let mut header = vec![0; header_length];
-        self.output
-            .read_exact(&mut header)
-            .await
-            .map_err(|error| died(&error))?;
-        let mut payload = vec![0; payload_length];
-        self.output
-            .read_exact(&mut payload)
-            .await
-            .map_err(|error| died(&error))?;
-        let header = serde_json::from_slice(&header)
-            .map_err(|error| Error::internal(format!("a Python worker answered nonsense: {error}")))?;
-        Ok((header, payload))
+    fn is_quick(&self) -> bool {
+        u128::from(self.takes.load(Ordering::Relaxed)) < QUICK.as_micros()
+    }
+
+    fn took(&self, elapsed: Duration) {
+        let now = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        let before = self.takes.load(Ordering::Relaxed);
+        let blended = if before == u64::MAX {
+            now
+        } else {
+            (before / 8 * 7).saturating_add(now / 8)
+        };
+        self.takes.store(blended, Ordering::Relaxed);
     }
 }
 
-fn length(length: usize) -> Result<[u8; 4]> {
-    let length = u32::try_from(length).map_err(|_| Error::invalid("its inputs are larger than 4 GiB"))?;
-    Ok(length.to_le_bytes())
+/// A call on its way to a worker.
+struct Job {
+    definition: Arc<Definition>,
+    frame: Vec<u8>,
+    reply: oneshot::Sender<Result<Bytes>>,
+    attempts: u8,
 }
 
-fn died(error: &std::io::Error) -> Error {
-    Error::unavailable(format!("its Python worker died: {error}"))
-        .hint("the worker needs a Python with pandas and pyarrow (`thali.python.command`)")
+/// The workers and the calls that wait for one.
+pub(super) struct Pool(Arc<Shared>);
+
+struct Shared {
+    config: PythonConfig,
+    state: Mutex<State>,
+    ready: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Job>,
+    /// Workers without work that nobody has called yet.
+    idle: usize,
+    running: usize,
+}
+
+impl Pool {
+    pub(super) fn new(config: PythonConfig) -> Self {
+        Self(Arc::new(Shared {
+            config,
+            state: Mutex::default(),
+            ready: Notify::new(),
+        }))
+    }
+
+    pub(super) fn is_enabled(&self) -> bool {
+        self.0.config.enabled
+    }
+
+    /// Calls a function on columns of values.
+    pub(super) async fn values(
+        &self,
+        definition: &Arc<Definition>,
+        inputs: &[Input<'_>],
+        rows: usize,
+    ) -> Result<Vec<Vec<Value>>> {
+        let frame = values_frame(definition, inputs, rows)?;
+        let mut answer = self.call(definition, frame).await?.into_iter();
+        let (Some(Object::List(columns)), None) = (answer.next(), answer.next()) else {
+            return Err(nonsense());
+        };
+        if columns.len() != definition.types.len() {
+            return Err(nonsense());
+        }
+        let column = |(column, value_type): (Object, &ValueType)| match column {
+            Object::List(items) if items.len() == rows => items
+                .into_iter()
+                .map(|item| values::value(item, *value_type))
+                .collect(),
+            _ => Err(nonsense()),
+        };
+        columns.into_iter().zip(&definition.types).map(column).collect()
+    }
+
+    /// Calls a function on a batch, which it sees in the batch's own types.
+    pub(super) async fn batch(&self, definition: &Arc<Definition>, inputs: &RecordBatch) -> Result<Outputs> {
+        let payload = encode(inputs)?;
+        let frame = Writer::frame(|out| {
+            out.tuple(3);
+            out.text("arrow");
+            out.int(definition.number.cast_signed());
+            out.bytes(&payload);
+        })?;
+        let mut answer = self.call(definition, frame).await?.into_iter();
+        let (Some(Object::Bytes(payload)), None) = (answer.next(), answer.next()) else {
+            return Err(nonsense());
+        };
+        decode(&payload)
+    }
+
+    /// Hands a call to a worker and takes its answer without the head.
+    async fn call(&self, definition: &Arc<Definition>, frame: Vec<u8>) -> Result<Vec<Object>> {
+        if !self.is_enabled() {
+            return Err(Error::unsupported("Python transformations are switched off")
+                .hint("set `thali.python.enabled: true`, or give the view as expressions"));
+        }
+        let (reply, answer) = oneshot::channel();
+        self.0.submit(Job {
+            definition: Arc::clone(definition),
+            frame,
+            reply,
+            attempts: 0,
+        });
+        let answer = answer
+            .await
+            .map_err(|_| Error::unavailable("Python workers are shutting down"))??;
+        let Object::Tuple(mut parts) = marshal::read(answer)? else {
+            return Err(nonsense());
+        };
+        if parts.is_empty() {
+            return Err(nonsense());
+        }
+        let rest = parts.split_off(1);
+        match (&parts[0], &rest[..]) {
+            (Object::Text(head), _) if matches!(head.as_str(), "values" | "arrow") => Ok(rest),
+            (Object::Text(_), [Object::Text(problem)]) => {
+                Err(Error::invalid(format!("its Python function failed: {problem}")))
+            }
+            _ => Err(nonsense()),
+        }
+    }
+}
+
+fn nonsense() -> Error {
+    Error::internal("a Python worker answered nonsense")
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a call into the queue and sees to it that somebody takes it.
+    fn submit(self: &Arc<Self>, job: Job) {
+        let mut state = self.state();
+        state.waiting.push_back(job);
+        if state.idle > 0 {
+            state.idle -= 1;
+            self.ready.notify_one();
+        } else if state.running < self.config.workers.max(1) {
+            state.running += 1;
+            let running = Running(Arc::clone(self));
+            drop(state);
+            tokio::spawn(work(running));
+        }
+    }
+
+    /// The next calls for one worker; registers it as idle when there are none.
+    fn take(&self) -> VecDeque<Job> {
+        let mut state = self.state();
+        let mut jobs = VecDeque::new();
+        let share = (state.waiting.len() / state.running.max(1)).clamp(1, TOGETHER);
+        while jobs.len() < share {
+            let Some(job) = state.waiting.pop_front() else {
+                break;
+            };
+            // Whoever asked has gone.
+            if job.reply.is_closed() {
+                continue;
+            }
+            if jobs.is_empty() || job.definition.is_quick() {
+                jobs.push_back(job);
+            } else {
+                state.waiting.push_front(job);
+                break;
+            }
+            if jobs.front().is_some_and(|first| !first.definition.is_quick()) {
+                break;
+            }
+        }
+        if jobs.is_empty() {
+            state.idle += 1;
+        }
+        jobs
+    }
+
+    /// Calls that were handed over but not begun go back to where they were.
+    fn give_back(&self, jobs: VecDeque<Job>) {
+        let mut state = self.state();
+        for mut job in jobs.into_iter().rev() {
+            job.attempts += 1;
+            if job.attempts < ATTEMPTS {
+                state.waiting.push_front(job);
+            } else {
+                let gone = Error::unavailable("Python workers died before they came to it");
+                let _ = job.reply.send(Err(gone));
+            }
+        }
+    }
+}
+
+/// The right to be one of the workers.
+struct Running(Arc<Shared>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.state().running -= 1;
+    }
+}
+
+/// Serves calls with one process at a time, for as long as the runtime lives.
+async fn work(running: Running) {
+    let shared = &running.0;
+    let mut worker: Option<Worker> = None;
+    loop {
+        let jobs = shared.take();
+        if jobs.is_empty() {
+            shared.ready.notified().await;
+            continue;
+        }
+        if worker
+            .as_mut()
+            .is_some_and(|worker| !worker.is_alive() || worker.known.len() > FUNCTIONS)
+        {
+            worker = None;
+        }
+        let ready = match worker.take() {
+            Some(worker) => Ok(worker),
+            None => Worker::start(&shared.config).await,
+        };
+        match ready {
+            Ok(ready) => worker = serve(shared, ready, jobs).await,
+            Err(error) => {
+                for job in jobs {
+                    let same = Error::new(error.kind(), error.message().to_owned());
+                    let same = match error.hint_text() {
+                        Some(hint) => same.hint(hint.to_owned()),
+                        None => same,
+                    };
+                    let _ = job.reply.send(Err(same));
+                }
+            }
+        }
+    }
+}
+
+/// Why a worker is not to be used again.
+enum End {
+    Died,
+    TookTooLong,
+    Retired,
+}
+
+/// Has a worker answer some calls; gives it back if it can go on.
+async fn serve(shared: &Shared, mut worker: Worker, mut jobs: VecDeque<Job>) -> Option<Worker> {
+    let mut frames = Vec::new();
+    for job in &jobs {
+        if worker.known.insert(job.definition.number) {
+            frames.extend_from_slice(&job.definition.frame);
+        }
+        frames.extend_from_slice(&job.frame);
+    }
+    let limit = shared.config.time_limit;
+    let Worker { input, output, .. } = &mut worker;
+    let write = async {
+        // A worker that died is noticed by its missing answer.
+        let _ = input.write_all(&frames).await;
+        let _ = input.flush().await;
+        std::future::pending::<()>().await;
+    };
+    let read = async {
+        while let Some(job) = jobs.front() {
+            let started = Instant::now();
+            let answer = match timeout(limit, read_frame(output)).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_)) => return Err(End::Died),
+                Err(_) => return Err(End::TookTooLong),
+            };
+            job.definition.took(started.elapsed());
+            let retires = is_retirement(&answer);
+            if let Some(job) = jobs.pop_front() {
+                let _ = job.reply.send(Ok(answer));
+            }
+            if retires {
+                return Err(End::Retired);
+            }
+        }
+        Ok(())
+    };
+    let ended = tokio::select! {
+        ended = read => ended,
+        () = write => Ok(()),
+    };
+    let error = match ended {
+        Ok(()) => return Some(worker),
+        Err(End::Retired) => None,
+        Err(End::Died) => {
+            let how = worker.how_it_ended().await;
+            Some(Error::unavailable(format!("its Python worker died: {how}")))
+        }
+        Err(End::TookTooLong) => {
+            let message = format!("its Python function took longer than {} s", limit.as_secs_f64());
+            Some(
+                Error::new(Kind::DeadlineExceeded, message)
+                    .hint("`thali.python.time_limit_seconds` is how long it may take"),
+            )
+        }
+    };
+    if let (Some(error), Some(job)) = (error, jobs.pop_front()) {
+        tracing::warn!(target: "thali::python", "a worker is replaced: {}", error.message());
+        let _ = job.reply.send(Err(error));
+    }
+    shared.give_back(jobs);
+    None
+}
+
+/// Whether the worker says that it ends after this answer; its head is the second object of the frame.
+fn is_retirement(answer: &[u8]) -> bool {
+    const HEAD: &[u8] = b"retire";
+    answer.get(10..10 + HEAD.len()) == Some(HEAD)
+}
+
+fn values_frame(definition: &Definition, inputs: &[Input<'_>], rows: usize) -> Result<Vec<u8>> {
+    // Columns are sent once, whatever names they have.
+    let mut columns = Vec::with_capacity(inputs.len());
+    let mut places = Vec::with_capacity(inputs.len());
+    for input in inputs {
+        places.push(match input.cells {
+            Cells::Same(other) => places[other],
+            _ => {
+                columns.push(input.cells.values()?);
+                columns.len() - 1
+            }
+        });
+    }
+    let long = |place: usize| i64::try_from(place).unwrap_or_default();
+    Writer::frame(|out| {
+        out.tuple(7);
+        out.text("values");
+        out.int(definition.number.cast_signed());
+        out.int(long(rows));
+        let mut tagged = Vec::new();
+        out.list(columns.len());
+        for (place, column) in columns.iter().enumerate() {
+            out.list(column.len());
+            if column
+                .iter()
+                .fold(false, |any, value| values::write(out, value) | any)
+            {
+                tagged.push(place);
+            }
+        }
+        out.tuple(inputs.len());
+        inputs.iter().for_each(|input| out.text(&input.name));
+        out.tuple(places.len());
+        places.iter().for_each(|place| out.int(long(*place)));
+        out.tuple(tagged.len());
+        tagged.iter().for_each(|place| out.int(long(*place)));
+    })
 }
 
 fn encode(batch: &RecordBatch) -> Result<Vec<u8>> {

@@ -18,6 +18,7 @@ use crate::model::ValueType;
 mod build;
 mod cells;
 mod column;
+mod encoded;
 mod nested;
 
 use column::Column;
@@ -62,6 +63,14 @@ pub fn encode_column(array: &dyn Array, value_type: ValueType) -> Result<Vec<Byt
 /// [`crate::error::Kind::InvalidArgument`] when a value does not fit the type.
 pub fn to_array<'a>(values: impl IntoIterator<Item = &'a Value>, value_type: ValueType) -> Result<ArrayRef> {
     build::array(&values.into_iter().collect::<Vec<_>>(), value_type)
+}
+
+/// As [`to_array`] from encoded `feast.types.Value` messages, where `None` and no bytes are null.
+///
+/// # Errors
+/// As [`to_array`]; `Internal` when a message is malformed.
+pub fn decode_array(cells: &[Option<&Bytes>], value_type: ValueType) -> Result<ArrayRef> {
+    encoded::array(cells, value_type)
 }
 
 static TEXT_MAP: LazyLock<DataType> = LazyLock::new(|| {
@@ -140,7 +149,7 @@ pub fn from_arrow_type(data_type: &DataType) -> ValueType {
 }
 
 /// The list type with such elements.
-fn list_of(element: ValueType) -> ValueType {
+pub(crate) fn list_of(element: ValueType) -> ValueType {
     match element {
         ValueType::Map => ValueType::MapList,
         ValueType::Struct => ValueType::StructList,

@@ -11,7 +11,7 @@ use crate::proto::feast::types::{
 };
 
 /// What a list or set type holds; `None` for scalars, maps, structs and nested collections.
-pub(super) fn element_type(value_type: ValueType) -> Option<ValueType> {
+pub(crate) fn element_type(value_type: ValueType) -> Option<ValueType> {
     Some(match value_type {
         ValueType::BytesList | ValueType::BytesSet => ValueType::Bytes,
         ValueType::StringList | ValueType::StringSet => ValueType::String,
@@ -30,7 +30,7 @@ pub(super) fn element_type(value_type: ValueType) -> Option<ValueType> {
 }
 
 /// Whether the type is a set of scalars, which keeps no duplicates.
-fn is_set(value_type: ValueType) -> bool {
+pub(crate) fn is_set(value_type: ValueType) -> bool {
     matches!(
         value_type,
         ValueType::BytesSet
@@ -52,7 +52,7 @@ fn is_set(value_type: ValueType) -> bool {
 /// Protobuf lists cannot hold null. Lists keep their length, so a null becomes what Feast puts there: an
 /// empty text, 0, false, the null timestamp, and NaN in lists of floating point numbers (that is what
 /// pandas makes of it on the way). Sets drop nulls and repeated values.
-pub(super) fn collect(value_type: ValueType, mut items: Vec<Value>) -> Value {
+pub(crate) fn collect(value_type: ValueType, mut items: Vec<Value>) -> Value {
     if is_set(value_type) {
         deduplicate(&mut items);
     }

@@ -75,7 +75,7 @@ impl Answer {
                 Err(_) => Field::new(&output.name, arrow::datatypes::DataType::Null, true),
             },
             Source::Computed { view, feature } => {
-                let declared = self.plan.on_demand[*view].view.features[*feature].value_type;
+                let declared = self.plan.on_demand[*view].program.view.features[*feature].value_type;
                 Field::new(&output.name, arrow_type(declared), true)
             }
         };
@@ -94,7 +94,7 @@ impl Answer {
                 columns.push(column);
             }
             let inputs = batch(Schema::new(fields), columns, joined.num_rows())?;
-            computed.push(transformer.transform(&next.view, &inputs).await?);
+            computed.push(transformer.transform(&next.program, &inputs).await?);
         }
         let mut fields: Vec<Field> = Vec::new();
         let mut columns = Vec::new();

@@ -17,6 +17,7 @@ use crate::{
     offline::store::{JoinFeature, JoinKey, JoinView, listed},
     proto::feast::core::FeatureViewProjection,
     registry::{Catalog, View},
+    transform::Program,
 };
 
 /// A request resolved.
@@ -32,7 +33,7 @@ pub(super) struct Plan {
 
 /// An on-demand view to compute.
 pub(super) struct Computed {
-    pub(super) view: Arc<OnDemandFeatureView>,
+    pub(super) program: Program,
     /// Column names of the view's input, and where their values come from.
     pub(super) inputs: Vec<(String, Source)>,
 }
@@ -387,7 +388,7 @@ impl Resolver<'_> {
         if let Some(known) = self
             .on_demand
             .iter()
-            .position(|known| known.view.name == view.name)
+            .position(|known| known.program.view.name == view.name)
         {
             return Ok(known);
         }
@@ -422,7 +423,7 @@ impl Resolver<'_> {
         }
         path.pop();
         self.on_demand.push(Computed {
-            view: Arc::clone(view),
+            program: Program::new(Arc::clone(view)),
             inputs,
         });
         Ok(self.on_demand.len() - 1)

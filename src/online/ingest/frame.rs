@@ -88,16 +88,7 @@ impl Column<'_> {
 
     /// The values as encoded messages, no bytes for null.
     pub(super) fn encoded(self, value_type: ValueType) -> Result<Vec<Bytes>> {
-        let mut out = BytesMut::new();
-        let encode = |value: Value| {
-            if value::is_null(&value) {
-                return Ok(Bytes::new());
-            }
-            let encoded = value.encode(&mut out);
-            encoded.map_err(|error| Error::internal("a value cannot be encoded").source_error(error))?;
-            Ok(out.split().freeze())
-        };
-        self.values(value_type)?.into_iter().map(encode).collect()
+        encode(&self.values(value_type)?)
     }
 
     pub(super) fn array(self, value_type: ValueType) -> Result<ArrayRef> {
@@ -155,4 +146,18 @@ impl Column<'_> {
             ))),
         }
     }
+}
+
+/// Values as encoded messages, no bytes for null.
+pub(super) fn encode(values: &[Value]) -> Result<Vec<Bytes>> {
+    let mut out = BytesMut::new();
+    let encode = |value: &Value| {
+        if value::is_null(value) {
+            return Ok(Bytes::new());
+        }
+        let encoded = value.encode(&mut out);
+        encoded.map_err(|error| Error::internal("a value cannot be encoded").source_error(error))?;
+        Ok(out.split().freeze())
+    };
+    values.iter().map(encode).collect()
 }

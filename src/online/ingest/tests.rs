@@ -274,7 +274,8 @@ fn arrow_rows_become_store_rows() {
     let batch = RecordBatch::try_from_iter([
         (
             "driver_id",
-            Arc::new(Int64Array::from(vec![Some(1), None, Some(3), Some(4), Some(5)])) as ArrayRef,
+            Arc::new(Int64Array::from(vec![Some(1), None, Some(3), Some(4), Some(5)]))
+                as arrow::array::ArrayRef,
         ),
         (
             "a",

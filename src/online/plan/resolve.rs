@@ -18,6 +18,7 @@ use crate::{
     online::store::{Table, ViewColumns},
     proto::feast::core::FeatureViewProjection,
     registry::{Catalog, View},
+    transform::Program,
 };
 
 /// One wanted feature, before its view is looked up.
@@ -315,7 +316,7 @@ impl Resolver<'_> {
         if let Some(known) = self
             .on_demand
             .iter()
-            .position(|known| known.view.name == view.name)
+            .position(|known| known.program.view.name == view.name)
         {
             return Ok(known);
         }
@@ -347,7 +348,7 @@ impl Resolver<'_> {
         }
         path.pop();
         self.on_demand.push(OnDemand {
-            view: Arc::clone(view),
+            program: Program::new(Arc::clone(view)),
             inputs,
         });
         Ok(self.on_demand.len() - 1)
@@ -462,6 +463,7 @@ impl Resolver<'_> {
             .iter_mut()
             .flat_map(|view| &mut view.inputs)
             .for_each(|input| renumber(&mut input.source));
+        on_demand.iter_mut().for_each(|view| note_same(&mut view.inputs));
         Ok(Plan {
             project: self.catalog.project().into(),
             roles,
@@ -549,7 +551,17 @@ fn add_input(inputs: &mut Vec<Input>, name: String, value_type: ValueType, sourc
             name,
             value_type,
             source,
+            same: None,
         });
+    }
+}
+
+/// Most inputs have two names; whoever fills them looks at each source once.
+fn note_same(inputs: &mut [Input]) {
+    let mut first: HashMap<(Source, ValueType), usize> = HashMap::with_capacity(inputs.len());
+    for (place, input) in inputs.iter_mut().enumerate() {
+        let known = *first.entry((input.source, input.value_type)).or_insert(place);
+        input.same = (known != place).then_some(known);
     }
 }
 

@@ -1,5 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use prost::Message as _;
 use serde_json::json;
 
 use super::*;

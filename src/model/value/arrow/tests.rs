@@ -399,6 +399,26 @@ fn values_of_other_types_are_converted_into_a_column() {
     assert!(beyond.unwrap().is_null(0));
 }
 
+#[test]
+fn cells_of_another_type_are_decoded_in_full() {
+    let cells: Vec<Bytes> = [
+        Kind::Int32Val(-5).into(),
+        Kind::StringVal("7".into()).into(),
+        NULL,
+    ]
+    .iter()
+    .map(|value: &Value| value.encode_to_vec().into())
+    .collect();
+    let cells: Vec<Option<&Bytes>> = cells.iter().map(Some).chain([None]).collect();
+    let array = decode_array(&cells, ValueType::Int64).unwrap();
+    assert_eq!(
+        array.as_primitive::<Int64Type>().iter().collect::<Vec<_>>(),
+        [Some(-5), Some(7), None, None]
+    );
+    let damaged = Bytes::from_static(&[0x12, 0x05, b'a']);
+    assert!(decode_array(&[Some(&damaged)], ValueType::String).is_err());
+}
+
 /// Types whose Arrow form says everything their values say.
 fn is_lossless(value_type: ValueType) -> bool {
     use ValueType as V;
@@ -421,6 +441,9 @@ proptest! {
         let array = to_array(&values, value_type).unwrap();
         prop_assert_eq!(array.data_type(), &arrow_type(value_type));
         prop_assert_eq!(array.len(), values.len());
+        let cells: Vec<Bytes> = values.iter().map(|value| value.encode_to_vec().into()).collect();
+        let decoded = decode_array(&cells.iter().map(Some).collect::<Vec<_>>(), value_type).unwrap();
+        prop_assert_eq!(&decoded, &array);
         if value_type != ValueType::ScalarMap {
             let back = from_array(&array, value_type).unwrap();
             prop_assert_eq!(back.len(), values.len());
