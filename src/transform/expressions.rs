@@ -11,7 +11,11 @@ use arrow::{
     datatypes::{Schema, SchemaRef},
 };
 use datafusion::{
-    common::{DFSchema, config::ConfigOptions, tree_node::TreeNode as _},
+    common::{
+        DFSchema,
+        config::ConfigOptions,
+        tree_node::{TreeNode as _, TreeNodeRecursion},
+    },
     error::DataFusionError,
     logical_expr::{Expr, Volatility},
     physical_expr::PhysicalExpr,
@@ -33,22 +37,8 @@ pub(super) struct Compiled {
     pub(super) used: Vec<usize>,
     /// The inputs that are used.
     pub(super) schema: SchemaRef,
-    names: DFSchema,
-    outputs: Vec<Output>,
-}
-
-/// One feature of the view.
-#[derive(Debug)]
-struct Output {
-    name: String,
-    expression: Compilation,
-}
-
-#[derive(Debug)]
-enum Compilation {
-    Done(Arc<dyn PhysicalExpr>),
-    /// It asks for the time or for random numbers, which are constants once compiled.
-    EachTime(Expr),
+    /// By the view's features.
+    outputs: Vec<(String, Arc<dyn PhysicalExpr>)>,
 }
 
 impl Compiled {
@@ -66,9 +56,7 @@ impl Compiled {
             let text = texts
                 .get(name)
                 .ok_or_else(|| Error::invalid(format!("there is no expression for its feature `{name}`")))?;
-            let expression = SESSION
-                .parse_sql_expr(text, &all)
-                .map_err(|error| bad(name, &error))?;
+            let expression = parse(text, &all).map_err(|error| bad(name, &error))?;
             for column in expression.column_refs() {
                 used.insert(inputs.index_of(column.name())?);
             }
@@ -77,43 +65,47 @@ impl Compiled {
         let used: Vec<usize> = used.into_iter().collect();
         let schema = Arc::new(inputs.project(&used)?);
         let names = DFSchema::try_from(schema.as_ref().clone())?;
-        let mut outputs = Vec::with_capacity(parsed.len());
-        for (name, expression) in parsed {
-            let physical = SESSION
-                .create_physical_expr(expression.clone(), &names)
-                .map_err(|error| bad(name, &error))?;
-            outputs.push(Output {
-                name: name.to_owned(),
-                expression: if is_immutable(&expression) {
-                    Compilation::Done(physical)
-                } else {
-                    Compilation::EachTime(expression)
-                },
-            });
-        }
+        let output = |(name, expression): (&str, Expr)| {
+            let physical = SESSION.create_physical_expr(expression, &names);
+            Ok((name.to_owned(), physical.map_err(|error| bad(name, &error))?))
+        };
+        let outputs = parsed.into_iter().map(output).collect::<Result<_>>()?;
         Ok(Self {
             used,
             schema,
-            names,
             outputs,
         })
     }
 
     /// The features' columns in declared order, from a batch of the used inputs.
     pub(super) fn evaluate(&self, inputs: &RecordBatch) -> Result<Vec<ArrayRef>> {
-        let evaluate = |output: &Output| {
-            let fresh;
-            let expression = match &output.expression {
-                Compilation::Done(expression) => expression,
-                Compilation::EachTime(expression) => {
-                    fresh = session().create_physical_expr(expression.clone(), &self.names)?;
-                    &fresh
-                }
-            };
-            expression.evaluate(inputs)?.into_array(inputs.num_rows())
+        let column = |(name, expression): &(String, Arc<dyn PhysicalExpr>)| {
+            expression
+                .evaluate(inputs)
+                .and_then(|column| column.into_array(inputs.num_rows()))
+                .map_err(|error| bad(name, &error))
         };
-        let column = |output: &Output| evaluate(output).map_err(|error| bad(&output.name, &error));
         self.outputs.iter().map(column).collect()
+    }
+}
+
+/// Parses an expression over named inputs.
+fn parse(text: &str, inputs: &DFSchema) -> std::result::Result<Expr, DataFusionError> {
+    let expression = SESSION.parse_sql_expr(text, inputs)?;
+    let mut varies = None;
+    expression.apply(|part| {
+        if let Expr::ScalarFunction(call) = part
+            && call.func.signature().volatility != Volatility::Immutable
+        {
+            varies = Some(call.func.name().to_owned());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    match varies {
+        None => Ok(expression),
+        Some(function) => Err(DataFusionError::Plan(format!(
+            "`{function}` gives other values in training than in serving; send such a value with the request"
+        ))),
     }
 }
 
@@ -123,16 +115,6 @@ fn bad(name: &str, error: &DataFusionError) -> Error {
         error.strip_backtrace()
     ))
     .hint("it may use the view's inputs by name and SQL's scalar functions")
-}
-
-fn is_immutable(expression: &Expr) -> bool {
-    let varies = |expression: &Expr| {
-        Ok(match expression {
-            Expr::ScalarFunction(call) => call.func.signature().volatility != Volatility::Immutable,
-            _ => false,
-        })
-    };
-    !expression.exists(varies).unwrap_or(true)
 }
 
 /// Feature names keep their case, as everywhere in Feast.
@@ -148,8 +130,7 @@ fn session() -> SessionContext {
 /// `InvalidArgument` with the reason.
 pub fn check(text: &str, schema: &Schema) -> Result<()> {
     let schema = DFSchema::try_from(schema.clone())?;
-    SESSION
-        .parse_sql_expr(text, &schema)
+    parse(text, &schema)
         .and_then(|expression| SESSION.create_physical_expr(expression, &schema))
         .map(|_| ())
         .map_err(|error| {
@@ -163,7 +144,7 @@ pub fn check(text: &str, schema: &Schema) -> Result<()> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use arrow::array::{Array as _, AsArray as _, Float64Array, Int64Array};
+    use arrow::array::{Array as _, Float64Array, Int64Array};
 
     use super::*;
     use crate::{
@@ -215,18 +196,11 @@ mod tests {
     }
 
     #[test]
-    fn the_time_is_not_that_of_the_compilation() {
-        let compiled = compiled(&[("x", "date_part('epoch', now())")]).unwrap();
-        let batch = inputs().project(&[]).unwrap();
-        let time = || {
-            compiled.evaluate(&batch).unwrap()[0]
-                .as_primitive::<arrow::datatypes::Float64Type>()
-                .value(0)
-        };
-        let first = time();
-        let changed = std::iter::repeat_with(time)
-            .take(1_000)
-            .any(|later| later > first);
-        assert!(changed, "still {first}");
+    fn what_differs_between_training_and_serving_is_refused() {
+        for text in ["date_part('epoch', now())", "factor * random()"] {
+            let error = compiled(&[("x", text)]).unwrap_err();
+            assert!(error.message().contains("training"), "{error}");
+            assert!(check(text, &inputs().schema()).is_err());
+        }
     }
 }
