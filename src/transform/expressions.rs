@@ -8,7 +8,8 @@ use std::{
 
 use arrow::{
     array::{ArrayRef, RecordBatch},
-    datatypes::{Schema, SchemaRef},
+    compute::can_cast_types,
+    datatypes::{DataType, Schema, SchemaRef},
 };
 use datafusion::{
     common::{
@@ -24,7 +25,7 @@ use datafusion::{
 
 use crate::{
     error::{Error, Result},
-    model::OnDemandFeatureView,
+    model::{Field, OnDemandFeatureView, ValueType, value::arrow::arrow_type},
 };
 
 /// Holds SQL's functions; nothing is ever registered in it.
@@ -65,11 +66,16 @@ impl Compiled {
         let used: Vec<usize> = used.into_iter().collect();
         let schema = Arc::new(inputs.project(&used)?);
         let names = DFSchema::try_from(schema.as_ref().clone())?;
-        let output = |(name, expression): (&str, Expr)| {
-            let physical = SESSION.create_physical_expr(expression, &names);
+        let output = |((name, expression), feature): ((&str, Expr), &Field)| {
+            let physical = SESSION
+                .create_physical_expr(expression, &names)
+                .and_then(|physical| {
+                    fits(&physical.data_type(&schema)?, feature.value_type).map(|()| physical)
+                });
             Ok((name.to_owned(), physical.map_err(|error| bad(name, &error))?))
         };
-        let outputs = parsed.into_iter().map(output).collect::<Result<_>>()?;
+        let features = parsed.into_iter().zip(&view.features);
+        let outputs = features.map(output).collect::<Result<_>>()?;
         Ok(Self {
             used,
             schema,
@@ -87,6 +93,23 @@ impl Compiled {
         };
         self.outputs.iter().map(column).collect()
     }
+}
+
+/// Whether what an expression gives can become a feature of that type without becoming null.
+fn fits(given: &DataType, declared: ValueType) -> std::result::Result<(), DataFusionError> {
+    let wanted = arrow_type(declared);
+    let is_text = |data_type: &DataType| {
+        matches!(
+            data_type,
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
+        )
+    };
+    if *given == DataType::Null || can_cast_types(given, &wanted) && (!is_text(given) || is_text(&wanted)) {
+        return Ok(());
+    }
+    Err(DataFusionError::Plan(format!(
+        "it gives {given}, but `{declared}` is declared; convert it with CAST"
+    )))
 }
 
 /// Parses an expression over named inputs.
@@ -124,15 +147,18 @@ fn session() -> SessionContext {
     SessionContext::new_with_config(SessionConfig::from(options))
 }
 
-/// Checks that an expression compiles against named, typed inputs, without data.
+/// Checks that an expression compiles against named, typed inputs, and that it gives what is declared.
 ///
 /// # Errors
 /// `InvalidArgument` with the reason.
-pub fn check(text: &str, schema: &Schema) -> Result<()> {
-    let schema = DFSchema::try_from(schema.clone())?;
+pub fn check(text: &str, inputs: &Schema, declared: Option<ValueType>) -> Result<()> {
+    let schema = DFSchema::try_from(inputs.clone())?;
     parse(text, &schema)
         .and_then(|expression| SESSION.create_physical_expr(expression, &schema))
-        .map(|_| ())
+        .and_then(|physical| match declared {
+            Some(declared) => fits(&physical.data_type(inputs)?, declared),
+            None => Ok(()),
+        })
         .map_err(|error| {
             Error::invalid(format!(
                 "expression `{text}` does not compile: {}",
@@ -148,7 +174,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{ValueType, on_demand::Transformation},
+        model::on_demand::Transformation,
         transform::tests::{field, view},
     };
 
@@ -191,8 +217,12 @@ mod tests {
         let error = compiled(&[("x", "nope + 1")]).unwrap_err();
         assert!(error.message().contains("nope"), "{error}");
         let schema = inputs().schema();
-        assert!(check("factor +", &schema).is_err());
-        assert!(check("factor + 1", &schema).is_ok());
+        assert!(check("factor +", &schema, None).is_err());
+        assert!(check("factor + 1", &schema, Some(ValueType::Int32)).is_ok());
+        let text = "concat('a', factor)";
+        assert!(check(text, &schema, Some(ValueType::String)).is_ok());
+        let error = check(text, &schema, Some(ValueType::Double)).unwrap_err();
+        assert!(error.message().contains("`Float64` is declared"), "{error}");
     }
 
     #[test]
@@ -200,7 +230,7 @@ mod tests {
         for text in ["date_part('epoch', now())", "factor * random()"] {
             let error = compiled(&[("x", text)]).unwrap_err();
             assert!(error.message().contains("training"), "{error}");
-            assert!(check(text, &inputs().schema()).is_err());
+            assert!(check(text, &inputs().schema(), None).is_err());
         }
     }
 }

@@ -446,7 +446,12 @@ impl Builder<'_> {
                     .key("expressions");
                 self.report(problem.suggest(output, known));
             }
-            if let Err(error) = expressions::check(text, &schema) {
+            let declared = definition
+                .schema
+                .iter()
+                .find(|declared| declared.name.text == *output)
+                .map(|declared| ValueType::from_number(field(declared).value_type));
+            if let Err(error) = expressions::check(text, &schema, declared) {
                 self.report(
                     place
                         .error(format!("{what}: {}", error.message()))
