@@ -38,6 +38,12 @@ def postgres() -> Iterator[servers.Postgres]:
 
 
 @pytest.fixture(scope="session")
+def pgvector() -> Iterator[servers.Pgvector]:
+    with servers.Pgvector.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def mariadb() -> Iterator[servers.MariaDb]:
     with servers.MariaDb.running() as server:
         yield server

@@ -64,6 +64,13 @@ class Place:
         with engine.connect() as connection:
             return [tuple(row) for row in connection.execute(sqlalchemy.text(statement))]
 
+    def run(self, statement: str) -> None:
+        import sqlalchemy
+
+        engine = sqlalchemy.create_engine(self.url, poolclass=sqlalchemy.NullPool)
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.text(statement))
+
 
 @pytest.fixture(params=["postgres", "mariadb"])
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
@@ -219,6 +226,39 @@ def test_times_are_utc_whatever_the_time_zone_of_the_database(place: Place, tmp_
             place.server.execute("ALTER ROLE thali RESET timezone")
         else:
             place.server.execute("SET GLOBAL time_zone = 'SYSTEM'")
+
+
+def test_vectors_that_thali_wrote_are_found_by_feast(pgvector: servers.Pgvector, tmp_path: Path) -> None:
+    from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
+    from feast.types import Array, Float32, Int64, String
+
+    with pgvector.database() as url:
+        place = Place(pgvector, url, 1)
+        folder = tmp_path / "repo"
+        folder.mkdir()
+        keys = "  vector_enabled: true\n  enable_openai_compatible_store: true\n  db_schema: vectors\n"
+        text = "project: sqlstores\nprovider: local\nregistry: registry.db\noffline_store: {type: file}\nentity_key_serialization_version: 3\n"
+        (folder / "feature_store.yaml").write_text(text + place.section() + keys)
+        place.run("CREATE EXTENSION vector")  # Feast leaves that to its user
+        doc = Entity(name="doc", join_keys=["doc_id"], value_type=ValueType.INT64)
+        fields = [Field(name="doc_id", dtype=Int64), Field(name="place", dtype=Array(Float32), vector_index=True), Field(name="title", dtype=String)]
+        source = FileSource(name="docs_file", path=str(folder / "docs.parquet"), timestamp_field="event_timestamp")
+        times = [NOW] * 4
+        columns = {"doc_id": [1, 2, 3, 4], "place": [[1.0, 1.0], [2.0, 1.0], [3.0, 1.0], [4.0, 1.0]], "title": ["one", "two", "three", "four"]}
+        table = {name: pa.array(values) for name, values in columns.items()} | {"event_timestamp": pa.array(times, pa.timestamp("us", tz="UTC"))}
+        pq.write_table(pa.table(table), folder / "docs.parquet")
+        store = FeatureStore(repo_path=str(folder))
+        store.apply([doc, FeatureView(name="docs", entities=[doc], schema=fields, source=source, ttl=timedelta(0))])
+        with Thali.serve(folder) as thali:
+            body = {"feature_view_name": "docs", "df": columns | {"event_timestamp": [time.isoformat() for time in times]}}
+            status, answer = harness.http("POST", f"{thali.url('online')}/write-to-online-store", body)
+            assert status == 200, answer
+            stored = "SELECT value_text, value_num, vector_value::text, event_ts FROM vectors.sqlstores_docs ORDER BY entity_key, feature_name"
+            ours = place.rows(stored)
+            asked = {"features": ["docs:title", "docs:place"], "top_k": 1, "query": [3.1, 1.0]}
+            assert store.retrieve_online_documents_v2(**asked).to_dict()["title"] == ["three"]
+            store.write_to_online_store("docs", pd.DataFrame(columns | {"event_timestamp": times}))
+            assert place.rows(stored) == ours and len(ours) == 8
 
 
 @contextmanager

@@ -9,6 +9,7 @@
 
 mod read;
 mod search;
+mod words;
 mod write;
 
 use std::{

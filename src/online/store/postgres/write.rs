@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 
-use super::{Columns, PostgresStore, quoted, read::micros};
+use super::{PostgresStore, quoted, read::micros, tables::Columns};
 use crate::{
     error::{Error, Result},
     model::{FeatureView, value::text::value_text},
