@@ -213,3 +213,105 @@ async fn a_store_that_is_away_is_told_within_seconds() {
         0
     );
 }
+
+/// What DynamoDB does under load and moto never: answers in parts, throttles, and is unwell.
+mod busy {
+    use std::sync::{Arc, Mutex};
+
+    use axum::{Router, body::Bytes, http::StatusCode, routing::post};
+    use serde_json::{Value as Json, json};
+    use thali::{error::Kind, online::store::OnlineRead};
+
+    use super::*;
+
+    type Answers = Arc<Mutex<Vec<(u16, Json)>>>;
+
+    /// A store whose DynamoDB gives these answers, the last of them again and again; and what it was asked.
+    async fn home(answers: Vec<(u16, Json)>) -> (Home, Arc<Mutex<Vec<Json>>>) {
+        let answers: Answers = Arc::new(Mutex::new(answers));
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&asked);
+        let answer = move |body: Bytes| async move {
+            log.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
+            let mut answers = answers.lock().unwrap();
+            let (status, json) = if answers.len() > 1 {
+                answers.remove(0)
+            } else {
+                answers[0].clone()
+            };
+            (StatusCode::from_u16(status).unwrap(), json.to_string())
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/", post(answer));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let home = Home::new(&format!(
+            "type: dynamodb\nregion: us-east-1\nendpoint_url: http://{address}\ntable_name_template: '{{table_name}}'"
+        ));
+        (home, asked)
+    }
+
+    fn item(id: &str, value: &str) -> Json {
+        use base64::{Engine as _, prelude::BASE64_STANDARD};
+        json!({
+            "entity_id": {"S": thali::model::entity_key::entity_id(&key(id))},
+            "event_ts": {"S": "2026-11-21 10:00:00+00:00"},
+            "values": {"M": {"a": {"B": BASE64_STANDARD.encode(encoded(value))}}},
+        })
+    }
+
+    fn throttled() -> (u16, Json) {
+        let name = "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException";
+        (400, json!({"__type": name, "message": "slow down"}))
+    }
+
+    #[tokio::test]
+    async fn keys_left_unread_are_asked_for_again() {
+        let rest = json!({"v": {"Keys": [{"entity_id": {"S": "rest"}}]}});
+        let (home, asked) = home(vec![
+            (
+                200,
+                json!({"Responses": {"v": [item("1", "one")]}, "UnprocessedKeys": rest}),
+            ),
+            throttled(),
+            (200, json!({"Responses": {"v": []}, "UnprocessedKeys": rest})),
+            (
+                500,
+                json!({"__type": "x#InternalServerError", "message": "unwell"}),
+            ),
+            (
+                200,
+                json!({"Responses": {"v": [item("2", "two")]}, "UnprocessedKeys": {}}),
+            ),
+        ])
+        .await;
+        let store = home.open().await;
+        let read = texts(&*store, &home.project, &pair("v"), &[key("1"), key("2")], &["a"]).await;
+        let row = |text: &str| (Some(TEN), vec![Some(text.to_owned())]);
+        assert_eq!(read, [row("one"), row("two")]);
+        let asked = asked.lock().unwrap();
+        assert_eq!(asked.len(), 5);
+        assert_eq!(asked[0]["RequestItems"]["v"]["Keys"].as_array().unwrap().len(), 2);
+        assert!(asked[1..].iter().all(|body| body["RequestItems"] == rest));
+    }
+
+    #[tokio::test]
+    async fn who_throttles_for_too_long_is_overloaded() {
+        let (home, _) = home(vec![throttled()]).await;
+        let store = home.open().await;
+        let groups = [super::super::conformance::group(
+            &[key("1")],
+            vec![super::super::conformance::columns(&pair("v"), &["a"])],
+        )];
+        let read = OnlineRead {
+            project: &home.project,
+            groups: &groups,
+        };
+        assert_eq!(store.read(&read).await.unwrap_err().kind(), Kind::Overloaded);
+        let batch = rows(&["a", "b"], &[(key("1"), TEN, &["a", "b"])]);
+        let write = store
+            .write(&home.project, &Table::of(&pair("v")), &batch, OlderRow::Skip)
+            .await;
+        assert_eq!(write.unwrap_err().kind(), Kind::Overloaded);
+    }
+}
