@@ -4,9 +4,12 @@ pub mod grpc;
 pub mod http;
 pub mod ingest;
 pub mod json;
+pub mod message;
 pub mod plan;
+pub mod search;
 pub mod serve;
 pub mod store;
+pub mod table;
 
 #[cfg(test)]
 mod fixture;

@@ -2,29 +2,23 @@
 //! `GrpcFeatureServer` of `feast listen`. Both decode a request, call the use-case the HTTP server
 //! calls, and encode its answer.
 
-use prost::Message as _;
 use tonic::{Request as Call, Response as Reply, Status as Refusal};
 
 use super::{
     ingest::{Frame, Options, Target, Writer},
-    plan::Wanted,
-    serve::{Column, Given, Request, Response, Server, Status},
+    message,
+    serve::{Given, Server},
 };
 use crate::{
     context::Context,
     error::{Error, Result},
-    model::value::{self, Value},
+    model::value::Value,
     proto::{
         PushRequest, PushResponse, WriteToOnlineStoreRequest, WriteToOnlineStoreResponse,
-        feast::{
-            serving::{
-                FeatureList, FeatureViewMetadata, GetFeastServingInfoRequest, GetFeastServingInfoResponse,
-                GetOnlineFeaturesRequest, GetOnlineFeaturesResponse, GetOnlineFeaturesResponseMetadata,
-                get_online_features_request::Kind,
-                get_online_features_response::FeatureVector,
-                serving_service_server::{ServingService, ServingServiceServer},
-            },
-            types::RepeatedValue,
+        feast::serving::{
+            GetFeastServingInfoRequest, GetFeastServingInfoResponse, GetOnlineFeaturesRequest,
+            GetOnlineFeaturesResponse,
+            serving_service_server::{ServingService, ServingServiceServer},
         },
         grpc_feature_server_server::{GrpcFeatureServer, GrpcFeatureServerServer},
     },
@@ -59,8 +53,8 @@ impl FeatureServer {
     }
 
     async fn read(&self, request: GetOnlineFeaturesRequest) -> Result<GetOnlineFeaturesResponse> {
-        let response = self.server.get(decode_request(request)).await?;
-        encode_response(&response)
+        let response = self.server.get(message::request(request)).await?;
+        message::response(&response)
     }
 }
 
@@ -141,91 +135,18 @@ fn row(
     Frame::new(texts.chain(typed).collect())
 }
 
-fn decode_request(request: GetOnlineFeaturesRequest) -> Request {
-    let wanted = match request.kind {
-        Some(Kind::FeatureService(service)) => Wanted::Service(service),
-        Some(Kind::Features(features)) => Wanted::Features(features.val),
-        None => Wanted::Features(Vec::new()),
-    };
-    let column = |(name, values): (String, RepeatedValue)| (name, Given::Typed(values.val));
-    let columns = request.entities.into_iter().chain(request.request_context);
-    Request {
-        wanted,
-        full_names: request.full_feature_names,
-        version_metadata: request.include_feature_view_version_metadata,
-        columns: columns.map(column).collect(),
-    }
-}
-
-fn encode_response(response: &Response) -> Result<GetOnlineFeaturesResponse> {
-    let mut names = Vec::new();
-    let mut results = Vec::new();
-    for (name, column) in response.columns() {
-        names.push(name.to_owned());
-        results.push(encode_column(&column)?);
-    }
-    let versions = response.view_versions().unwrap_or_default();
-    let metadata = GetOnlineFeaturesResponseMetadata {
-        feature_names: Some(FeatureList { val: names }),
-        feature_view_metadata: versions
-            .iter()
-            .map(|(name, version)| FeatureViewMetadata {
-                name: name.clone(),
-                version: i32::try_from(*version).unwrap_or_default(),
-            })
-            .collect(),
-    };
-    Ok(GetOnlineFeaturesResponse {
-        metadata: Some(metadata),
-        results,
-        status: false,
-    })
-}
-
-fn encode_column(column: &Column<'_>) -> Result<FeatureVector> {
-    let present = i32::from(Status::Present as u8);
-    let epoch = prost_types::Timestamp::default();
-    Ok(match column {
-        Column::Plain(values) => FeatureVector {
-            values: values.to_vec(),
-            statuses: vec![present; values.len()],
-            event_timestamps: vec![epoch; values.len()],
-        },
-        Column::Stored(stored) => {
-            let decode = |bytes: Option<&bytes::Bytes>| match bytes {
-                Some(bytes) => Value::decode(bytes.clone()).map_err(Error::from),
-                None => Ok(value::NULL),
-            };
-            FeatureVector {
-                values: stored
-                    .cells()
-                    .map(|(bytes, _)| decode(bytes))
-                    .collect::<Result<_>>()?,
-                statuses: stored
-                    .cells()
-                    .map(|(_, status)| i32::from(status as u8))
-                    .collect(),
-                event_timestamps: stored
-                    .event_times()
-                    .map(|time| time.map_or(epoch, timestamp))
-                    .collect(),
-            }
-        }
-    })
-}
-
-fn timestamp(micros: i64) -> prost_types::Timestamp {
-    prost_types::Timestamp {
-        seconds: micros.div_euclid(1_000_000),
-        nanos: i32::try_from(micros.rem_euclid(1_000_000) * 1000).unwrap_or_default(),
-    }
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::online::fixture::{Fixture, TEN, int, text};
+    use crate::{
+        model::value,
+        proto::feast::{
+            serving::{FeatureList, get_online_features_request::Kind},
+            types::RepeatedValue,
+        },
+    };
 
     async fn fixture() -> (Fixture, FeatureServer) {
         let fixture = Fixture::drivers().await;
@@ -265,7 +186,7 @@ mod tests {
         assert_eq!(reply.results[0].values, [int(1001), int(1003), int(9999)]);
         assert_eq!(reply.results[1].values, [int(21), value::NULL, value::NULL]);
         assert_eq!(reply.results[1].statuses, [1, 1, 3]);
-        assert_eq!(reply.results[1].event_timestamps[0], timestamp(TEN));
+        assert_eq!(reply.results[1].event_timestamps[0], message::timestamp(TEN));
     }
 
     #[tokio::test]

@@ -4,4 +4,4 @@
 pub mod body;
 mod write;
 
-pub use write::write_response;
+pub use write::{write_message, write_response};

@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 use bytes::Bytes;
 use chrono::Utc;
 
-pub use response::{Column, Response, Status};
+pub use response::{Column, Response, Status, Stored};
 
 use super::{
     plan::{self, Group, OnDemand, Plan, Plans, RequestColumn, Role, Settings, Shape, Source, Wanted},

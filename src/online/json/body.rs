@@ -1,6 +1,8 @@
 //! Request bodies: JSON to typed requests, with the 422 details FastAPI answers (`loc`, `msg`, `type`,
 //! `input`), so that clients that read them need not change. What the values mean is not checked here.
 
+mod search;
+
 use std::borrow::Cow;
 
 use serde_json::{Map, Value as Json, json};
@@ -9,6 +11,8 @@ use crate::online::{
     plan::Wanted,
     serve::{Given, Request},
 };
+
+pub use search::{Query, SearchBody, VectorStoreBody, read_search, read_vector_store_search};
 
 /// Columns of JSON values by name, in the caller's order.
 pub type Columns = Vec<(String, Vec<Json>)>;

@@ -6,6 +6,7 @@ use crate::{
     error::Result,
     model::value,
     online::serve::{Column, Response},
+    proto::feast::serving::{FieldStatus, GetOnlineFeaturesResponse},
 };
 use chrono::{DateTime, Datelike, Timelike};
 
@@ -62,20 +63,64 @@ pub fn write_response(out: &mut Vec<u8>, response: &Response) -> Result<()> {
     separated(out, response.columns(), |out, (name, _)| text(out, name));
     out.push(b']');
     if let Some(versions) = response.view_versions() {
-        out.extend_from_slice(b",\"feature_view_metadata\":[");
-        separated(out, versions.iter(), |out, (name, version)| {
-            out.extend_from_slice(b"{\"name\":");
-            text(out, name);
-            if *version > 0 {
-                // Writing into a Vec cannot fail.
-                let _ = write!(out, ",\"version\":{version}");
-            }
-            out.push(b'}');
-        });
-        out.push(b']');
+        let versions = versions.iter().map(|(name, version)| (name.as_str(), *version));
+        write_versions(out, versions);
     }
     out.extend_from_slice(b"}}");
     Ok(())
+}
+
+/// Appends an answer that was made as a message.
+pub fn write_message(out: &mut Vec<u8>, message: &GetOnlineFeaturesResponse) {
+    out.extend_from_slice(b"{\"results\":[");
+    separated(out, message.results.iter(), |out, column| {
+        out.extend_from_slice(b"{\"values\":[");
+        separated(out, column.values.iter(), |out, value| {
+            value::json::write_json(out, value);
+        });
+        out.extend_from_slice(b"],\"statuses\":[");
+        separated(out, column.statuses.iter(), |out, status| {
+            let status = FieldStatus::try_from(*status).unwrap_or_default();
+            quote(out, status.as_str_name());
+        });
+        out.extend_from_slice(b"],\"event_timestamps\":[");
+        separated(out, column.event_timestamps.iter(), |out, time| {
+            write_time(out, time.seconds * 1_000_000 + i64::from(time.nanos) / 1000);
+        });
+        out.extend_from_slice(b"]}");
+    });
+    let metadata = message.metadata.as_ref();
+    let names = metadata.and_then(|metadata| metadata.feature_names.as_ref());
+    out.extend_from_slice(b"],\"metadata\":{\"feature_names\":[");
+    separated(out, names.iter().flat_map(|names| &names.val), |out, name| {
+        text(out, name)
+    });
+    out.push(b']');
+    let versions = metadata.map(|metadata| metadata.feature_view_metadata.as_slice());
+    if let Some(versions) = versions.filter(|versions| !versions.is_empty()) {
+        let versions = versions.iter().map(|view| {
+            (
+                view.name.as_str(),
+                u32::try_from(view.version).unwrap_or_default(),
+            )
+        });
+        write_versions(out, versions);
+    }
+    out.extend_from_slice(b"}}");
+}
+
+fn write_versions<'a>(out: &mut Vec<u8>, versions: impl Iterator<Item = (&'a str, u32)>) {
+    out.extend_from_slice(b",\"feature_view_metadata\":[");
+    separated(out, versions, |out, (name, version)| {
+        out.extend_from_slice(b"{\"name\":");
+        text(out, name);
+        if version > 0 {
+            // Writing into a Vec cannot fail.
+            let _ = write!(out, ",\"version\":{version}");
+        }
+        out.push(b'}');
+    });
+    out.push(b']');
 }
 
 /// The event times of a batch as JSON, made once for all its columns.

@@ -7,10 +7,10 @@ use bytes::Bytes;
 
 use crate::{
     config::TtlMode,
-    model::{FeatureView, value::Value},
+    model::{FeatureView, ValueType, value::Value},
     online::{
         plan::{Plan, Slot, Source},
-        store::RowBatch,
+        store::{RowBatch, ViewColumns},
     },
 };
 
@@ -96,6 +96,22 @@ impl Response {
                 Source::Key(_) | Source::Request(_) => Column::Plain(&[]),
             };
             (output.name.as_str(), column)
+        });
+        echoed.chain(outputs)
+    }
+
+    /// The declared types of [`Response::columns`], in their order; `Unknown` where the values tell.
+    pub fn types(&self) -> impl Iterator<Item = ValueType> {
+        let echoed = self.echoed.iter().map(|_| ValueType::Unknown);
+        let batches: Vec<&ViewColumns> = self.plan.batches().map(|(_, columns)| columns).collect();
+        let outputs = self.plan.outputs.iter().map(move |output| match output.source {
+            Source::Stored(slot) => {
+                let columns = batches[slot.batch];
+                let declared = columns.table.view.feature(&columns.features[slot.feature]);
+                declared.map_or(ValueType::Unknown, |field| field.value_type)
+            }
+            Source::Computed { view, feature } => self.plan.on_demand[view].view.features[feature].value_type,
+            Source::Key(_) | Source::Request(_) => ValueType::Unknown,
         });
         echoed.chain(outputs)
     }
