@@ -365,12 +365,21 @@ impl Global {
     /// Reads the configuration, sets up logging and opens the stores: what most commands begin with.
     async fn open(&self, default_level: &str) -> Result<(Context, telemetry::Telemetry)> {
         let config = self.load()?.config;
-        let telemetry = self.start_telemetry(default_level, config.thali.otlp_endpoint.as_deref())?;
+        let telemetry = self.start_telemetry(default_level, &config)?;
         Ok((Context::open(config).await?, telemetry))
     }
 
-    fn start_telemetry(&self, default_level: &str, endpoint: Option<&str>) -> Result<telemetry::Telemetry> {
-        telemetry::start(self.log_level.as_deref().unwrap_or(default_level), endpoint)
+    fn start_telemetry(
+        &self,
+        default_level: &str,
+        config: &crate::config::Config,
+    ) -> Result<telemetry::Telemetry> {
+        let endpoint = config.thali.otlp_endpoint.as_deref();
+        let traces = endpoint.map(|endpoint| telemetry::Traces {
+            endpoint,
+            sample_ratio: config.thali.otlp_sample_ratio,
+        });
+        telemetry::start(self.log_level.as_deref().unwrap_or(default_level), traces)
     }
 }
 

@@ -59,7 +59,7 @@ impl Context {
             RegistryBackend::Sql(sql) => Arc::new(SqlStore::open(sql, keep).await?),
             RegistryBackend::Remote(remote) => Arc::new(RemoteStore::open(remote)?),
         };
-        let metrics: Arc<Metrics> = Arc::default();
+        let metrics = Arc::new(Metrics::new(&config.feature_server.metrics));
         let online = kind::open(
             &config.online_store,
             &config.repo_path,

@@ -35,6 +35,8 @@ pub enum Kind {
     /// Somebody else changed the same thing first; trying again can help.
     Conflict,
     Unauthenticated,
+    /// The request is longer than what is taken.
+    TooLarge,
     Unsupported,
     Overloaded,
     DeadlineExceeded,
@@ -77,6 +79,7 @@ impl Kind {
             Self::AlreadyExists => (409, Code::AlreadyExists, "FeastError"),
             Self::Conflict => (409, Code::Aborted, "FeastError"),
             Self::Unauthenticated => (401, Code::Unauthenticated, "FeastError"),
+            Self::TooLarge => (413, Code::ResourceExhausted, "FeastError"),
             Self::Unsupported => (501, Code::Unimplemented, "FeastError"),
             Self::Overloaded => (503, Code::ResourceExhausted, "FeastError"),
             Self::DeadlineExceeded => (504, Code::DeadlineExceeded, "FeastError"),

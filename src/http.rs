@@ -31,6 +31,7 @@ use tracing::Instrument as _;
 use crate::{
     error::Result,
     metrics::{Metrics, RequestLabels},
+    telemetry::{self, SPANS},
 };
 
 /// How long a readiness check may take before it counts as failed.
@@ -167,7 +168,8 @@ async fn observe(State(metrics): State<Arc<Metrics>>, request: Request, next: Ne
     let method = request.method().clone();
     let started = Instant::now();
     metrics.in_flight.inc();
-    let span = tracing::info_span!("request", %method, route);
+    let span = tracing::info_span!(target: SPANS, "request", %method, route);
+    telemetry::follow(&span, request.headers());
     let response = next.run(request).instrument(span).await;
     metrics.in_flight.dec();
     let status = response.status();

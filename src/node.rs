@@ -2,6 +2,7 @@
 //! need, and ends them in order: not ready, requests in flight finish, tasks stop, exit.
 
 mod listeners;
+mod resources;
 
 use std::{future::Future, net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
@@ -144,6 +145,10 @@ pub async fn serve(mut context: Context, options: ServeOptions) -> Result<()> {
         "gRPC health",
         mirror_health(Arc::clone(&readiness), health.clone(), stop.clone()),
     ));
+    let metrics = Arc::clone(&context.metrics);
+    let stopped = stop.clone();
+    let measure = async move { resources::measure(&metrics, stopped).await };
+    tasks.set.spawn(named("resource metrics", measure));
     if options.roles.contains(&Role::Scheduler) {
         tasks
             .set

@@ -4,6 +4,7 @@ pub mod grpc;
 pub mod http;
 pub mod ingest;
 pub mod json;
+pub mod limits;
 pub mod message;
 pub mod plan;
 pub mod search;

@@ -1,11 +1,33 @@
-//! Log and traces of the process: set up once at start. Nothing is exported unless a collector is named.
+//! Log and traces of the process: set up once at start. Nothing is exported unless a collector is named,
+//! and without one no span is made: those of [`SPANS`] are for traces only, the log does not ask for them.
 
-use opentelemetry::trace::TracerProvider as _;
+use http::HeaderMap;
+use opentelemetry::{
+    propagation::{Extractor, TextMapPropagator as _},
+    trace::TracerProvider as _,
+};
 use opentelemetry_otlp::WithExportConfig as _;
-use opentelemetry_sdk::trace::SdkTracerProvider;
+use opentelemetry_sdk::{
+    propagation::TraceContextPropagator,
+    trace::{Sampler, SdkTracerProvider},
+};
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::error::{Error, Result};
+
+/// The target of spans that traces are made of.
+pub const SPANS: &str = "thali::spans";
+
+/// Where traces go.
+#[derive(Debug, Clone, Copy)]
+pub struct Traces<'a> {
+    /// An OTLP/gRPC collector.
+    pub endpoint: &'a str,
+    /// The share of requests that are traced, where the caller does not decide.
+    pub sample_ratio: f64,
+}
 
 /// Keeps the trace exporter; [`Telemetry::shutdown`] sends what it still holds.
 #[derive(Debug, Default)]
@@ -13,23 +35,18 @@ pub struct Telemetry {
     traces: Option<SdkTracerProvider>,
 }
 
-/// Sets up logging to standard error at `level` (`RUST_LOG` syntax) and, with an OTLP/gRPC `endpoint`,
-/// traces. Must run inside the runtime.
+/// Sets up logging to standard error at `level` (`RUST_LOG` syntax) and, if they are wanted, traces. Must
+/// run inside the runtime.
 ///
 /// # Errors
 /// `Config` when the level or the endpoint is malformed.
-pub fn start(level: &str, endpoint: Option<&str>) -> Result<Telemetry> {
-    // The ticker reports its own start-up as information.
-    let filter = EnvFilter::try_new(format!("{level},tokio_cron_scheduler=warn")).map_err(|error| {
-        Error::config(format!("`{level}` is no log level: {error}"))
-            .hint("use error, warn, info, debug or trace")
-    })?;
+pub fn start(level: &str, traces: Option<Traces<'_>>) -> Result<Telemetry> {
     let log = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false)
-        .with_filter(filter);
-    let traces = endpoint.map(tracer).transpose()?;
-    let spans = traces.as_ref().map(|provider| {
+        .with_filter(log_filter(level)?);
+    let provider = traces.map(tracer).transpose()?;
+    let spans = provider.as_ref().map(|provider| {
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("thali"))
             .with_filter(EnvFilter::new("thali=info"))
@@ -38,10 +55,19 @@ pub fn start(level: &str, endpoint: Option<&str>) -> Result<Telemetry> {
     if let Err(error) = tracing_subscriber::registry().with(log).with(spans).try_init() {
         tracing::debug!(%error, "telemetry was set up before");
     }
-    Ok(Telemetry { traces })
+    Ok(Telemetry { traces: provider })
 }
 
-fn tracer(endpoint: &str) -> Result<SdkTracerProvider> {
+fn log_filter(level: &str) -> Result<EnvFilter> {
+    // The ticker reports its own start-up as information; spans are for traces.
+    EnvFilter::try_new(format!("{level},tokio_cron_scheduler=warn,{SPANS}=off")).map_err(|error| {
+        Error::config(format!("`{level}` is no log level: {error}"))
+            .hint("use error, warn, info, debug or trace")
+    })
+}
+
+fn tracer(traces: Traces<'_>) -> Result<SdkTracerProvider> {
+    let endpoint = traces.endpoint;
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_tonic()
         .with_endpoint(endpoint)
@@ -50,10 +76,35 @@ fn tracer(endpoint: &str) -> Result<SdkTracerProvider> {
     let resource = opentelemetry_sdk::Resource::builder()
         .with_service_name("thali")
         .build();
+    let sampler = Sampler::TraceIdRatioBased(traces.sample_ratio);
     Ok(SdkTracerProvider::builder()
         .with_batch_exporter(exporter)
+        .with_sampler(Sampler::ParentBased(Box::new(sampler)))
         .with_resource(resource)
         .build())
+}
+
+/// Makes a request's span part of its caller's trace (W3C `traceparent`). Costs nothing without traces.
+pub fn follow(span: &Span, headers: &HeaderMap) {
+    if span.is_disabled() || !headers.contains_key("traceparent") {
+        return;
+    }
+    let parent = TraceContextPropagator::new().extract(&Headers(headers));
+    if let Err(error) = span.set_parent(parent) {
+        tracing::debug!(%error, "the caller's trace cannot be followed");
+    }
+}
+
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(http::HeaderName::as_str).collect()
+    }
 }
 
 impl Telemetry {
@@ -61,6 +112,28 @@ impl Telemetry {
     pub fn shutdown(self) {
         if let Some(Err(error)) = self.traces.map(|provider| provider.shutdown()) {
             tracing::warn!(%error, "the last traces could not be sent");
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_traces_there_are_no_spans() {
+        for level in ["info", "trace", "thali=trace"] {
+            let log = tracing_subscriber::fmt::layer()
+                .with_writer(std::io::sink)
+                .with_filter(log_filter(level).unwrap());
+            tracing::subscriber::with_default(tracing_subscriber::registry().with(log), || {
+                assert!(
+                    tracing::info_span!(target: SPANS, "request").is_disabled(),
+                    "{level}"
+                );
+                assert!(!tracing::info_span!("other").is_disabled(), "{level}");
+            });
         }
     }
 }

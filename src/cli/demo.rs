@@ -68,7 +68,7 @@ pub(super) async fn run(global: &Global, arguments: Arguments) -> Outcome {
         file: None,
         ..sources
     })?;
-    let telemetry = global.start_telemetry("warn", config.thali.otlp_endpoint.as_deref())?;
+    let telemetry = global.start_telemetry("warn", &config)?;
     let context = Context::open(config).await?;
     apply::apply(
         &context,

@@ -10,6 +10,7 @@ use super::{
     schema::{Kind, Schema, Unknown, accepted, missing, used},
     yaml::Value,
 };
+use crate::metrics::MetricsConfig;
 
 /// How the online role defends itself, and how it answers.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,35 +73,6 @@ pub struct PushBatching {
     pub journal: PathBuf,
     /// The most bytes that may wait.
     pub limit: u64,
-}
-
-/// Which of Feast's metrics are shown. thali's own always are.
-#[derive(Debug, Clone, PartialEq)]
-pub struct MetricsConfig {
-    pub resource: bool,
-    pub request: bool,
-    pub online_features: bool,
-    pub push: bool,
-    pub materialization: bool,
-    pub freshness: bool,
-    pub offline_features: bool,
-    /// Upper ends of the ranges that numbers of features are told in.
-    pub feature_count_bins: Vec<usize>,
-}
-
-impl Default for MetricsConfig {
-    fn default() -> Self {
-        Self {
-            resource: true,
-            request: true,
-            online_features: true,
-            push: true,
-            materialization: true,
-            freshness: true,
-            offline_features: true,
-            feature_count_bins: vec![10, 50, 200],
-        }
-    }
 }
 
 /// Feast's audit log of requests.

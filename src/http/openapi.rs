@@ -39,7 +39,7 @@ pub(crate) struct About {
 }
 
 /// The document of these routes.
-pub(crate) fn document<S>(about: About, routes: &[Route<S>]) -> Value {
+pub(crate) fn document<'a, S: 'a>(about: About, routes: impl IntoIterator<Item = &'a Route<S>>) -> Value {
     let mut paths: Map<String, Value> = Map::new();
     for route in routes {
         let operations = paths.entry(route.path.clone()).or_insert_with(|| json!({}));

@@ -51,6 +51,25 @@ impl<S> Route<S> {
         }
     }
 
+    /// The route of a router that has its state already.
+    pub(crate) fn with_state(self, state: S) -> Route<()>
+    where
+        S: Clone + Send + Sync + 'static,
+    {
+        Route {
+            handler: self.handler.with_state(state),
+            method: self.method,
+            path: self.path,
+            group: self.group,
+            summary: self.summary,
+            params: self.params,
+            body: self.body,
+            status: self.status,
+            answer: self.answer,
+            is_feasts: self.is_feasts,
+        }
+    }
+
     pub(crate) fn takes(mut self, params: impl IntoIterator<Item = Param>) -> Self {
         self.params.extend(params);
         self

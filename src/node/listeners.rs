@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     net::{SocketAddr, TcpListener, ToSocketAddrs as _},
+    sync::Arc,
 };
 
 use axum::{Router, http, response::IntoResponse};
@@ -14,7 +15,9 @@ use super::{Role, ServeOptions, cannot_bind};
 use crate::{
     context::Context,
     error::{Error, Result},
-    offline, online, proto, registry, schedule, ui,
+    offline,
+    online::{self, limits::Limits},
+    proto, registry, schedule, ui,
 };
 
 /// What listens on a port.
@@ -145,10 +148,13 @@ where
             registry::rest::router(context.clone(), role_names(roles)).merge(own_routes(context))
         }
         ListenerKind::Online => {
-            let router = online::http::router(context.clone());
-            let router = mount(router, online::grpc::serving_service(context));
-            let router = mount(router, online::grpc::feature_server(context));
-            mount(router, health.clone())
+            let limits = Limits::new(context.config.thali.online.clone(), Arc::clone(&context.metrics));
+            let limits = Arc::new(limits);
+            let router = online::http::router(context.clone(), Arc::clone(&limits))?;
+            let router = mount(router, online::grpc::serving_service(context, &limits));
+            let router = mount(router, online::grpc::feature_server(context, &limits));
+            let router = mount(mount(router, health.clone()), reflection()?);
+            router.merge(reflection_v1alpha()?)
         }
         ListenerKind::Offline => grpc(mount(Router::new(), offline::flight::service(context.clone())))?,
         ListenerKind::Ui => {
@@ -215,7 +221,7 @@ pub(super) async fn run(
     router: Router,
     handle: Handle<SocketAddr>,
 ) -> Result<()> {
-    let service = router.into_make_service();
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
     // An answer goes out in several small writes; with Nagle's algorithm each would wait for the
     // client's delayed acknowledgement, 40 ms a request.
     let served = match tls {

@@ -2,10 +2,13 @@
 //! `GrpcFeatureServer` of `feast listen`. Both decode a request, call the use-case the HTTP server
 //! calls, and encode its answer.
 
-use tonic::{Request as Call, Response as Reply, Status as Refusal};
+use std::{future::Future, sync::Arc};
+
+use tonic::{Request as Call, Response as Reply, Status as Refusal, codec::CompressionEncoding};
 
 use super::{
     ingest::{Frame, Options, Target, Writer},
+    limits::Limits,
     message,
     serve::{Given, Server},
 };
@@ -24,37 +27,52 @@ use crate::{
     },
 };
 
-/// The largest request taken.
-const MAX_REQUEST: usize = 64 << 20;
-
 /// Features over gRPC.
 #[derive(Clone)]
 pub struct FeatureServer {
     server: Server,
     writer: Writer,
+    limits: Arc<Limits>,
 }
 
 /// `feast.serving.ServingService`, ready to be mounted.
-pub fn serving_service(context: &Context) -> ServingServiceServer<FeatureServer> {
-    ServingServiceServer::new(FeatureServer::new(context)).max_decoding_message_size(MAX_REQUEST)
+pub fn serving_service(context: &Context, limits: &Arc<Limits>) -> ServingServiceServer<FeatureServer> {
+    ServingServiceServer::new(FeatureServer::new(context, limits))
+        .max_decoding_message_size(limits.config.max_body)
+        .max_encoding_message_size(usize::MAX)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .send_compressed(CompressionEncoding::Gzip)
 }
 
 /// `GrpcFeatureServer`, ready to be mounted.
-pub fn feature_server(context: &Context) -> GrpcFeatureServerServer<FeatureServer> {
-    GrpcFeatureServerServer::new(FeatureServer::new(context)).max_decoding_message_size(MAX_REQUEST)
+pub fn feature_server(context: &Context, limits: &Arc<Limits>) -> GrpcFeatureServerServer<FeatureServer> {
+    GrpcFeatureServerServer::new(FeatureServer::new(context, limits))
+        .max_decoding_message_size(limits.config.max_body)
+        .max_encoding_message_size(usize::MAX)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .send_compressed(CompressionEncoding::Gzip)
 }
 
 impl FeatureServer {
-    fn new(context: &Context) -> Self {
+    fn new(context: &Context, limits: &Arc<Limits>) -> Self {
         Self {
             server: Server::new(context),
             writer: Writer::new(context),
+            limits: Arc::clone(limits),
         }
     }
 
     async fn read(&self, request: GetOnlineFeaturesRequest) -> Result<GetOnlineFeaturesResponse> {
-        let response = self.server.get(message::request(request)).await?;
-        message::response(&response)
+        let request = message::request(request);
+        self.limits.check_rows(request.rows())?;
+        self.within(async { message::response(&self.server.get(request).await?) })
+            .await
+    }
+
+    /// Does `work` within the limits of the process.
+    async fn within<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let _permit = self.limits.admit()?;
+        self.limits.in_time(work).await?
     }
 }
 
@@ -84,9 +102,10 @@ impl GrpcFeatureServer for FeatureServer {
         let frame = row(request.features, request.typed_features)?;
         let target = Target::parse(&request.to)?;
         let options = options(request.allow_registry_cache);
-        self.writer
-            .push(&request.stream_feature_view, &frame, target, options)
-            .await?;
+        let push = self
+            .writer
+            .push(&request.stream_feature_view, &frame, target, options);
+        self.within(push).await?;
         Ok(Reply::new(PushResponse { status: true }))
     }
 
@@ -97,9 +116,10 @@ impl GrpcFeatureServer for FeatureServer {
         let request = call.into_inner();
         let frame = row(request.features, request.typed_features)?;
         let options = options(request.allow_registry_cache);
-        self.writer
-            .write_to_online_store(&request.feature_view_name, &frame, options)
-            .await?;
+        let write = self
+            .writer
+            .write_to_online_store(&request.feature_view_name, &frame, options);
+        self.within(write).await?;
         Ok(Reply::new(WriteToOnlineStoreResponse { status: true }))
     }
 
@@ -153,6 +173,7 @@ mod tests {
         let server = FeatureServer {
             server: fixture.server.clone(),
             writer: fixture.writer.clone(),
+            limits: Arc::default(),
         };
         (fixture, server)
     }

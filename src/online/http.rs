@@ -1,80 +1,134 @@
 //! The HTTP feature server: Feast's routes, envelopes and statuses (`feast/feature_server.py`). It reads
 //! bodies, calls one use-case and writes the answer; what is true of features is decided elsewhere.
 
+mod audit;
+mod exchange;
+mod guard;
 mod lookup;
 mod materialize;
 mod reply;
+mod routes;
+mod search;
+mod vector_stores;
 
+use std::sync::Arc;
+
+use audit::Audit;
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, FromRef, Path, State},
-    http::StatusCode,
+    extract::{DefaultBodyLimit, FromRef, State},
+    http::{HeaderMap, StatusCode},
+    middleware,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::get,
 };
+use exchange::{Format, answer, is_protobuf};
+use guard::{Guard, Size};
 pub use lookup::lookup_router;
+use prost::Message as _;
 use reply::{Failure, json_bytes};
 use serde_json::json;
 
 use super::{
     ingest::{Frame, Options, Target, Writer},
     json::{body, write_response},
+    limits::Limits,
+    message,
     serve::Server,
     store::OlderRow,
+    table,
 };
-use crate::{context::Context, error::Error};
-
-/// The largest body that is read.
-const MAX_BODY: usize = 64 << 20;
+use crate::{
+    context::Context,
+    error::{Error, Result},
+    http::{openapi, route},
+    proto::feast::serving::GetOnlineFeaturesRequest,
+};
 
 /// What the routes work with.
 #[derive(Clone, FromRef)]
 struct App {
     server: Server,
     writer: Writer,
+    limits: Arc<Limits>,
 }
 
 /// Feast's feature server.
-pub fn router(context: Context) -> Router {
+///
+/// # Errors
+/// `Config` when the audit log cannot be opened.
+pub fn router(context: Context, limits: Arc<Limits>) -> Result<Router> {
     let app = App {
         server: Server::new(&context),
         writer: Writer::new(&context),
+        limits,
     };
-    routes(app, materialize::routes(context))
+    let config = &context.config.feature_server;
+    let guard = Guard {
+        limits: Arc::clone(&app.limits),
+        metrics: Arc::clone(&app.server.metrics),
+        shown: config.metrics.clone(),
+        audit: config.audit.as_ref().map(Audit::open).transpose()?,
+    };
+    Ok(routes(&app, materialize::routes(context), guard))
 }
 
-fn routes(app: App, more: Router) -> Router {
-    let routes = Router::new()
-        .route("/get-online-features", post(get_online_features))
-        .route("/push", post(push))
-        .route("/write-to-online-store", post(write_to_online_store))
-        .route("/health", get(health))
-        .route("/chat", post(chat))
-        .route("/search", post(search))
-        .route("/retrieve-online-documents", post(search))
-        .route("/v1/vector_stores", get(vector_stores))
-        .route("/v1/vector_stores/{id}", get(no_vector_store))
-        .route("/v1/vector_stores/{id}/search", post(no_vector_store))
-        .route("/openapi.json", get(openapi))
-        .with_state(app);
-    routes
-        .merge(more)
+fn routes(app: &App, more: Vec<route::Route<()>>, guard: Guard) -> Router {
+    let (mut data, plain) = (routes::data(app), routes::plain(app));
+    route::add(&mut data, "writing", more);
+    let document = Arc::new(openapi::document(routes::about(), data.iter().chain(&plain)));
+    // The guard has the limits, and reads the body before a handler does.
+    let data = route::router(data)
+        .layer(middleware::from_fn_with_state(Arc::new(guard), guard::guard))
+        .layer(DefaultBodyLimit::disable());
+    route::router(plain)
+        .route(
+            "/openapi.json",
+            get(move || openapi::answer(Arc::clone(&document))),
+        )
+        .route("/docs", get(openapi::page))
+        .merge(data)
         .method_not_allowed_fallback(reply::method_not_allowed)
         .fallback(reply::not_found)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
 }
 
-async fn get_online_features(State(server): State<Server>, raw: Bytes) -> Result<Response, Failure> {
-    let request = body::read_request(&raw)?;
-    let response = server.get(request).await?;
+async fn get_online_features(
+    State(app): State<App>,
+    headers: HeaderMap,
+    raw: Bytes,
+) -> Result<Response, Failure> {
+    let request = if is_protobuf(&headers) {
+        message::request(GetOnlineFeaturesRequest::decode(raw).map_err(Error::from)?)
+    } else {
+        body::read_request(&raw)?
+    };
+    app.limits.check_rows(request.rows())?;
+    let response = app.server.get(request).await?;
+    let format = Format::accepted(&headers);
     let mut out = Vec::new();
-    write_response(&mut out, &response)?;
-    Ok(json_bytes(StatusCode::OK, out))
+    match format {
+        Format::Json => write_response(&mut out, &response)?,
+        Format::Protobuf => out = message::response(&response)?.encode_to_vec(),
+        Format::Arrow => table::write_stream(&mut out, &response)?,
+    }
+    let mut answer = answer(&headers, &app.limits, format, out);
+    answer.extensions_mut().insert(Size {
+        features: response.feature_count(),
+        views: response.view_count(),
+        rows: response.rows(),
+        read: response.read,
+    });
+    Ok(answer)
 }
 
-async fn push(State(writer): State<Writer>, raw: Bytes) -> Result<Response, Failure> {
+async fn push(
+    State(writer): State<Writer>,
+    State(limits): State<Arc<Limits>>,
+    raw: Bytes,
+) -> Result<Response, Failure> {
     let body = body::read_push(&raw)?;
+    limits.check_rows(rows(&body.df))?;
     let target = Target::parse(&body.to)?;
     let frame = Frame::from_json(body.df)?;
     let options = Options {
@@ -93,8 +147,13 @@ async fn push(State(writer): State<Writer>, raw: Bytes) -> Result<Response, Fail
     Ok(status.into_response())
 }
 
-async fn write_to_online_store(State(writer): State<Writer>, raw: Bytes) -> Result<Response, Failure> {
+async fn write_to_online_store(
+    State(writer): State<Writer>,
+    State(limits): State<Arc<Limits>>,
+    raw: Bytes,
+) -> Result<Response, Failure> {
     let body = body::read_write(&raw)?;
+    limits.check_rows(rows(&body.df))?;
     let frame = Frame::from_json(body.df)?;
     let options = Options {
         transform: body.transform_on_write,
@@ -116,6 +175,10 @@ fn older(allowed: bool) -> OlderRow {
     }
 }
 
+fn rows(columns: &body::Columns) -> usize {
+    columns.first().map_or(0, |(_, values)| values.len())
+}
+
 /// Healthy while the registry can be read, as in Feast.
 async fn health(State(server): State<Server>) -> StatusCode {
     match server.registry.check().await {
@@ -130,40 +193,6 @@ async fn health(State(server): State<Server>) -> StatusCode {
 /// Feast's feature server has a chat page whose answer is fixed.
 async fn chat() -> Response {
     axum::Json(json!({"response": "This is a dummy response from the Feast feature server."})).into_response()
-}
-
-/// Similarity search needs a store that can do it.
-async fn search() -> Failure {
-    Error::unsupported("the online store `sqlite` does not support similarity search").into()
-}
-
-/// The routes there are, for clients that look before they call.
-async fn openapi() -> Response {
-    let operation = |method: &str, summary: &str| json!({ method: {"summary": summary, "responses": {"200": {"description": "OK"}}} });
-    let document = json!({
-        "openapi": "3.1.0",
-        "info": {"title": "thali feature server", "version": env!("CARGO_PKG_VERSION")},
-        "paths": {
-            "/get-online-features": operation("post", "Get online features"),
-            "/push": operation("post", "Push rows to the views of a push source"),
-            "/write-to-online-store": operation("post", "Write rows to one view"),
-            "/materialize": operation("post", "Materialize a window"),
-            "/materialize-incremental": operation("post", "Materialize what is new"),
-            "/health": operation("get", "Health"),
-        },
-    });
-    axum::Json(document).into_response()
-}
-
-/// Views with a searchable vector, of which no store built in so far has any.
-async fn vector_stores() -> Response {
-    axum::Json(json!({"object": "list", "data": []})).into_response()
-}
-
-async fn no_vector_store(Path(id): Path<String>) -> Response {
-    let message = format!("No vector store found with id '{id}'");
-    let body = json!({"error": {"message": message, "type": "not_found_error"}});
-    (StatusCode::NOT_FOUND, axum::Json(body)).into_response()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::{
     },
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     model::{
         FeatureView, ObjectKind, ValueType, entity_key,
         feature_view::DUMMY_JOIN_KEY,
@@ -101,7 +101,12 @@ impl Server {
         if let Some(filter) = &search.filter {
             check_filter(filter, &table.view)?;
         }
-        let found = self.store.search(&self.project, &table, &search).await?;
+        let found = self.store.search(&self.project, &table, &search).await;
+        // Asking a store for what it cannot do is the caller's mistake, and not to be sent again.
+        let found = found.map_err(|error| match error.kind() {
+            Kind::Unsupported => Error::invalid(error.one_line()),
+            _ => error,
+        })?;
         check_found(&found, features.len())?;
         Ok(Answer {
             keys: join_keys(&table.view, &found)?,

@@ -7,6 +7,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use chrono::Utc;
+use tracing::Instrument as _;
 
 pub use response::{Column, Response, Status, Stored};
 
@@ -15,7 +16,7 @@ use super::{
     store::{KeyGroup, OnlineRead, OnlineStore, RowBatch},
 };
 use crate::{
-    config::{Config, TtlMode},
+    config::{Config, TtlMode, UnknownEntity},
     context::Context,
     error::{Error, Kind, Result},
     metrics::{Metrics, ViewStatus},
@@ -24,6 +25,7 @@ use crate::{
         value::{self, Value},
     },
     registry::Registry,
+    telemetry::SPANS,
     transform::{Cells, Input, Occasion, Transformer},
 };
 
@@ -36,6 +38,13 @@ pub struct Request {
     pub version_metadata: bool,
     /// Columns of entity values and request data, in the caller's order.
     pub columns: Vec<(String, Given)>,
+}
+
+impl Request {
+    /// The number of entity rows.
+    pub fn rows(&self) -> usize {
+        self.columns.first().map_or(0, |(_, values)| values.len())
+    }
 }
 
 /// The values of a request's column.
@@ -85,6 +94,7 @@ pub struct Server {
     pub metrics: Arc<Metrics>,
     pub settings: Settings,
     pub ttl_mode: TtlMode,
+    pub unknown_entity: UnknownEntity,
     plans: Arc<Plans>,
 }
 
@@ -107,7 +117,7 @@ pub fn settings(config: &Config) -> Settings {
 impl Server {
     /// A server of the context's stores, without plans yet.
     pub fn new(context: &Context) -> Self {
-        Self::from_parts(
+        let mut server = Self::from_parts(
             &context.config.project,
             Arc::clone(&context.registry),
             Arc::clone(&context.online),
@@ -115,7 +125,9 @@ impl Server {
             Arc::clone(&context.metrics),
             settings(&context.config),
             context.config.thali.ttl_mode,
-        )
+        );
+        server.unknown_entity = context.config.thali.unknown_entity;
+        server
     }
 
     /// A server of these stores, without plans yet.
@@ -133,10 +145,11 @@ impl Server {
             registry,
             store,
             transformer,
-            metrics,
             settings,
             ttl_mode,
-            plans: Arc::default(),
+            unknown_entity: UnknownEntity::Store,
+            plans: Arc::new(Plans::counted(&metrics)),
+            metrics,
         }
     }
 
@@ -153,6 +166,12 @@ impl Server {
     /// # Errors
     /// As [`Server::get`].
     pub async fn get_from(&self, project: &str, request: Request) -> Result<Response> {
+        let rows = request.rows();
+        let span = tracing::info_span!(target: SPANS, "retrieval", project, rows);
+        self.answer(project, request).instrument(span).await
+    }
+
+    async fn answer(&self, project: &str, request: Request) -> Result<Response> {
         let catalog = self.registry.catalog(project).await?;
         let shape = Shape {
             wanted: request.wanted,
@@ -170,15 +189,15 @@ impl Server {
             });
             rows.push(places);
         }
-        let read = OnlineRead {
+        let reading = OnlineRead {
             project,
             groups: &groups,
         };
         let started = Instant::now();
-        let batches = self.store.read(&read).await?;
-        self.metrics
-            .online_store_read
-            .observe(started.elapsed().as_secs_f64());
+        let span = tracing::info_span!(target: SPANS, "store read", store = self.store.name());
+        let batches = self.store.read(&reading).instrument(span).await?;
+        let read = started.elapsed();
+        self.metrics.store_read(self.store.name(), read);
         check_batches(&plan, &groups, &batches)?;
         self.count(&plan, &batches, entities.rows);
         let computed = self.compute(&plan, &entities, &rows, &batches).await?;
@@ -192,9 +211,14 @@ impl Server {
             batches,
             computed,
             version_metadata: request.version_metadata,
-            unknown_is_present: self.store.unknown_is_present(),
+            unknown_is_present: match self.unknown_entity {
+                UnknownEntity::Store => self.store.unknown_is_present(),
+                UnknownEntity::Present => true,
+                UnknownEntity::NotFound => false,
+            },
             ttl_mode: self.ttl_mode,
             now: Utc::now().timestamp_micros(),
+            read,
             plan,
         })
     }
@@ -241,9 +265,12 @@ impl Server {
                 computed: &computed,
             }
             .of(on_demand);
+            let span =
+                tracing::info_span!(target: SPANS, "transformation", view = on_demand.program.view.name);
             let outputs = self
                 .transformer
                 .compute(&on_demand.program, &inputs, entities.rows, Occasion::Read)
+                .instrument(span)
                 .await?;
             computed.push(outputs);
         }

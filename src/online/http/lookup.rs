@@ -9,10 +9,7 @@ use axum::{
     routing::post,
 };
 
-use super::{
-    MAX_BODY,
-    reply::{Failure, json_bytes},
-};
+use super::reply::{Failure, json_bytes};
 use crate::{
     context::Context,
     online::{
@@ -23,13 +20,13 @@ use crate::{
 
 /// The route `/lookup`, to be mounted under `/api/thali/v1`.
 pub fn lookup_router(context: &Context) -> Router {
-    routes(Server::new(context))
+    routes(Server::new(context), context.config.thali.online.max_body)
 }
 
-pub(super) fn routes(server: Server) -> Router {
+pub(super) fn routes(server: Server, max_body: usize) -> Router {
     Router::new()
         .route("/lookup", post(lookup))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(DefaultBodyLimit::max(max_body))
         .with_state(server)
 }
 

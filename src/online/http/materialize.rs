@@ -2,7 +2,6 @@
 //! again without harm, since stores never go back in event time.
 
 use axum::{
-    Router,
     body::Bytes,
     extract::{RawQuery, State},
     http::StatusCode,
@@ -17,17 +16,52 @@ use super::reply::{Failure, json_bytes};
 use crate::{
     context::Context,
     error::{Error, Result},
+    http::{
+        openapi::schema::{list, nullable, of_fields, text},
+        route::{Route, param},
+    },
     materialize::{self, Request, Window},
     model::value::text::parse_instant,
     online::json::body::{self, MaterializeBody},
     schedule::ledger::Trigger,
 };
 
-pub(super) fn routes(context: Context) -> Router {
-    Router::new()
-        .route("/materialize", post(between))
-        .route("/materialize-incremental", post(incremental))
-        .with_state(context)
+pub(super) fn routes(context: Context) -> Vec<Route<()>> {
+    let views = || ("feature_views", nullable(&list(&text())), true);
+    let always = ("disable_event_timestamp", json!({"type": "boolean"}), true);
+    let route = |path: &str, summary: &str, handler| {
+        let accept_only = param(
+            "async",
+            json!({"type": "boolean", "default": false}),
+            "answer 202 at once",
+        );
+        Route::new("post", path, summary, handler)
+            .takes([accept_only])
+            .answers(json!({}))
+    };
+    let routes = [
+        route(
+            "/materialize",
+            "Materializes a window of event time",
+            post(between),
+        )
+        .reads(of_fields(vec![
+            ("start_ts", nullable(&text()), true),
+            ("end_ts", nullable(&text()), true),
+            views(),
+            always,
+        ])),
+        route(
+            "/materialize-incremental",
+            "Materializes what is new",
+            post(incremental),
+        )
+        .reads(of_fields(vec![("end_ts", text(), false), views()])),
+    ];
+    routes
+        .into_iter()
+        .map(|route| route.with_state(context.clone()))
+        .collect()
 }
 
 async fn between(

@@ -7,7 +7,10 @@ use axum::{
 };
 use serde_json::json;
 
-use crate::{error::Error, online::json::body::Rejection};
+use crate::{
+    error::{Error, Kind},
+    online::json::body::Rejection,
+};
 
 /// Why a request was not answered.
 #[derive(Debug)]
@@ -40,13 +43,19 @@ impl IntoResponse for Failure {
             Self::Failed(error) => {
                 let status =
                     StatusCode::from_u16(error.kind().http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                if error.kind().is_callers_fault() {
+                // Of what is turned away there may be thousands in a second; it is counted.
+                if error.kind().is_callers_fault() || error.kind() == Kind::Overloaded {
                     tracing::debug!(%error, "request refused");
                 } else {
                     tracing::error!(%error, source = ?std::error::Error::source(&error), "request failed");
                 }
                 // Encoded twice: Feast's clients expect a JSON text that holds a JSON object.
-                (status, axum::Json(error.feast_detail())).into_response()
+                let mut response = (status, axum::Json(error.feast_detail())).into_response();
+                if status == StatusCode::SERVICE_UNAVAILABLE {
+                    let soon = HeaderValue::from_static("1");
+                    response.headers_mut().insert(header::RETRY_AFTER, soon);
+                }
+                response
             }
         }
     }

@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::online::fixture::Fixture;
+use crate::{metrics::MetricsConfig, online::fixture::Fixture};
 
 const RECORDED: &str = include_str!("../../../tests/wire/feature_server.json");
 
@@ -71,8 +71,15 @@ fn fixture_routes(fixture: &Fixture) -> Router {
     let app = App {
         server: fixture.server.clone(),
         writer: fixture.writer.clone(),
+        limits: Arc::default(),
     };
-    routes(app, Router::new())
+    let guard = Guard {
+        limits: Arc::clone(&app.limits),
+        metrics: Arc::clone(&app.server.metrics),
+        shown: MetricsConfig::default(),
+        audit: None,
+    };
+    routes(&app, Vec::new(), guard)
 }
 
 fn recorded() -> Vec<Json> {
@@ -281,7 +288,7 @@ async fn missing_join_keys_are_those_of_the_view() {
 #[tokio::test]
 async fn the_page_looks_values_up() {
     let fixture = Fixture::drivers().await;
-    let router = lookup::routes(fixture.server.clone());
+    let router = lookup::routes(fixture.server.clone(), 1 << 20);
     let body = json!({"project": "dp", "featureService": "fs_alias", "entities": {"origin_id": ["1001"], "dest_id": [1]}});
     let refused = send(&router, "POST", "/lookup", &body).await;
     assert_eq!(refused.status, StatusCode::BAD_REQUEST);

@@ -7,9 +7,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use prometheus_client::metrics::counter::Counter;
 
 use super::{Plan, Settings, Shape};
-use crate::{error::Result, registry::Catalog};
+use crate::{error::Result, metrics::Metrics, registry::Catalog};
 
 /// Shapes kept of one project; callers that make up ever new ones start over.
 const CAPACITY: usize = 4096;
@@ -19,6 +20,8 @@ const CAPACITY: usize = 4096;
 pub struct Plans {
     shelf: ArcSwap<HashMap<String, Shelf>>,
     hasher: RandomState,
+    hits: Counter,
+    misses: Counter,
 }
 
 /// The plans of one project, all made from one catalog.
@@ -29,6 +32,15 @@ struct Shelf {
 }
 
 impl Plans {
+    /// No plans yet; those found and made are counted.
+    pub fn counted(metrics: &Metrics) -> Self {
+        Self {
+            hits: metrics.plan_hits.clone(),
+            misses: metrics.plan_misses.clone(),
+            ..Self::default()
+        }
+    }
+
     /// The plan for a shape, made now if there is none yet for this catalog.
     ///
     /// # Errors
@@ -40,8 +52,10 @@ impl Plans {
             && let Some(entry) = shelf.plans.get(&hash)
             && entry.0 == shape
         {
+            self.hits.inc();
             return Ok(Arc::clone(&entry.1));
         }
+        self.misses.inc();
         let plan = Arc::new(Plan::new(catalog, &shape, settings)?);
         let entry = Arc::new((shape, Arc::clone(&plan)));
         self.shelf.rcu(|shelves| {

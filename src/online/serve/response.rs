@@ -1,7 +1,7 @@
 //! [`Response`]: an answer as columns over the store's own batches; values are decoded by whoever
 //! renders them, and only then.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -49,6 +49,8 @@ pub struct Response {
     pub(super) ttl_mode: TtlMode,
     /// Microseconds since 1970, the moment ttl is judged at.
     pub(super) now: i64,
+    /// How long the store took.
+    pub read: Duration,
 }
 
 /// One column of an answer.
@@ -75,6 +77,16 @@ impl Response {
     /// The number of rows.
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// The number of features that were asked for.
+    pub fn feature_count(&self) -> usize {
+        self.plan.outputs.len()
+    }
+
+    /// The number of views that were read or computed.
+    pub fn view_count(&self) -> usize {
+        self.plan.batches().count() + self.plan.on_demand.len()
     }
 
     /// The columns with their names, in the order they are answered.
@@ -110,7 +122,9 @@ impl Response {
                 let declared = columns.table.view.feature(&columns.features[slot.feature]);
                 declared.map_or(ValueType::Unknown, |field| field.value_type)
             }
-            Source::Computed { view, feature } => self.plan.on_demand[view].view.features[feature].value_type,
+            Source::Computed { view, feature } => {
+                self.plan.on_demand[view].program.view.features[feature].value_type
+            }
             Source::Key(_) | Source::Request(_) => ValueType::Unknown,
         });
         echoed.chain(outputs)

@@ -1,0 +1,157 @@
+//! Around every data route: the limits, the body, and what is measured and noted of a request. Nothing
+//! of it holds a value of an entity or a feature.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    body::Body,
+    extract::{MatchedPath, Request, State},
+    http::{Method, header},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
+
+use super::{
+    audit::{Asked, Audit},
+    exchange,
+    reply::Failure,
+};
+use crate::{
+    error::{Error, Result},
+    metrics::{LatencyLabels, Metrics, MetricsConfig, feature_count_label},
+    online::limits::Limits,
+};
+
+/// What the routes are wrapped with.
+pub(super) struct Guard {
+    pub(super) limits: Arc<Limits>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) shown: MetricsConfig,
+    pub(super) audit: Option<Audit>,
+}
+
+/// How much a request asked for; handlers leave it with the answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Size {
+    pub(super) features: usize,
+    pub(super) views: usize,
+    pub(super) rows: usize,
+    /// How long the store took.
+    pub(super) read: Duration,
+}
+
+/// Answers a request within the limits.
+pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(String::new, |path| path.as_str().to_owned());
+    let asked = guard.audit.as_ref().map(|audit| (audit, Asked::of(&request)));
+    let response = match answer(&guard.limits, &route, request, next).await {
+        Ok(response) => response,
+        Err(error) => Failure::from(error).into_response(),
+    };
+    let took = started.elapsed();
+    if let Some((audit, asked)) = asked {
+        audit.note(asked, response.status(), took);
+    }
+    guard.note(route, &response, took);
+    response
+}
+
+async fn answer(limits: &Limits, route: &str, request: Request, next: Next) -> Result<Response> {
+    let _permit = limits.admit()?;
+    let work = async {
+        let request = read(request, limits).await?;
+        Ok(next.run(request).await)
+    };
+    // A materialization takes as long as it takes.
+    if route.starts_with("/materialize") {
+        return work.await;
+    }
+    limits.in_time(work).await?
+}
+
+/// The request with its body read and unpacked.
+async fn read(request: Request, limits: &Limits) -> Result<Request> {
+    if request.method() == Method::GET {
+        return Ok(request);
+    }
+    let (mut parts, body) = request.into_parts();
+    let announced = parts
+        .headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > limits.config.max_body as u64) {
+        return Err(limits.too_long());
+    }
+    let body = collect(body, limits).await?;
+    let body = exchange::unpacked(&parts.headers, body, limits)?;
+    parts.headers.remove(header::CONTENT_LENGTH);
+    Ok(Request::from_parts(parts, Body::from(body)))
+}
+
+async fn collect(body: Body, limits: &Limits) -> Result<Bytes> {
+    let broken = |error: axum::Error| Error::invalid(format!("the body ended early: {error}"));
+    let mut stream = body.into_data_stream();
+    let Some(first) = stream.next().await else {
+        return Ok(Bytes::new());
+    };
+    let first = first.map_err(broken)?;
+    let Some(second) = stream.next().await else {
+        return Ok(first);
+    };
+    let mut all = BytesMut::from(first);
+    let mut next = Some(second);
+    while let Some(part) = next {
+        let part = part.map_err(broken)?;
+        if all.len() + part.len() > limits.config.max_body {
+            return Err(limits.too_long());
+        }
+        all.extend_from_slice(&part);
+        next = stream.next().await;
+    }
+    Ok(all.freeze())
+}
+
+impl Guard {
+    fn note(&self, route: String, response: &Response, took: Duration) {
+        let size = response.extensions().get::<Size>();
+        let slow = self.limits.config.slow_request;
+        if slow.is_some_and(|slow| took >= slow) {
+            tracing::warn!(
+                route,
+                status = response.status().as_u16(),
+                features = size.map_or(0, |size| size.features),
+                views = size.map_or(0, |size| size.views),
+                rows = size.map_or(0, |size| size.rows),
+                total_ms = milliseconds(took),
+                read_ms = size.map_or(0.0, |size| milliseconds(size.read)),
+                "slow request"
+            );
+        }
+        if !self.shown.request {
+            return;
+        }
+        let bins = &self.shown.feature_count_bins;
+        let labels = LatencyLabels {
+            endpoint: route,
+            feature_count: size.map_or_else(String::new, |size| feature_count_label(size.features, bins)),
+            feature_view_count: size.map_or_else(String::new, |size| size.views.to_string()),
+        };
+        self.metrics
+            .request_latency
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
