@@ -406,11 +406,12 @@ mod tests {
     #[test]
     fn what_is_switched_off_is_not_shown() {
         let metrics = Metrics::new(&MetricsConfig {
-            request: false,
+            online_features: false,
             ..MetricsConfig::default()
         });
         let text = metrics.render();
-        assert!(!text.contains("feast_feature_server_request") && text.contains("feast_push_request"));
+        assert!(!text.contains("feast_online_features") && text.contains("thali_plan_hits"));
+        assert!(Metrics::default().render().contains("feast_online_features"));
     }
 
     #[test]

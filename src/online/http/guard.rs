@@ -13,7 +13,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::StreamExt as _;
 
 use super::{
@@ -98,26 +98,22 @@ async fn read(request: Request, limits: &Limits) -> Result<Request> {
 }
 
 async fn collect(body: Body, limits: &Limits) -> Result<Bytes> {
-    let broken = |error: axum::Error| Error::invalid(format!("the body ended early: {error}"));
     let mut stream = body.into_data_stream();
-    let Some(first) = stream.next().await else {
-        return Ok(Bytes::new());
-    };
-    let first = first.map_err(broken)?;
-    let Some(second) = stream.next().await else {
-        return Ok(first);
-    };
-    let mut all = BytesMut::from(first);
-    let mut next = Some(second);
-    while let Some(part) = next {
-        let part = part.map_err(broken)?;
-        if all.len() + part.len() > limits.config.max_body {
+    let mut parts = Vec::new();
+    let mut length = 0;
+    while let Some(part) = stream.next().await {
+        let part = part.map_err(|error| Error::invalid(format!("the body ended early: {error}")))?;
+        length += part.len();
+        if length > limits.config.max_body {
             return Err(limits.too_long());
         }
-        all.extend_from_slice(&part);
-        next = stream.next().await;
+        parts.push(part);
     }
-    Ok(all.freeze())
+    // A short body comes in one part, which is not copied.
+    Ok(match parts.len() {
+        1 => parts.swap_remove(0),
+        _ => parts.concat().into(),
+    })
 }
 
 impl Guard {

@@ -11,6 +11,9 @@ use tower::ServiceExt as _;
 use super::*;
 use crate::{metrics::MetricsConfig, online::fixture::Fixture};
 
+mod fuzz;
+mod surfaces;
+
 const RECORDED: &str = include_str!("../../../tests/wire/feature_server.json");
 
 /// Mistakes of the caller that Feast answers with 500 and its clients then send three times more.
@@ -73,13 +76,17 @@ fn fixture_routes(fixture: &Fixture) -> Router {
         writer: fixture.writer.clone(),
         limits: Arc::default(),
     };
-    let guard = Guard {
+    let guard = guard_of(&app);
+    routes(&app, Vec::new(), guard)
+}
+
+fn guard_of(app: &App) -> Guard {
+    Guard {
         limits: Arc::clone(&app.limits),
         metrics: Arc::clone(&app.server.metrics),
         shown: MetricsConfig::default(),
         audit: None,
-    };
-    routes(&app, Vec::new(), guard)
+    }
 }
 
 fn recorded() -> Vec<Json> {

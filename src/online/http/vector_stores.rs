@@ -110,7 +110,7 @@ fn searchable(catalog: &Catalog) -> impl Iterator<Item = &Arc<FeatureView>> {
 }
 
 /// As Feast makes them, so that clients keep theirs.
-fn id_of(view: &FeatureView) -> String {
+pub(super) fn id_of(view: &FeatureView) -> String {
     let digest = Sha256::digest(format!("{}:{}", view.project, view.name));
     format!("vs_{}", hex::encode(&digest[..12]))
 }
