@@ -13,20 +13,17 @@
 //! A file of requests is a sequence of: length of the request (u32, little-endian), length of the answer
 //! (u32, `raw` only), the request. Each connection sends them in turn, starting at a place of its own.
 //! The result is one line of JSON: requests, errors, seconds, rate, p50, p99 and max in milliseconds.
-
-#![expect(clippy::print_stdout, reason = "a command's result")]
+//! It needs no other crate; the benches build it by `rustc --edition 2024 -O benches/load.rs`.
 
 use std::{
-    collections::VecDeque,
+    env,
     error::Error,
-    sync::Arc,
-    time::{Duration, Instant},
-};
-
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    fs,
+    io::{Read, Write},
     net::{TcpListener, TcpStream},
-    task::JoinSet,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -52,26 +49,14 @@ struct Seen {
 }
 
 fn main() -> Outcome<()> {
-    let arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|word| word != "--bench")
-        .collect();
+    let arguments: Vec<String> = env::args().skip(1).collect();
     let [mode, address, file, rest @ ..] = arguments.as_slice() else {
-        // `cargo test --benches` and `cargo bench` without arguments.
-        println!(
-            "usage: load http|raw|static ADDRESS FILE [--connections N] [--seconds S] [--rate R] [--pipeline P]"
-        );
-        return Ok(());
+        return Err("usage: load http|raw|static ADDRESS FILE [--connections N] [--seconds S] [--rate R] [--pipeline P]".into());
     };
     let option = |name: &str| {
         let at = rest.iter().position(|word| word == name)?;
         rest.get(at + 1)?.parse::<f64>().ok()
     };
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "small counts"
-    )]
     let count = |name: &str, default: usize| option(name).map_or(default, |value| value as usize);
     let options = Options {
         connections: count("--connections", 16),
@@ -79,17 +64,12 @@ fn main() -> Outcome<()> {
         seconds: option("--seconds").unwrap_or(3.0),
         rate: option("--rate"),
     };
-    let file = std::fs::read(file)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        match mode.as_str() {
-            "static" => serve(address, file).await,
-            "http" | "raw" => run(mode == "raw", address, requests(&file)?, options).await,
-            other => Err(format!("there is no mode `{other}`").into()),
-        }
-    })
+    let file = fs::read(file)?;
+    match mode.as_str() {
+        "static" => serve(address, file),
+        "http" | "raw" => run(mode == "raw", address, requests(&file)?, options),
+        other => Err(format!("there is no mode `{other}`").into()),
+    }
 }
 
 fn requests(mut file: &[u8]) -> Outcome<Vec<Request>> {
@@ -113,34 +93,39 @@ fn requests(mut file: &[u8]) -> Outcome<Vec<Request>> {
     Ok(requests)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "statistics")]
-async fn run(raw: bool, address: &str, requests: Vec<Request>, options: Options) -> Outcome<()> {
+fn run(raw: bool, address: &str, requests: Vec<Request>, options: Options) -> Outcome<()> {
     let requests = Arc::new(requests);
-    let began = Instant::now();
-    let end = began + Duration::from_secs_f64(options.seconds);
-    let mut tasks = JoinSet::new();
+    let mut connections = Vec::new();
     for number in 0..options.connections {
-        let stream = TcpStream::connect(address).await?;
+        let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        let connection = Connection {
+        stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+        connections.push(Connection {
             stream,
-            buffer: Vec::with_capacity(1 << 16),
+            buffer: vec![0; 1 << 18],
             requests: Arc::clone(&requests),
             next: number * requests.len() / options.connections,
-        };
-        let pace = options.rate.map(|rate| {
-            let gap = options.connections as f64 / rate;
-            let first = began + Duration::from_secs_f64(gap * number as f64 / options.connections as f64);
-            (first, Duration::from_secs_f64(gap))
         });
-        match raw {
-            true => tasks.spawn(connection.raw(end, options.pipeline)),
-            false => tasks.spawn(connection.http(end, pace)),
-        };
     }
+    let began = Instant::now();
+    let end = began + Duration::from_secs_f64(options.seconds);
+    let threads: Vec<_> = connections
+        .into_iter()
+        .enumerate()
+        .map(|(number, connection)| {
+            let pace = options.rate.map(|rate| {
+                let first = began + Duration::from_secs_f64(number as f64 / rate);
+                (first, Duration::from_secs_f64(options.connections as f64 / rate))
+            });
+            thread::spawn(move || match raw {
+                true => connection.raw(end, options.pipeline),
+                false => connection.http(end, pace),
+            })
+        })
+        .collect();
     let mut all = Seen::default();
-    while let Some(seen) = tasks.join_next().await {
-        let seen = seen??;
+    for thread in threads {
+        let seen = thread.join().map_err(|_| "a connection's thread panicked")??;
         all.micros.extend(seen.micros);
         all.errors += seen.errors;
         all.bytes += seen.bytes;
@@ -187,7 +172,14 @@ impl Connection {
         place
     }
 
-    async fn http(mut self, end: Instant, pace: Option<(Instant, Duration)>) -> Outcome<Seen> {
+    fn read(&mut self, from: usize) -> Outcome<usize> {
+        match self.stream.read(&mut self.buffer[from..])? {
+            0 => Err("the server has closed the connection, or its head is too long".into()),
+            read => Ok(read),
+        }
+    }
+
+    fn http(mut self, end: Instant, pace: Option<(Instant, Duration)>) -> Outcome<Seen> {
         let mut seen = Seen::default();
         let mut due = pace.map(|(first, _)| first);
         loop {
@@ -196,19 +188,20 @@ impl Connection {
                     let now = *due;
                     *due += gap;
                     if now < end {
-                        tokio::time::sleep_until(now.into()).await;
+                        thread::sleep(now.saturating_duration_since(Instant::now()));
                     }
                     now
                 }
                 _ => Instant::now(),
             };
-            // Late requests are still sent, so that none that waited goes unseen, but not for ever.
+            // Requests that are late are still sent, so that none that waited goes unseen, but not for ever.
             if began >= end || Instant::now() > end + Duration::from_secs(30) {
                 return Ok(seen);
             }
             let place = self.place();
-            self.stream.write_all(&self.requests[place].bytes).await?;
-            let (status, length) = self.answer().await?;
+            let requests = Arc::clone(&self.requests);
+            self.stream.write_all(&requests[place].bytes)?;
+            let (status, length) = self.answer()?;
             seen.bytes += length as u64;
             seen.errors += u64::from(status != 200);
             seen.micros.push(micros(began));
@@ -216,58 +209,41 @@ impl Connection {
     }
 
     /// Reads one HTTP answer: its status and the length of its body.
-    async fn answer(&mut self) -> Outcome<(u16, usize)> {
-        self.buffer.clear();
+    fn answer(&mut self) -> Outcome<(u16, usize)> {
+        let mut filled = 0;
         let head = loop {
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
-                return Err("the server has closed the connection".into());
-            }
-            if let Some(end) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
-                break end + 4;
+            filled += self.read(filled)?;
+            if let Some(end) = head_end(&self.buffer[..filled]) {
+                break end;
             }
         };
-        let text = std::str::from_utf8(&self.buffer[..head])?.to_ascii_lowercase();
+        let text = std::str::from_utf8(&self.buffer[..head])?;
         let status = text.get(9..12).ok_or("no status")?.parse()?;
-        let length = text
-            .lines()
-            .find_map(|line| line.strip_prefix("content-length:"))
-            .ok_or("an answer without content-length")?
-            .trim()
-            .parse::<usize>()?;
-        let mut left = (head + length).saturating_sub(self.buffer.len());
+        let length = content_length(text).ok_or("an answer without content-length")?;
+        let mut left = (head + length).saturating_sub(filled);
         while left > 0 {
-            self.buffer.clear();
-            let read = self.stream.read_buf(&mut self.buffer).await?;
-            if read == 0 {
-                return Err("the server has closed the connection".into());
-            }
-            left = left.saturating_sub(read);
+            left = left.saturating_sub(self.read(0)?);
         }
         Ok((status, length))
     }
 
-    async fn raw(mut self, end: Instant, pipeline: usize) -> Outcome<Seen> {
+    fn raw(mut self, end: Instant, pipeline: usize) -> Outcome<Seen> {
         let mut seen = Seen::default();
+        let requests = Arc::clone(&self.requests);
         let mut batch = Vec::new();
-        let mut waiting: VecDeque<usize> = VecDeque::new();
         while Instant::now() < end {
             let began = Instant::now();
             batch.clear();
+            let mut left = 0;
             for _ in 0..pipeline {
-                let place = self.place();
-                let request = &self.requests[place];
+                let request = &requests[self.place()];
                 batch.extend_from_slice(&request.bytes);
-                waiting.push_back(request.answer);
+                left += request.answer;
             }
-            self.stream.write_all(&batch).await?;
-            let mut left: usize = waiting.drain(..).sum();
+            self.stream.write_all(&batch)?;
             seen.bytes += left as u64;
             while left > 0 {
-                self.buffer.clear();
-                let read = self.stream.read_buf(&mut self.buffer).await?;
-                if read == 0 {
-                    return Err("the server has closed the connection".into());
-                }
+                let read = self.read(0)?;
                 left = left
                     .checked_sub(read)
                     .ok_or("an answer is longer than it was before")?;
@@ -279,42 +255,51 @@ impl Connection {
     }
 }
 
-/// Answers every request with the same body. Requests end with a body of the length they name.
-async fn serve(address: &str, body: Vec<u8>) -> Outcome<()> {
+/// Where the body begins.
+fn head_end(buffer: &[u8]) -> Option<usize> {
+    Some(buffer.windows(4).position(|window| window == b"\r\n\r\n")? + 4)
+}
+
+fn content_length(head: &str) -> Option<usize> {
+    head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length")
+            .then(|| value.trim().parse().ok())?
+    })
+}
+
+/// Answers every request with the same body.
+fn serve(address: &str, body: Vec<u8>) -> Outcome<()> {
     let head = format!(
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     let answer: Arc<[u8]> = [head.into_bytes(), body].concat().into();
-    let listener = TcpListener::bind(address).await?;
-    loop {
-        let (mut stream, _) = listener.accept().await?;
+    for stream in TcpListener::bind(address)?.incoming() {
+        let mut stream = stream?;
         stream.set_nodelay(true)?;
         let answer = Arc::clone(&answer);
-        tokio::spawn(async move {
-            let mut buffer = Vec::with_capacity(1 << 14);
+        thread::spawn(move || -> Outcome<()> {
+            let mut buffer = vec![0; 1 << 16];
+            let mut filled = 0;
             loop {
-                if let Some(length) = request_length(&buffer) {
-                    buffer.drain(..length);
-                    if stream.write_all(&answer).await.is_err() {
-                        return;
-                    }
-                } else if !matches!(stream.read_buf(&mut buffer).await, Ok(read) if read > 0) {
-                    return;
+                let head = head_end(&buffer[..filled]);
+                let wanted = match head {
+                    Some(head) => head + content_length(std::str::from_utf8(&buffer[..head])?).unwrap_or(0),
+                    None => usize::MAX,
+                };
+                if filled >= wanted {
+                    buffer.copy_within(wanted..filled, 0);
+                    filled -= wanted;
+                    stream.write_all(&answer)?;
+                    continue;
+                }
+                match stream.read(&mut buffer[filled..])? {
+                    0 => return Ok(()),
+                    read => filled += read,
                 }
             }
         });
     }
-}
-
-/// The length of the first whole request in a buffer.
-fn request_length(buffer: &[u8]) -> Option<usize> {
-    let head = buffer.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
-    let text = std::str::from_utf8(&buffer[..head]).ok()?.to_ascii_lowercase();
-    let body = text
-        .lines()
-        .find_map(|line| line.strip_prefix("content-length:"))
-        .and_then(|length| length.trim().parse::<usize>().ok())
-        .unwrap_or(0);
-    (buffer.len() >= head + body).then_some(head + body)
+    Ok(())
 }

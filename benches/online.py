@@ -1,6 +1,6 @@
 """Online features: thali beside Feast's own server, the store's limit and a static answer, in one run on one machine.
 
-    cargo build --release && cargo bench --no-run && make venv servers
+    cargo build --release && make venv servers
     target/venv/bin/python benches/online.py [--stores redis,postgres,sqlite] [--shapes 10x1,250x100] [--seconds 3]
 
 10 views of 25 features (all common types, some nulls), one integer entity, loaded by `thali materialize` into the store; both
@@ -382,12 +382,12 @@ def show(row):
     )
 
 
-def bench_binary():
-    """What `cargo bench --no-run` has built."""
-    found = [path for path in (ROOT / "target/release/deps").glob("load-*") if not path.suffix and os.access(path, os.X_OK)]
-    if not found:
-        raise SystemExit("there is no load generator: build it with `cargo bench --no-run`, or name one with --load")
-    return max(found, key=lambda path: path.stat().st_mtime)
+def build_load():
+    """The load generator, built anew when its source is newer."""
+    source, built = ROOT / "benches/load.rs", ROOT / "target/load"
+    if not built.exists() or built.stat().st_mtime < source.stat().st_mtime:
+        subprocess.run(["rustc", "--edition", "2024", "-O", source, "-o", built], check=True)
+    return built
 
 
 def shape(text):
@@ -407,7 +407,7 @@ def main():
     parser.add_argument("--json", help="a file for the figures")
     options = parser.parse_args()
     options.shapes = [shape(text) for text in options.shapes.split(",")]
-    options.load = options.load or bench_binary()
+    options.load = options.load or build_load()
     print(HEAD)
     rows = []
     with tempfile.TemporaryDirectory(prefix="thali-bench-") as folder:
