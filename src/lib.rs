@@ -35,6 +35,7 @@ pub mod proto;
 pub mod registry;
 pub mod schedule;
 pub mod telemetry;
+mod tls;
 pub mod transform;
 pub mod ui;
 

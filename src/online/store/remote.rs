@@ -7,7 +7,7 @@
 mod answer;
 mod request;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::future::try_join_all;
@@ -22,6 +22,7 @@ use crate::{
     config::schema::{Kind as Holds, Schema, Unknown, used},
     error::{Error, Kind, Result},
     model::{FeatureView, entity_key::Version},
+    tls,
 };
 
 /// How long connecting may take.
@@ -90,9 +91,8 @@ impl RemoteStore {
             .timeout(ANSWER_TIMEOUT)
             .tcp_nodelay(true);
         if let Some(cert) = section.text("cert").filter(|cert| !cert.is_empty()) {
-            for certificate in certificates(&opening.repo_path.join(cert))? {
-                builder = builder.add_root_certificate(certificate);
-            }
+            let config = tls::client_config(Some(&opening.repo_path.join(cert)), None)?;
+            builder = builder.use_preconfigured_tls(config);
         }
         if let Some(token) = section.text("token") {
             let mut value = HeaderValue::try_from(format!("Bearer {token}"))
@@ -271,15 +271,6 @@ impl OnlineStore for RemoteStore {
             )))
         }
     }
-}
-
-fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>> {
-    let told = |why: String| {
-        Error::config(format!("certificate `{}` cannot be read: {why}", path.display()))
-            .hint("`online_store.cert` is a PEM file")
-    };
-    let pem = std::fs::read(path).map_err(|error| told(error.to_string()))?;
-    reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| told(error.to_string()))
 }
 
 /// What an error's body says: Feast's is a JSON text that holds JSON, others are plain.

@@ -10,18 +10,25 @@ use std::{
 };
 
 use bytes::Bytes;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
+    transport::{Channel, Endpoint, Uri},
 };
 
 use super::kind_of;
+use tower::service_fn;
+
 use crate::{
     error::{Error, Result},
     proto::thali::registry::registry_sync_client::RegistrySyncClient,
     registry::grpc::BytesCodec,
+    tls,
 };
 
 /// Whole registries come in parts or lists of at most this size.
@@ -76,25 +83,30 @@ impl Connection {
     /// `Config` when the address or the certificates cannot be used.
     pub(super) fn new(options: &RemoteOptions) -> Result<Self> {
         let address = options.address.trim();
-        let scheme = if options.tls.is_some() { "https" } else { "http" };
         let malformed = || {
             Error::config(format!("`{address}` is no address of a registry server"))
                 .hint("give host and port, such as `feast-registry:6570`")
         };
-        let uri: Uri = format!("{scheme}://{address}").parse().map_err(|_| malformed())?;
+        let uri: Uri = format!("http://{address}").parse().map_err(|_| malformed())?;
         if uri.port().is_none() || uri.path() != "/" {
             return Err(malformed());
         }
-        let mut endpoint = Endpoint::from(uri)
+        let mut endpoint = Endpoint::from(uri.clone())
             .connect_timeout(Duration::from_secs(5))
             .tcp_keepalive(Some(Duration::from_secs(20)))
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(10))
             .keep_alive_while_idle(true);
-        if let Some(tls) = &options.tls {
-            let broken = |error| Error::config(format!("TLS to `{address}`: {error}"));
-            endpoint = endpoint.tls_config(tls_config(tls)?).map_err(broken)?;
-        }
+        let channel = match &options.tls {
+            Some(tls) => {
+                // tonic would make TLS of its own of `https`; what the server is told is the origin.
+                let origin = format!("https://{address}").parse().map_err(|_| malformed())?;
+                endpoint = endpoint.origin(origin);
+                let connector = TlsStreams::new(tls, &uri)?;
+                endpoint.connect_with_connector_lazy(service_fn(move |uri| connector.clone().connect(uri)))
+            }
+            None => endpoint.connect_lazy(),
+        };
         let token = options.token.as_ref().map(|token| {
             let mut value = MetadataValue::try_from(format!("Bearer {token}")).map_err(|_| {
                 Error::config("the token for the registry server has characters that cannot be sent")
@@ -104,7 +116,7 @@ impl Connection {
         });
         Ok(Self {
             address: address.into(),
-            channel: endpoint.connect_lazy(),
+            channel,
             token: Token(token.transpose()?),
             is_feast: Arc::default(),
         })
@@ -164,24 +176,43 @@ impl Connection {
     }
 }
 
-fn tls_config(tls: &RemoteTls) -> Result<ClientTlsConfig> {
-    let read = |path: &PathBuf| {
-        std::fs::read(path)
-            .map_err(|error| Error::config(format!("certificate file `{}`: {error}", path.display())))
-    };
-    let mut config = ClientTlsConfig::new();
-    config = match &tls.ca {
-        Some(path) => config.ca_certificate(Certificate::from_pem(read(path)?)),
-        None => config.with_native_roots(),
-    };
-    if let Some((certificate, key)) = &tls.client {
-        config = config.identity(Identity::from_pem(read(certificate)?, read(key)?));
+/// Makes connections that are TLS.
+#[derive(Clone)]
+struct TlsStreams {
+    connector: TlsConnector,
+    /// The name the server's certificate has to have.
+    name: ServerName<'static>,
+}
+
+impl TlsStreams {
+    fn new(tls: &RemoteTls, uri: &Uri) -> Result<Self> {
+        let identity = tls.client.as_ref();
+        let identity = identity.map(|(certificate, key)| (certificate.as_path(), key.as_path()));
+        let mut config = tls::client_config(tls.ca.as_deref(), identity)?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let host = match &tls.authority {
+            Some(authority) => authority
+                .rsplit_once(':')
+                .map_or(authority.as_str(), |(host, _)| host),
+            None => uri.host().unwrap_or_default(),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let name = ServerName::try_from(host)
+            .map_err(|error| Error::config(format!("TLS to `{uri}`: the name of the server: {error}")))?;
+        Ok(Self {
+            connector: TlsConnector::from(Arc::new(config)),
+            name,
+        })
     }
-    if let Some(authority) = &tls.authority {
-        let host = authority
-            .rsplit_once(':')
-            .map_or(authority.as_str(), |(host, _)| host);
-        config = config.domain_name(host);
+
+    async fn connect(self, uri: Uri) -> std::io::Result<TokioIo<TlsStream<TcpStream>>> {
+        let host = uri
+            .host()
+            .unwrap_or_default()
+            .trim_start_matches('[')
+            .trim_end_matches(']');
+        let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(443))).await?;
+        stream.set_nodelay(true)?;
+        Ok(TokioIo::new(self.connector.connect(self.name, stream).await?))
     }
-    Ok(config)
 }

@@ -26,11 +26,14 @@ struct Server {
 impl Server {
     /// Serves at an address; port 0 is any.
     fn start(registry: Arc<Registry>, address: &str) -> Self {
+        let service = sync::service_of(registry);
+        Self::serve(tonic::service::Routes::new(service).into_axum_router(), address)
+    }
+
+    fn serve(served: axum::Router, address: &str) -> Self {
         let listener = std::net::TcpListener::bind(address).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let service = sync::service_of(registry);
-        let served = tonic::service::Routes::new(service).into_axum_router();
         // Ends with all its connections, as a process does.
         let runtime = Runtime::new().unwrap();
         runtime.spawn(async move {
@@ -105,6 +108,35 @@ async fn a_change_elsewhere_is_told_and_only_it_is_new() {
         Arc::ptr_eq(old.unwrap(), new.unwrap())
     };
     assert!(same("a") && !same("b"));
+}
+
+#[tokio::test]
+async fn every_call_carries_the_token() {
+    use axum::{
+        extract::Request,
+        http::StatusCode,
+        middleware::{Next, from_fn},
+        response::IntoResponse as _,
+    };
+
+    let guard = async |request: Request, next: Next| match request.headers().get("authorization") {
+        Some(token) if token == "Bearer s3cret" => next.run(request).await,
+        _ => StatusCode::UNAUTHORIZED.into_response(),
+    };
+    let routes = tonic::service::Routes::new(sync::service_of(registry())).into_axum_router();
+    let server = Server::serve(routes.layer(from_fn(guard)), "127.0.0.1:0");
+    let client = |token: Option<&str>| {
+        let options = RemoteOptions {
+            address: server.address.to_string(),
+            token: token.map(str::to_owned),
+            ..RemoteOptions::default()
+        };
+        RemoteStore::open(&options).unwrap()
+    };
+    conformance::all(&client(Some("s3cret"))).await;
+    let error = client(Some("other-s3cret")).load("p").await.unwrap_err();
+    assert!(!error.to_string().contains("s3cret"), "{error}");
+    assert!(client(None).projects().await.is_err());
 }
 
 #[tokio::test]
