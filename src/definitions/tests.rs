@@ -321,12 +321,17 @@ async fn a_folder_is_read_whole_or_not_at_all() {
     write("node_modules/x.yaml", "nonsense: [");
     write("skipped/x.yaml", "nonsense: [");
     write(".feastignore", "skipped/ # a folder\n");
-    write("features.py", "");
+    write("__init__.py", "");
     let sources = crate::config::Sources {
         chdir: Some(dir.path().to_path_buf()),
         ..Default::default()
     };
     let config = Config::load(&sources).unwrap();
+    assert!(
+        !Definitions::read(&config).unwrap().has_python,
+        "an empty module defines nothing"
+    );
+    write("features.py", "from feast import Entity");
     let read = Definitions::read(&config).unwrap();
     assert_eq!((read.files, read.has_python), (2, true));
     assert!(read.nothing_defined().is_none());
