@@ -138,7 +138,7 @@ impl Transformer {
                 let places: Vec<usize> = (0..inputs.len()).collect();
                 let batch = batch(inputs, &places, Arc::new(schema(inputs)), rows)?;
                 let outputs = service.call(view, &batch).await?;
-                let declared = declared(view, outputs, rows)?;
+                let declared = declared(view, &outputs, rows)?;
                 values_of(view, declared.columns())
             }
         };
@@ -163,7 +163,7 @@ impl Transformer {
             Runner::Service(service) => service.call(view, inputs).await,
         };
         let outputs = outputs.map_err(|error| in_view(view, error))?;
-        declared(view, outputs, inputs.num_rows())
+        declared(view, &outputs, inputs.num_rows())
     }
 
     fn runner(&self, view: &OnDemandFeatureView) -> Result<Runner<'_>> {
@@ -283,7 +283,7 @@ fn values_of(view: &OnDemandFeatureView, columns: &[ArrayRef]) -> Result<Vec<Vec
 type Outputs = Vec<(String, ArrayRef)>;
 
 /// The declared features, in order and type. Outputs may carry the view's name as a prefix.
-fn declared(view: &OnDemandFeatureView, outputs: Outputs, rows: usize) -> Result<RecordBatch> {
+fn declared(view: &OnDemandFeatureView, outputs: &Outputs, rows: usize) -> Result<RecordBatch> {
     let mut fields = Vec::with_capacity(view.features.len());
     let mut columns = Vec::with_capacity(view.features.len());
     for feature in &view.features {

@@ -177,7 +177,7 @@ fn variables_flags_and_environment_override_in_order() {
     assert_eq!(config.thali.ttl_mode, TtlMode::Null);
     assert_eq!(config.thali.python.workers, 4);
     assert!(!config.thali.python.enabled);
-    assert_eq!(online_store(&config), ("sqlite", Some("/x.db".to_owned())));
+    assert_eq!(online_store(config), ("sqlite", Some("/x.db".to_owned())));
     let origin = |key: &str| {
         report
             .settings

@@ -58,10 +58,10 @@ struct App {
 ///
 /// # Errors
 /// `Config` when the audit log cannot be opened.
-pub fn router(context: Context, limits: Arc<Limits>) -> Result<Router> {
+pub fn router(context: &Context, limits: Arc<Limits>) -> Result<Router> {
     let app = App {
-        server: Server::new(&context),
-        writer: Writer::new(&context),
+        server: Server::new(context),
+        writer: Writer::new(context),
         limits,
     };
     let config = &context.config.feature_server;

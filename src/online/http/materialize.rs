@@ -26,7 +26,7 @@ use crate::{
     schedule::ledger::Trigger,
 };
 
-pub(super) fn routes(context: Context) -> Vec<Route<()>> {
+pub(super) fn routes(context: &Context) -> Vec<Route<()>> {
     let views = || ("feature_views", nullable(&list(&text())), true);
     let always = ("disable_event_timestamp", json!({"type": "boolean"}), true);
     let route = |path: &str, summary: &str, handler| {

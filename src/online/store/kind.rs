@@ -23,6 +23,9 @@ pub static KINDS: &[&StoreKind] = &[
     &sqlite::KIND,
 ];
 
+/// A store on its way.
+pub(crate) type Opened<'a> = BoxFuture<'a, Result<Arc<dyn OnlineStore>>>;
+
 /// A type of online store.
 pub struct StoreKind {
     /// As `online_store.type` has it.
@@ -30,7 +33,7 @@ pub struct StoreKind {
     /// The keys of its section.
     pub(crate) schema: &'static Schema,
     /// Opens it; a store that cannot be reached now opens all the same, and says so when it is used.
-    pub(crate) open: for<'a> fn(Opening<'a>) -> BoxFuture<'a, Result<Arc<dyn OnlineStore>>>,
+    pub(crate) open: for<'a> fn(Opening<'a>) -> Opened<'a>,
 }
 
 impl fmt::Debug for StoreKind {

@@ -264,7 +264,7 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, Failu
 pub(super) fn pause(attempt: usize) -> Duration {
     let most = 25_u64 << attempt.min(5);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let part = u64::from(now.map_or(0, |now| now.subsec_nanos() / 1000)) % most;
+    let part = u64::from(now.map_or(0, |now| now.subsec_micros())) % most;
     Duration::from_millis(most / 2 + part / 2)
 }
 
