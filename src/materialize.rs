@@ -28,7 +28,7 @@ use crate::{
     model::{FeatureView, Interval, ObjectKind, entity_key},
     offline::store::Pull,
     online::{
-        ingest, precompute, serve,
+        ingest, precompute,
         store::{OlderRow, Table, WriteBatch},
     },
     registry::Catalog,
@@ -123,13 +123,9 @@ pub async fn run(context: &Context, request: Request, cancel: CancellationToken)
         }
     }
     let written: Vec<&str> = reports.iter().map(|report| report.view.as_str()).collect();
-    precompute::Maker {
-        store: &*context.online,
-        catalog: &catalog,
-        settings: serve::settings(&context.config),
-    }
-    .after_materialization(&written)
-    .await?;
+    precompute::Maker::new(context, &catalog)
+        .after_materialization(&written)
+        .await?;
     Ok(reports)
 }
 

@@ -5,10 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{Global, Outcome, output};
-use crate::{
-    model::ObjectKind,
-    online::{precompute::Maker, serve::settings},
-};
+use crate::{model::ObjectKind, online::precompute::Maker};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -20,11 +17,7 @@ pub(super) struct Arguments {
 pub(super) async fn run(global: &Global, arguments: &Arguments) -> Outcome {
     let (context, _telemetry) = global.open("warn").await?;
     let catalog = context.registry.fresh_catalog(&context.config.project).await?;
-    let maker = Maker {
-        store: &*context.online,
-        catalog: &catalog,
-        settings: settings(&context.config),
-    };
+    let maker = Maker::new(&context, &catalog);
     let services = match &arguments.service {
         Some(service) => vec![service.clone()],
         None => {

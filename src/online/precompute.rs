@@ -2,7 +2,7 @@
 //! them for services with `precompute_online` (`feast/feature_store.py`, `precompute_feature_service`).
 //!
 //! They are made after a materialization for all entities, and after a push or a write through thali for
-//! the entities that were written, before it is answered. What is stale for how long: a vector is older than
+//! the entities that were written, before it is answered; rows deleted by `thali online` count as written. What is stale for how long: a vector is older than
 //! its rows from the moment a materialization stores them until that materialization ends, and for rows that
 //! somebody else than thali writes until the next time its entity is made. An entity that has no vector, or
 //! one of other features than the service has now, is read from its rows.
@@ -17,9 +17,11 @@ use prost::Message as _;
 
 use super::{
     plan::{Plan, Settings, Shape, Wanted},
+    serve::settings,
     store::{KeyGroup, OlderRow, OnlineRead, OnlineStore, RowBatch, Table, ViewColumns, WriteBatch},
 };
 use crate::{
+    context::Context,
     error::{Error, Kind, Result},
     model::{FeatureView, Field, ObjectKind, ValueType, entity_key, wire},
     proto::feast::core,
@@ -246,7 +248,16 @@ pub struct Maker<'a> {
     pub settings: Settings,
 }
 
-impl Maker<'_> {
+impl<'a> Maker<'a> {
+    /// For the context's store.
+    pub fn new(context: &'a Context, catalog: &'a Catalog) -> Self {
+        Self {
+            store: &*context.online,
+            catalog,
+            settings: settings(&context.config),
+        }
+    }
+
     /// Makes the vectors of entities of which rows of a view were just written, in every service that has
     /// the view.
     ///
@@ -266,6 +277,25 @@ impl Maker<'_> {
                         error.context(format_args!("vectors of feature service `{service}`"))
                     })?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the vectors anew of every service that has a view whose rows were all deleted.
+    ///
+    /// # Errors
+    /// What the store returns.
+    pub async fn after_truncate(&self, view: &str) -> Result<()> {
+        for service in self.services_with(&[view])? {
+            if let Some(precomputed) = &self.plan(&service)?.precomputed {
+                let table = precomputed.table();
+                let project = self.catalog.project();
+                self.store
+                    .provision(project, &[Arc::clone(&table.view)], &[])
+                    .await?;
+                self.store.truncate(project, table).await?;
+                self.service(&service).await?;
             }
         }
         Ok(())
