@@ -196,7 +196,9 @@ impl Server {
         };
         let started = Instant::now();
         let span = tracing::info_span!(target: SPANS, "store read", store = self.store.name());
-        let batches = precompute::read(&*self.store, &plan, &reading).instrument(span).await?;
+        let batches = precompute::read(&*self.store, &plan, &reading)
+            .instrument(span)
+            .await?;
         let read = started.elapsed();
         self.metrics.store_read(self.store.name(), read);
         check_batches(&plan, &groups, &batches)?;
