@@ -22,6 +22,7 @@ mod online;
 mod output;
 mod permissions;
 mod plan;
+mod precompute;
 mod refused;
 mod registry;
 mod repository;
@@ -139,6 +140,8 @@ enum Command {
     Materialize(materialize::Arguments),
     /// Copy what is new since the last run into the online store
     MaterializeIncremental(materialize::IncrementalArguments),
+    /// Make the feature vectors of services with `precompute_online` again
+    Precompute(precompute::Arguments),
     /// Show materialization runs
     Jobs(jobs::Arguments),
     /// Read feature values from the online store
@@ -288,6 +291,7 @@ impl Command {
             Self::Export(arguments) => export::run(global, &arguments).await,
             Self::Materialize(arguments) => materialize::run(global, arguments).await,
             Self::MaterializeIncremental(arguments) => materialize::run_incremental(global, arguments).await,
+            Self::Precompute(arguments) => precompute::run(global, &arguments).await,
             Self::Jobs(arguments) => jobs::run(global, &arguments).await,
             Self::Servers(servers) => servers.run(global).await,
             Self::Refused(refused) => Err(refused.error(global.name)),

@@ -28,7 +28,7 @@ use crate::{
     model::{FeatureView, Interval, ObjectKind, entity_key},
     offline::store::Pull,
     online::{
-        ingest,
+        ingest, precompute,
         store::{OlderRow, Table, WriteBatch},
     },
     registry::Catalog,
@@ -122,6 +122,10 @@ pub async fn run(context: &Context, request: Request, cancel: CancellationToken)
             reports.push(report);
         }
     }
+    let written: Vec<&str> = reports.iter().map(|report| report.view.as_str()).collect();
+    precompute::Maker::new(context, &catalog)
+        .after_materialization(&written)
+        .await?;
     Ok(reports)
 }
 

@@ -7,6 +7,7 @@ pub mod json;
 pub mod limits;
 pub mod message;
 pub mod plan;
+pub mod precompute;
 pub mod search;
 pub mod serve;
 pub mod store;

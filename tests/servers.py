@@ -283,6 +283,22 @@ class Redis(Server):
         return f"127.0.0.1:{self.port}"
 
 
+class Sentinel(Redis):
+    """A sentinel that decides alone, and within a second, over the primary `mymaster`."""
+
+    def __init__(self, primary: Redis) -> None:
+        super().__init__()
+        lines = [f"port {self.port}", "bind 127.0.0.1", f"dir {self.folder}", f"sentinel monitor mymaster 127.0.0.1 {primary.port} 1"]
+        lines += [f"sentinel {name} mymaster {value}" for name, value in {"down-after-milliseconds": 500, "failover-timeout": 2000}.items()]
+        self.configuration = self.folder / "sentinel.conf"
+        self.configuration.write_text("\n".join(lines) + "\n")
+        if os.geteuid() == 0:
+            shutil.chown(self.configuration, UNPRIVILEGED, "nogroup")
+
+    def command(self) -> list[str]:
+        return [program("redis-server", "redis-server"), str(self.configuration), "--sentinel"]
+
+
 class RedisCluster:
     """Three Redis, each with a third of the slots."""
 

@@ -20,6 +20,7 @@ use crate::{
     },
     online::{
         plan::table_of,
+        precompute::Maker,
         store::{KeyGroup, OnlineRead, Table, ViewColumns, batch::described},
     },
 };
@@ -140,6 +141,10 @@ async fn delete(context: &Context, arguments: &DeleteArguments) -> Outcome {
         .online
         .delete(&context.config.project, &table, &keys)
         .await?;
+    let catalog = context.registry.fresh_catalog(&context.config.project).await?;
+    Maker::new(context, &catalog)
+        .after_write(&arguments.view, &keys)
+        .await?;
     output::line(format_args!(
         "{deleted} of {} rows deleted from {}",
         keys.len(),
@@ -183,6 +188,10 @@ async fn truncate(context: &Context, arguments: &TruncateArguments) -> Outcome {
         return Ok(ExitCode::from(1));
     }
     context.online.truncate(&context.config.project, &table).await?;
+    let catalog = context.registry.fresh_catalog(&context.config.project).await?;
+    Maker::new(context, &catalog)
+        .after_truncate(&arguments.view)
+        .await?;
     output::line(format_args!("All rows deleted from {}", arguments.view));
     Ok(ExitCode::SUCCESS)
 }

@@ -20,6 +20,7 @@ pub use rows::write_batch;
 use self::rows::Rows;
 use super::{
     plan::{Settings, stored_form, table_of},
+    precompute,
     serve::settings,
     store::{OlderRow, OnlineStore, Table, WriteBatch},
 };
@@ -167,7 +168,7 @@ impl Writer {
                 }
             }
         }
-        let stored = self.store_all(&writes, options.older).await?;
+        let stored = self.store_all(&catalog, &writes, options.older).await?;
         let queued = self.journal.is_some() && !appends.is_empty();
         match &self.journal {
             Some(journal) if queued => journal.put(&appends).await?,
@@ -210,7 +211,7 @@ impl Writer {
                 ));
             }
         };
-        self.store_all(write.as_slice(), options.older).await
+        self.store_all(&catalog, write.as_slice(), options.older).await
     }
 
     async fn catalog(&self, options: Options) -> Result<Arc<Catalog>> {
@@ -221,7 +222,7 @@ impl Writer {
         }
     }
 
-    async fn store_all(&self, writes: &[Write], older: OlderRow) -> Result<u64> {
+    async fn store_all(&self, catalog: &Catalog, writes: &[Write], older: OlderRow) -> Result<u64> {
         let mut stored = 0;
         for (number, Write { table, batch }) in writes.iter().enumerate() {
             let written = self.store.write(&self.project, table, batch, older).await;
@@ -239,6 +240,14 @@ impl Writer {
                     ))
                 }
             })?;
+        }
+        let vectors = precompute::Maker {
+            store: &*self.store,
+            catalog,
+            settings: self.settings,
+        };
+        for Write { table, batch } in writes {
+            vectors.after_write(&table.view.name, &batch.keys).await?;
         }
         Ok(stored)
     }

@@ -10,7 +10,7 @@ use std::{collections::HashMap, sync::Arc};
 
 pub use cache::Plans;
 
-use super::store::ViewColumns;
+use super::{precompute::Precomputed, store::ViewColumns};
 use crate::{
     error::Result,
     model::{FeatureView, OnDemandFeatureView, ValueType, entity_key},
@@ -60,6 +60,8 @@ pub struct Plan {
     pub outputs: Vec<Output>,
     /// Names and versions of the views read, for version metadata.
     pub view_versions: Vec<(String, u32)>,
+    /// For a service whose features are stored together besides.
+    pub precomputed: Option<Precomputed>,
 }
 
 /// What a column of a request is.
@@ -151,7 +153,11 @@ impl Plan {
     /// The not-found errors of views and services; `InvalidArgument` for unknown features, malformed
     /// references and views that are switched off; `FeatureNameCollision`.
     pub fn new(catalog: &Catalog, shape: &Shape, settings: Settings) -> Result<Self> {
-        resolve::resolve(catalog, shape, settings)
+        let mut plan = resolve::resolve(catalog, shape, settings)?;
+        if let Wanted::Service(name) = &shape.wanted {
+            plan.precomputed = Precomputed::of(catalog.service(name)?, &plan);
+        }
+        Ok(plan)
     }
 
     /// The number of batches the store answers with.

@@ -13,6 +13,7 @@ pub use response::{Column, Response, Status, Stored};
 
 use super::{
     plan::{self, Group, OnDemand, Plan, Plans, RequestColumn, Role, Settings, Shape, Source, Wanted},
+    precompute,
     store::{KeyGroup, OnlineRead, OnlineStore, RowBatch},
 };
 use crate::{
@@ -195,7 +196,9 @@ impl Server {
         };
         let started = Instant::now();
         let span = tracing::info_span!(target: SPANS, "store read", store = self.store.name());
-        let batches = self.store.read(&reading).instrument(span).await?;
+        let batches = precompute::read(&*self.store, &plan, &reading)
+            .instrument(span)
+            .await?;
         let read = started.elapsed();
         self.metrics.store_read(self.store.name(), read);
         check_batches(&plan, &groups, &batches)?;
@@ -204,6 +207,11 @@ impl Server {
         let Entities {
             echoed, rows: count, ..
         } = entities;
+        let ttl_mode = match self.ttl_mode {
+            // Here, and only here, Feast's Python server looks at ttl.
+            TtlMode::Python if plan.precomputed.is_some() => TtlMode::Status,
+            mode => mode,
+        };
         Ok(Response {
             rows: count,
             echoed,
@@ -216,7 +224,7 @@ impl Server {
                 UnknownEntity::Present => true,
                 UnknownEntity::NotFound => false,
             },
-            ttl_mode: self.ttl_mode,
+            ttl_mode,
             now: Utc::now().timestamp_micros(),
             read,
             plan,

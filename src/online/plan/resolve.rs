@@ -473,6 +473,7 @@ impl Resolver<'_> {
             on_demand,
             outputs,
             view_versions: self.view_versions,
+            precomputed: None,
         })
     }
 
