@@ -150,7 +150,7 @@ where
         ListenerKind::Online => {
             let limits = Limits::new(context.config.thali.online.clone(), Arc::clone(&context.metrics));
             let limits = Arc::new(limits);
-            let router = online::http::router(&context, Arc::clone(&limits))?;
+            let router = online::http::router(context, Arc::clone(&limits))?;
             let router = mount(router, online::grpc::serving_service(context, &limits));
             let router = mount(router, online::grpc::feature_server(context, &limits));
             let router = mount(mount(router, health.clone()), reflection()?);
