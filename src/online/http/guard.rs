@@ -88,26 +88,34 @@ async fn read(request: Request, limits: &Limits) -> Result<Request> {
         .headers
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > limits.config.max_body as u64) {
-        return Err(limits.too_long());
-    }
-    let body = collect(body, limits).await?;
+    let too_long = announced.is_some_and(|length| length > limits.config.max_body as u64);
+    let body = collect(body, limits, too_long).await?;
     let body = exchange::unpacked(&parts.headers, body, limits)?;
     parts.headers.remove(header::CONTENT_LENGTH);
     Ok(Request::from_parts(parts, Body::from(body)))
 }
 
-async fn collect(body: Body, limits: &Limits) -> Result<Bytes> {
+/// The whole body. Of one that is too long as much again is read and thrown away: a caller that finds
+/// the connection closed while it still sends never sees the answer that says why.
+async fn collect(body: Body, limits: &Limits, mut too_long: bool) -> Result<Bytes> {
+    let most = limits.config.max_body;
     let mut stream = body.into_data_stream();
     let mut parts = Vec::new();
-    let mut length = 0;
+    let mut length: usize = 0;
     while let Some(part) = stream.next().await {
         let part = part.map_err(|error| Error::invalid(format!("the body ended early: {error}")))?;
         length += part.len();
-        if length > limits.config.max_body {
-            return Err(limits.too_long());
+        too_long |= length > most;
+        if !too_long {
+            parts.push(part);
+        } else if length > most.saturating_mul(2) {
+            break;
+        } else {
+            parts.clear();
         }
-        parts.push(part);
+    }
+    if too_long {
+        return Err(limits.too_long());
     }
     // A short body comes in one part, which is not copied.
     Ok(match parts.len() {
