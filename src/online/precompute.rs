@@ -2,10 +2,12 @@
 //! them for services with `precompute_online` (`feast/feature_store.py`, `precompute_feature_service`).
 //!
 //! They are made after a materialization for all entities, and after a push or a write through thali for
-//! the entities that were written, before it is answered; rows deleted by `thali online` count as written. What is stale for how long: a vector is older than
-//! its rows from the moment a materialization stores them until that materialization ends, and for rows that
-//! somebody else than thali writes until the next time its entity is made. An entity that has no vector, or
-//! one of other features than the service has now, is read from its rows.
+//! the entities that were written, before it is answered; rows deleted by `thali online` count as written.
+//!
+//! What is stale for how long: a vector is older than its rows from the moment a materialization stores them
+//! until that materialization ends, and for rows that somebody else than thali writes until the next time
+//! its entity is made. An entity that has no vector, or one of other features than the service has now, is
+//! read from its rows.
 //!
 //! A service is served this way if all its views have the same entity and none is computed on demand.
 
