@@ -243,6 +243,11 @@ def test_hybrid_reads_what_feast_wrote_to_each_store(second: str, aws: servers.S
         read = thali_reads(node, [1, 2, 3])
         assert read | expected("first", [1, 2, None]) == read
         assert read | expected("second", [None, 2, 3]) == read
+        body = {"features": ["first:i32", "second:i32"], "entities": {"driver_id": [9]}, "full_feature_names": True}
+        answer = harness.http("POST", f"{node.addresses['online']}/get-online-features", body)[1]
+        statuses = {name: result["statuses"] for name, result in zip(answer["metadata"]["feature_names"], answer["results"])}
+        unknown = "PRESENT" if second == "redis" else "NOT_FOUND"
+        assert statuses["first__i32"] == ["NOT_FOUND"] and statuses["second__i32"] == [unknown], "each as its own store says"
         thali_writes(node, "first", rows([3], NOW + timedelta(hours=1)))
         thali_writes(node, "second", rows([1], NOW + timedelta(hours=1)))
     assert store.get_online_features(features=["second:i32"], entity_rows=[{"driver_id": 1}]).to_dict()["i32"] == [1]

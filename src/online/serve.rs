@@ -219,11 +219,14 @@ impl Server {
             batches,
             computed,
             version_metadata: request.version_metadata,
-            unknown_is_present: match self.unknown_entity {
-                UnknownEntity::Store => self.store.unknown_is_present(),
-                UnknownEntity::Present => true,
-                UnknownEntity::NotFound => false,
-            },
+            unknown_is_present: plan
+                .batches()
+                .map(|(_, columns)| match self.unknown_entity {
+                    UnknownEntity::Store => self.store.unknown_is_present(&columns.table.view),
+                    UnknownEntity::Present => true,
+                    UnknownEntity::NotFound => false,
+                })
+                .collect(),
             ttl_mode,
             now: Utc::now().timestamp_micros(),
             read,

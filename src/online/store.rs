@@ -165,8 +165,8 @@ pub trait OnlineStore: Send + Sync + 'static {
         None
     }
 
-    /// Whether an unknown entity reads as present with null (Feast's Redis) instead of not found.
-    fn unknown_is_present(&self) -> bool {
+    /// Whether an unknown entity of the view reads as present with null (Feast's Redis) instead of not found.
+    fn unknown_is_present(&self, _view: &FeatureView) -> bool {
         false
     }
 

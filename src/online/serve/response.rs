@@ -45,7 +45,8 @@ pub struct Response {
     pub(super) batches: Vec<RowBatch>,
     pub(super) computed: Vec<Vec<Vec<Value>>>,
     pub(super) version_metadata: bool,
-    pub(super) unknown_is_present: bool,
+    /// For every batch, whether what its store does not have counts as present.
+    pub(super) unknown_is_present: Vec<bool>,
     pub(super) ttl_mode: TtlMode,
     /// Microseconds since 1970, the moment ttl is judged at.
     pub(super) now: i64,
@@ -175,12 +176,13 @@ impl<'a> Stored<'a> {
             TtlMode::Python => None,
             TtlMode::Status | TtlMode::Null => ttl.map(|ttl| response.now.saturating_sub(ttl)),
         };
+        let unknown_is_present = response.unknown_is_present[self.batch];
         self.places.iter().map(move |&place| {
             let place = place as usize;
             let Some(time) = rows.event_times[place] else {
                 return (
                     None,
-                    if response.unknown_is_present {
+                    if unknown_is_present {
                         Status::Present
                     } else {
                         Status::NotFound
@@ -198,7 +200,7 @@ impl<'a> Stored<'a> {
             }
             (
                 value,
-                if value.is_some() || response.unknown_is_present {
+                if value.is_some() || unknown_is_present {
                     Status::Present
                 } else {
                     Status::NotFound

@@ -187,6 +187,10 @@ impl OnlineStore for HybridStore {
         self.stores[self.place_of(view, tags)?].1.accepts(view, tags)
     }
 
+    fn unknown_is_present(&self, view: &FeatureView) -> bool {
+        self.of(view).is_ok_and(|store| store.unknown_is_present(view))
+    }
+
     async fn delete(&self, project: &str, table: &Table, keys: &[Bytes]) -> Result<u64> {
         self.of(&table.view)?.delete(project, table, keys).await
     }

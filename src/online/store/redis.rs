@@ -215,7 +215,7 @@ impl OnlineStore for RedisStore {
         self.page_of_keys(project, table, page).await
     }
 
-    fn unknown_is_present(&self) -> bool {
+    fn unknown_is_present(&self, _: &FeatureView) -> bool {
         true
     }
 
