@@ -8,7 +8,7 @@
 //! step; of equal times the row written last stays; deletion looks for exactly the project's keys, where
 //! Feast also takes those of projects whose names end alike.
 //!
-//! The protocol is spoken here, in [`resp`] and [`connection`], because a client library gives every value
+//! The protocol is spoken here, in `resp` and `connection`, because a client library gives every value
 //! an allocation of its own and cannot send one pipeline to several nodes of a cluster.
 
 mod cluster;
