@@ -160,6 +160,22 @@ async fn ready(State(readiness): State<Arc<Readiness>>) -> Response {
         .into_response()
 }
 
+/// Counts a request for as long as it lives, also one whose caller goes away.
+struct InFlight(Arc<Metrics>);
+
+impl InFlight {
+    fn new(metrics: &Arc<Metrics>) -> Self {
+        metrics.in_flight.inc();
+        Self(Arc::clone(metrics))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.dec();
+    }
+}
+
 async fn observe(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
     let route = request
         .extensions()
@@ -167,11 +183,11 @@ async fn observe(State(metrics): State<Arc<Metrics>>, request: Request, next: Ne
         .map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned());
     let method = request.method().clone();
     let started = Instant::now();
-    metrics.in_flight.inc();
+    let in_flight = InFlight::new(&metrics);
     let span = tracing::info_span!(target: SPANS, "request", %method, route);
     telemetry::follow(&span, request.headers());
     let response = next.run(request).instrument(span).await;
-    metrics.in_flight.dec();
+    drop(in_flight);
     let status = response.status();
     let failed = status.is_client_error() || status.is_server_error();
     let outcome = if failed { "error" } else { "success" };
