@@ -85,9 +85,11 @@ impl ServerCertVerifier for Verifier {
                 .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         match verdict {
             // webpki looks at the times first: one that has expired is not among these.
-            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
-                if self.own.iter().any(|own| own == end_entity) =>
-            {
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_))) => {
+                if !self.own.iter().any(|own| own == end_entity) {
+                    let told = "its certificate is an authority's own and is not the one of `cert`";
+                    return Err(rustls::Error::General(told.to_owned()));
+                }
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
                 Ok(ServerCertVerified::assertion())
             }

@@ -45,14 +45,14 @@ def test_over_tls(tmp_path: Path) -> None:
         harness.succeed(repo, "apply")
         assert "stats" in harness.succeed(repo, "feature-views", "list")
         assert "stats" in harness.succeed(upstream, "feature-views", "list"), "what was applied is in the server's registry"
-        for registry in (
-            f"{{registry_type: remote, path: '{address}', cert: {other}}}",
-            f"{{registry_type: remote, path: '{address}'}}",
+        for registry, told in (
+            (f"{{registry_type: remote, path: '{address}', cert: {other}}}", "certificate"),
+            (f"{{registry_type: remote, path: '{address}'}}", address),
         ):
             with_registry(repo, registry)
             done = harness.run(repo, "feature-views", "list")
-            assert done.returncode == 1, done.stdout
-            assert address in done.stderr and len(done.stderr.strip().splitlines()) <= 2, done.stderr
+            assert done.returncode == 2, done.stdout
+            assert address in done.stderr and told in done.stderr and len(done.stderr.strip().splitlines()) <= 2, done.stderr
         server.stop()
     finally:
         server.kill()

@@ -1,6 +1,7 @@
 //! The connection to a registry server: address, certificates, token, and its errors in words.
 
 use std::{
+    error::Error as _,
     path::PathBuf,
     sync::{
         Arc,
@@ -164,10 +165,14 @@ impl Connection {
     pub(super) fn failed(&self, status: &Status) -> Error {
         // Feast's servers, and ours, put their errors into JSON.
         let detail: Option<serde_json::Value> = serde_json::from_str(status.message()).ok();
-        let message = detail
-            .as_ref()
-            .and_then(|detail| detail.get("message")?.as_str())
-            .unwrap_or_else(|| status.message());
+        let detail = detail.as_ref().and_then(|detail| detail.get("message")?.as_str());
+        // A connection that cannot be made has its reason at the end of the chain.
+        let reason = std::iter::successors(status.source(), |error| (*error).source()).last();
+        let message = match (detail, reason) {
+            (Some(detail), _) => detail.to_owned(),
+            (None, Some(reason)) => reason.to_string(),
+            (None, None) => status.message().to_owned(),
+        };
         let message = message.lines().next().unwrap_or_default();
         Error::new(
             kind_of(status),
