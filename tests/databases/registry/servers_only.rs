@@ -52,8 +52,14 @@ mod broken_connections {
                  WHERE db = DATABASE() AND id <> CONNECTION_ID()"
             }
         };
-        let mut connection = database.connection().await.unwrap();
-        for row in sqlx::query(list).fetch_all(&mut *connection).await.unwrap() {
+        let (mut connection, rows) = loop {
+            let mut connection = database.connection().await.unwrap();
+            // Somebody else who ends connections at this moment may end this one.
+            if let Ok(rows) = sqlx::query(list).fetch_all(&mut *connection).await {
+                break (connection, rows);
+            }
+        };
+        for row in rows {
             let id: i64 = row.get(0);
             let end = match database.engine() {
                 Engine::Postgres => format!("SELECT pg_terminate_backend({id})"),
