@@ -216,7 +216,7 @@ def test_feast_opens_what_thali_wrote(backend: Backend, repos: Repos) -> None:
         view = store.get_feature_view("driver_stats")
         store.registry.apply_materialization(view, "sdk", hours(5), hours(3))
         store.registry.apply_materialization(view, "sdk", hours(3), NOW)
-        store.registry.update_infra(Infra([SqliteTable("online.db", "a_table")]), "sdk")
+        store.registry.update_infra(Infra([SqliteTable(str(backend.folder / "infra.db"), "a_table")]), "sdk")
         repos.assert_is(directly(backend), repos.first)  # while thali has it open
         repos.apply(store, repos.changed)
     feasts = directly(backend)
