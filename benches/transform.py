@@ -1,6 +1,6 @@
 """On-demand feature views: thali's native expressions and its Python workers beside Feast's own server, in one run.
 
-    cargo build --release && cargo bench --no-run && make venv
+    cargo build --release && make venv
     target/venv/bin/python benches/transform.py [--entities 1,10,100] [--seconds 3]
 
 Both read one SQLite store and one registry, made by Feast. Three views compute the same two numbers and one text from three
@@ -111,7 +111,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=3, help="of each round")
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
-    options.load = options.load or online.bench_binary()
+    options.load = options.load or online.build_load()
     with tempfile.TemporaryDirectory(prefix="thali-bench-") as folder:
         folder = pathlib.Path(folder)
         fill(folder)
