@@ -155,6 +155,7 @@ def test_tls_and_users() -> None:
             good = yaml.read_text()
             for string, said in [
                 (f"{secure},password=pass=word/1,ssl_cert_reqs=none", ""),
+                (f"{secure},password=pass=word/1,{authority},ssl_check_hostname=false", ""),
                 (f"{secure},password=pass=word/1", "TLS handshake failed"),
                 (f"{secure},password=wrong,{authority}", "WRONGPASS"),
                 (f"127.0.0.1:{port},ssl=true,{authority}", "NOAUTH"),
@@ -163,6 +164,33 @@ def test_tls_and_users() -> None:
                 done = harness.run(repo.folder, "get-online-features", "-e", "driver_id=1", "-f", "stats:trips")
                 assert (done.returncode == 0) == (said == ""), done.stderr
                 assert said in done.stderr and "wrong," not in done.stderr and "pass=word" not in done.stderr, done.stderr
+
+
+def test_the_very_certificate_of_the_server_is_trusted() -> None:
+    """`openssl req -x509` makes one that says it is an authority; redis-py takes it all the same."""
+    import subprocess
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+        for pair in ("own", "other"):
+            files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(folder / f"{pair}.key"), "-out", str(folder / f"{pair}.pem")]
+            subprocess.run([*command, *files], check=True, capture_output=True)
+            (folder / f"{pair}.key").chmod(0o644)
+        port = servers.free_port()
+        options = ["--tls-port", port, "--tls-auth-clients", "no", "--tls-cert-file", f"{name}/own.pem", "--tls-key-file", f"{name}/own.key", "--tls-ca-cert-file", f"{name}/own.pem"]
+        with servers.Redis.running(options):
+            place = Place(f"127.0.0.1:{port},ssl=true,ssl_ca_certs={name}/own.pem")
+            repo = Repo.create(folder / "repo", place)
+            repo.feast_writes(NOW)
+            with Thali.serve(repo.folder) as thali:
+                assert_equal(columns(thali_reads(thali)), repo.feast_reads())
+            yaml = repo.folder / "feature_store.yaml"
+            yaml.write_text(yaml.read_text().replace(f"{name}/own.pem", f"{name}/other.pem"))
+            done = harness.run(repo.folder, "get-online-features", "-e", "driver_id=1", "-f", "stats:trips")
+            assert done.returncode != 0 and "TLS handshake failed" in done.stderr, done.stderr
 
 
 def test_sentinels_name_the_primary(tmp_path: Path) -> None:

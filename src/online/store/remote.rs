@@ -91,7 +91,7 @@ impl RemoteStore {
             .timeout(ANSWER_TIMEOUT)
             .tcp_nodelay(true);
         if let Some(cert) = section.text("cert").filter(|cert| !cert.is_empty()) {
-            let config = tls::client_config(Some(&opening.repo_path.join(cert)), None)?;
+            let config = tls::client_of_files(Some(&opening.repo_path.join(cert)), None)?;
             builder = builder.use_preconfigured_tls(config);
         }
         if let Some(token) = section.text("token") {

@@ -5,8 +5,11 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use rustls::ClientConfig;
 use serde_json::Value as Json;
 
-use super::tls::{self, Check};
-use crate::error::{Error, Result};
+use super::tls;
+use crate::{
+    error::{Error, Result},
+    tls::Check,
+};
 
 const PORT: u16 = 6379;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);

@@ -193,7 +193,7 @@ impl TlsStreams {
     fn new(tls: &RemoteTls, uri: &Uri) -> Result<Self> {
         let identity = tls.client.as_ref();
         let identity = identity.map(|(certificate, key)| (certificate.as_path(), key.as_path()));
-        let mut config = tls::client_config(tls.ca.as_deref(), identity)?;
+        let mut config = tls::client_of_files(tls.ca.as_deref(), identity)?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         let host = match &tls.authority {
             Some(authority) => authority
