@@ -228,37 +228,78 @@ def test_times_are_utc_whatever_the_time_zone_of_the_database(place: Place, tmp_
             place.server.execute("SET GLOBAL time_zone = 'SYSTEM'")
 
 
-def test_vectors_that_thali_wrote_are_found_by_feast(pgvector: servers.Pgvector, tmp_path: Path) -> None:
+DOCS = {"doc_id": [1, 2, 3, 4], "place": [[1.0, 1.0], [2.0, 1.0], [3.0, 1.0], [4.0, 1.0]], "title": ["one", "two", "three", "four"]}
+
+
+def apply_docs(folder: Path, online_store: str) -> Any:
+    """A view of documents with a vector, applied by stock Feast, whose store it answers."""
     from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
     from feast.types import Array, Float32, Int64, String
 
+    folder.mkdir()
+    text = "project: sqlstores\nprovider: local\nregistry: registry.db\noffline_store: {type: file}\nentity_key_serialization_version: 3\n"
+    (folder / "feature_store.yaml").write_text(text + online_store)
+    doc = Entity(name="doc", join_keys=["doc_id"], value_type=ValueType.INT64)
+    fields = [Field(name="doc_id", dtype=Int64), Field(name="place", dtype=Array(Float32), vector_index=True), Field(name="title", dtype=String)]
+    source = FileSource(name="docs_file", path=str(folder / "docs.parquet"), timestamp_field="event_timestamp")
+    table = {name: pa.array(values) for name, values in DOCS.items()} | {"event_timestamp": pa.array([NOW] * 4, pa.timestamp("us", tz="UTC"))}
+    pq.write_table(pa.table(table), folder / "docs.parquet")
+    store = FeatureStore(repo_path=str(folder))
+    store.apply([doc, FeatureView(name="docs", entities=[doc], schema=fields, source=source, ttl=timedelta(0))])
+    return store
+
+
+def write_docs(thali: Thali) -> None:
+    body = {"feature_view_name": "docs", "df": DOCS | {"event_timestamp": [NOW.isoformat()] * 4}}
+    status, answer = harness.http("POST", f"{thali.url('online')}/write-to-online-store", body)
+    assert status == 200, answer
+
+
+def searches_find(thali: Thali) -> None:
+    """Rows come best first, and each column's values belong to the same rows."""
+
+    def search(**body: Any) -> dict[str, list[Any]]:
+        body = {"features": ["docs:title", "docs:place"], "top_k": 2, "api_version": 2} | body
+        status, answer = harness.http("POST", f"{thali.url('online')}/search", body)
+        assert status == 200, answer
+        return {name: result["values"] for name, result in zip(answer["metadata"]["feature_names"], answer["results"], strict=True)}
+
+    near = search(query=[3.1, 1.0], distance_metric="L2")
+    assert (near["title"], near["doc_id"], near["place"]) == (["three", "four"], [3, 4], [[3.0, 1.0], [4.0, 1.0]])
+    assert near["distance"] == pytest.approx([0.1, 0.9], rel=1e-4)
+    # What does not meet the condition is left out before the best are picked.
+    filtered = search(query=[3.1, 1.0], distance_metric="L2", filters={"type": "ne", "key": "title", "value": "three"})
+    assert filtered["title"] == ["four", "two"] and filtered["doc_id"] == [4, 2]
+    # The older answer has nothing but the vectors, as text.
+    assert search(query=[3.1, 1.0], api_version=1) == {"place": ["[3,1]", "[4,1]"]}
+    words = search(query_string="two")
+    assert (words["title"], words["doc_id"]) == (["two"], [2])
+
+
+def test_vectors_that_thali_wrote_are_found_by_feast(pgvector: servers.Pgvector, tmp_path: Path) -> None:
     with pgvector.database() as url:
         place = Place(pgvector, url, 1)
         folder = tmp_path / "repo"
-        folder.mkdir()
-        keys = "  vector_enabled: true\n  enable_openai_compatible_store: true\n  db_schema: vectors\n"
-        text = "project: sqlstores\nprovider: local\nregistry: registry.db\noffline_store: {type: file}\nentity_key_serialization_version: 3\n"
-        (folder / "feature_store.yaml").write_text(text + place.section() + keys)
         place.run("CREATE EXTENSION vector")  # Feast leaves that to its user
-        doc = Entity(name="doc", join_keys=["doc_id"], value_type=ValueType.INT64)
-        fields = [Field(name="doc_id", dtype=Int64), Field(name="place", dtype=Array(Float32), vector_index=True), Field(name="title", dtype=String)]
-        source = FileSource(name="docs_file", path=str(folder / "docs.parquet"), timestamp_field="event_timestamp")
-        times = [NOW] * 4
-        columns = {"doc_id": [1, 2, 3, 4], "place": [[1.0, 1.0], [2.0, 1.0], [3.0, 1.0], [4.0, 1.0]], "title": ["one", "two", "three", "four"]}
-        table = {name: pa.array(values) for name, values in columns.items()} | {"event_timestamp": pa.array(times, pa.timestamp("us", tz="UTC"))}
-        pq.write_table(pa.table(table), folder / "docs.parquet")
-        store = FeatureStore(repo_path=str(folder))
-        store.apply([doc, FeatureView(name="docs", entities=[doc], schema=fields, source=source, ttl=timedelta(0))])
+        store = apply_docs(folder, place.section() + "  vector_enabled: true\n  enable_openai_compatible_store: true\n  db_schema: vectors\n")
         with Thali.serve(folder) as thali:
-            body = {"feature_view_name": "docs", "df": columns | {"event_timestamp": [time.isoformat() for time in times]}}
-            status, answer = harness.http("POST", f"{thali.url('online')}/write-to-online-store", body)
-            assert status == 200, answer
+            write_docs(thali)
             stored = "SELECT value_text, value_num, vector_value::text, event_ts FROM vectors.sqlstores_docs ORDER BY entity_key, feature_name"
             ours = place.rows(stored)
             asked = {"features": ["docs:title", "docs:place"], "top_k": 1, "query": [3.1, 1.0]}
             assert store.retrieve_online_documents_v2(**asked).to_dict()["title"] == ["three"]
-            store.write_to_online_store("docs", pd.DataFrame(columns | {"event_timestamp": times}))
+            searches_find(thali)
+            store.write_to_online_store("docs", pd.DataFrame(DOCS | {"event_timestamp": [NOW] * 4}))
             assert place.rows(stored) == ours and len(ours) == 8
+
+
+def test_searches_on_sqlite(tmp_path: Path) -> None:
+    apply_docs(tmp_path / "repo", "online_store: {type: sqlite, path: online.db}\n")
+    yaml = tmp_path / "repo/feature_store.yaml"
+    yaml.write_text(yaml.read_text().replace("path: online.db", "path: online.db, vector_enabled: true, text_search_enabled: true"))
+    with Thali.serve(tmp_path / "repo") as thali:
+        write_docs(thali)
+        searches_find(thali)
 
 
 @contextmanager
