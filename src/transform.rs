@@ -15,7 +15,6 @@ use arrow::{
     compute::cast,
     datatypes::{DataType, Field as ArrowField, Schema},
 };
-use bytes::Bytes;
 use prost::Message as _;
 
 pub use program::Program;
@@ -50,7 +49,7 @@ pub struct Input<'a> {
 pub enum Cells<'a> {
     Values(Cow<'a, [Value]>),
     /// Encoded `feast.types.Value` messages; `None` is null.
-    Encoded(Vec<Option<&'a Bytes>>),
+    Encoded(Vec<Option<&'a [u8]>>),
     /// Those of an earlier input of the same type, under another name.
     Same(usize),
 }
@@ -69,8 +68,8 @@ impl Cells<'_> {
         Ok(match self {
             Self::Values(values) => Cow::Borrowed(values.as_ref()),
             Self::Encoded(cells) => {
-                let decode = |cell: &Option<&Bytes>| match cell {
-                    Some(bytes) => Value::decode((*bytes).clone()),
+                let decode = |cell: &Option<&[u8]>| match cell {
+                    Some(bytes) => Value::decode(*bytes),
                     None => Ok(value::NULL),
                 };
                 Cow::Owned(cells.iter().map(decode).collect::<std::result::Result<_, _>>()?)

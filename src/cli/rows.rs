@@ -305,9 +305,9 @@ async fn read(context: &Context, table: &Table, keys: &[Bytes]) -> Result<Vec<Ro
         return Ok(Vec::new());
     };
     let row = |(number, key): (usize, &Bytes)| {
-        let cells = batch.values[number * batch.width..][..batch.width].iter();
+        let cells = batch.row(number);
         let values = features.iter().zip(cells).map(|(feature, bytes)| {
-            let value = bytes.clone().map(Value::decode).transpose()?;
+            let value = bytes.map(Value::decode).transpose()?;
             Ok((feature.clone(), value.as_ref().map(value::json::to_json)))
         });
         Ok(Row {

@@ -75,8 +75,8 @@ fn vector(column: &Column<'_>) -> Result<FeatureVector> {
             event_timestamps: vec![epoch; values.len()],
         },
         Column::Stored(stored) => {
-            let decode = |bytes: Option<&bytes::Bytes>| match bytes {
-                Some(bytes) => Value::decode(bytes.clone()).map_err(Error::from),
+            let decode = |bytes: Option<&[u8]>| match bytes {
+                Some(bytes) => Value::decode(bytes).map_err(Error::from),
                 None => Ok(value::NULL),
             };
             FeatureVector {

@@ -6,7 +6,10 @@
 mod cache;
 mod resolve;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock, atomic::AtomicUsize},
+};
 
 pub use cache::Plans;
 
@@ -62,6 +65,17 @@ pub struct Plan {
     pub view_versions: Vec<(String, u32)>,
     /// For a service whose features are stored together besides.
     pub precomputed: Option<Precomputed>,
+    /// What was learned from writing answers.
+    pub written: Written,
+}
+
+/// What one answer teaches about writing the next of the same plan.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// The names of the outputs, as they stand in an answer.
+    pub names: OnceLock<Box<[u8]>>,
+    /// The bytes of the last answer for each of its rows.
+    pub row_bytes: AtomicUsize,
 }
 
 /// What a column of a request is.

@@ -112,12 +112,11 @@ impl Precomputed {
 
     /// Takes a stored vector apart into a row of the plan's batches; false if it is no vector of these
     /// features, and then nothing of the row is filled.
-    fn unpack(&self, value: &Bytes, row: usize, batches: &mut [RowBatch]) -> Result<bool> {
+    fn unpack(&self, value: &[u8], row: usize, batches: &mut [RowBatch]) -> Result<bool> {
         let Some(vector) = wire::get(value, &[BYTES])? else {
             return Ok(false);
         };
-        let vector = value.slice_ref(vector.content()?);
-        let Some(rest) = vector.strip_prefix(&self.header[..]) else {
+        let Some(rest) = vector.content()?.strip_prefix(&self.header[..]) else {
             return Ok(false);
         };
         let fields = wire::fields(rest).collect::<Result<Vec<_>>>()?;
@@ -130,8 +129,7 @@ impl Precomputed {
             match field.number {
                 VALUES => {
                     if let Some((batch, column)) = features.next() {
-                        let batch = &mut batches[*batch];
-                        batch.values[row * batch.width + column] = Some(vector.slice_ref(field.content()?));
+                        batches[*batch].put(row, *column, field.content()?);
                     }
                 }
                 TIMES => {
@@ -156,8 +154,7 @@ impl Precomputed {
         batches.iter().find(|batch| batch.event_times[row].is_some())?;
         let mut vector = self.header.clone();
         for (batch, column) in &self.features {
-            let batch = &batches[*batch];
-            let value = batch.values[row * batch.width + column].as_deref();
+            let value = batches[*batch].get(row, *column);
             wire::write_bytes(VALUES, value.unwrap_or_default(), &mut vector);
         }
         for (name, batch) in &self.times {
@@ -205,7 +202,7 @@ pub(super) async fn read(
         .collect();
     let mut missing = Vec::new();
     for row in 0..group.keys.len() {
-        let vector = stored.first().and_then(|batch| batch.values.get(row)?.as_ref());
+        let vector = stored.first().and_then(|batch| batch.get(row, 0));
         let found = match vector {
             Some(value) => precomputed.unpack(value, row, &mut batches).unwrap_or_default(),
             None => false,
@@ -228,15 +225,13 @@ pub(super) async fn read(
         })
         .await?;
     for (batch, read) in batches.iter_mut().zip(rows) {
-        if read.values.len() != missing.len() * batch.width || read.event_times.len() != missing.len() {
+        if !read.has_shape(missing.len(), batch.width) {
             return Err(Error::internal(
                 "the online store answered with other rows than were asked for",
             ));
         }
         for (place, row) in missing.iter().enumerate() {
-            batch.event_times[*row] = read.event_times[place];
-            let values = &read.values[place * batch.width..(place + 1) * batch.width];
-            batch.values[row * batch.width..(row + 1) * batch.width].clone_from_slice(values);
+            batch.copy_row(*row, &read, place);
         }
     }
     Ok(batches)

@@ -202,9 +202,7 @@ fn check_filter(filter: &Filter, view: &FeatureView) -> Result<()> {
 fn check_found(found: &Found, width: usize) -> Result<()> {
     let rows = found.keys.len();
     let as_long = |numbers: &Option<Vec<f64>>| numbers.as_ref().is_none_or(|numbers| numbers.len() == rows);
-    let fits = found.rows.event_times.len() == rows
-        && (rows == 0 || found.rows.width == width)
-        && found.rows.values.len() == rows * width
+    let fits = (found.rows.has_shape(rows, width) || rows == 0 && found.rows.rows() == 0)
         && as_long(&found.distances)
         && as_long(&found.text_ranks);
     if fits {
@@ -290,9 +288,9 @@ impl Answer {
     /// `InvalidArgument` when a stored value is malformed.
     pub fn values(&self, feature: usize) -> Result<Vec<Option<Value>>> {
         let rows = &self.found.rows;
-        let cells = (0..self.rows()).map(|row| rows.values[row * rows.width + feature].as_ref());
+        let cells = (0..self.rows()).map(|row| rows.get(row, feature));
         cells
-            .map(|bytes| Ok(bytes.map(|bytes| Value::decode(bytes.clone())).transpose()?))
+            .map(|bytes| Ok(bytes.map(Value::decode).transpose()?))
             .collect()
     }
 

@@ -472,9 +472,7 @@ fn check_batches(plan: &Plan, groups: &[KeyGroup], batches: &[RowBatch]) -> Resu
     let expected = plan
         .batches()
         .map(|(group, view)| (groups[group].keys.len(), view.features.len()));
-    let fits = |batch: &RowBatch, (keys, width): (usize, usize)| {
-        batch.width == width && batch.event_times.len() == keys && batch.values.len() == keys * width
-    };
+    let fits = |batch: &RowBatch, (keys, width)| batch.has_shape(keys, width);
     let count = plan.batches().count();
     if batches.len() == count
         && batches
@@ -515,8 +513,7 @@ impl<'a> Inputs<'a> {
                 }
                 (None, Source::Stored(slot)) => {
                     let batch = &self.batches[slot.batch];
-                    let cell =
-                        |&place: &u32| batch.values[place as usize * batch.width + slot.feature].as_ref();
+                    let cell = |&place: &u32| batch.get(place as usize, slot.feature);
                     Cells::Encoded(self.places[groups[slot.batch]].iter().map(cell).collect())
                 }
             },

@@ -67,7 +67,7 @@ fn batch(response: &Response) -> Result<RecordBatch> {
 
 fn decode(stored: &Stored<'_>) -> Result<Vec<Value>> {
     let cells = stored.cells().map(|(bytes, _)| match bytes {
-        Some(bytes) => Value::decode(bytes.clone()).map_err(Error::from),
+        Some(bytes) => Value::decode(bytes).map_err(Error::from),
         None => Ok(value::NULL),
     });
     cells.collect()

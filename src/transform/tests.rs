@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use super::*;
 use crate::model::{Field, value::Kind};
 
@@ -81,7 +83,7 @@ async fn expressions_give_the_same_online_and_on_a_batch() {
         Input {
             name: "b".into(),
             value_type: ValueType::Int64,
-            cells: Cells::Encoded(stored.iter().map(Some).collect()),
+            cells: Cells::Encoded(stored.iter().map(|cell| Some(&cell[..])).collect()),
         },
         Input {
             name: "v__b".into(),

@@ -69,7 +69,7 @@ pub fn to_array<'a>(values: impl IntoIterator<Item = &'a Value>, value_type: Val
 ///
 /// # Errors
 /// As [`to_array`]; `Internal` when a message is malformed.
-pub fn decode_array(cells: &[Option<&Bytes>], value_type: ValueType) -> Result<ArrayRef> {
+pub fn decode_array(cells: &[Option<&[u8]>], value_type: ValueType) -> Result<ArrayRef> {
     encoded::array(cells, value_type)
 }
 

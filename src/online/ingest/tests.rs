@@ -46,7 +46,7 @@ async fn stored(fixture: &Fixture, feature: &str, drivers: &[i64]) -> Vec<Option
         unreachable!("the feature is stored")
     };
     let decode =
-        |bytes: Option<&bytes::Bytes>| bytes.map(|bytes| prost::Message::decode(bytes.clone()).unwrap());
+        |bytes: Option<&[u8]>| bytes.map(|bytes| prost::Message::decode(bytes).unwrap());
     column.cells().map(|(bytes, _)| decode(bytes)).collect()
 }
 

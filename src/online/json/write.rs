@@ -1,14 +1,15 @@
 //! Writing the get-online-features envelope.
 
-use std::io::Write as _;
+use std::{io::Write as _, ops::Range, sync::atomic::Ordering};
+
+use chrono::{DateTime, Datelike, Timelike};
 
 use crate::{
     error::Result,
     model::value,
-    online::serve::{Column, Response},
+    online::serve::{Column, Response, Status},
     proto::feast::serving::{FieldStatus, GetOnlineFeaturesResponse},
 };
-use chrono::{DateTime, Datelike, Timelike};
 
 /// What Feast answers as the event time of values that have none.
 const EPOCH: &str = "1970-01-01T00:00:00Z";
@@ -19,9 +20,13 @@ const EPOCH: &str = "1970-01-01T00:00:00Z";
 /// `InvalidArgument` when a stored value is not a valid message.
 pub fn write_response(out: &mut Vec<u8>, response: &Response) -> Result<()> {
     let rows = response.rows();
+    let written = response.written();
+    let expected = rows * written.row_bytes.load(Ordering::Relaxed);
+    out.reserve(1024 + expected + expected / 16);
+    let start = out.len();
     let mut plain_tail = Vec::new();
+    let mut present = Vec::new();
     let mut times = Times::default();
-    out.reserve(64 + rows * response.columns().count() * 24);
     out.extend_from_slice(b"{\"results\":[");
     for (index, (_, column)) in response.columns().enumerate() {
         if index > 0 {
@@ -39,34 +44,53 @@ pub fn write_response(out: &mut Vec<u8>, response: &Response) -> Result<()> {
                 out.extend_from_slice(&plain_tail);
             }
             Column::Stored(stored) => {
-                for (row, (bytes, _)) in stored.cells().enumerate() {
+                let mut all_present = true;
+                for (row, (bytes, status)) in stored.cells().enumerate() {
                     if row > 0 {
                         out.push(b',');
                     }
-                    value::json::write_encoded(out, bytes.map_or(&[], |bytes| &bytes[..]))?;
+                    all_present &= status == Status::Present;
+                    value::json::write_encoded(out, bytes.unwrap_or_default())?;
                 }
                 out.extend_from_slice(b"],\"statuses\":[");
-                separated(out, stored.cells(), |out, (_, status)| quote(out, status.name()));
-                let rendered = times.of_batch(stored.batch, |out| {
-                    separated(out, stored.event_times(), |out, time| match time {
-                        Some(micros) => write_time(out, micros),
-                        None => quote(out, EPOCH),
-                    });
-                });
+                if all_present {
+                    if present.is_empty() {
+                        separated(&mut present, std::iter::repeat_n("PRESENT", rows), quote);
+                    }
+                    out.extend_from_slice(&present);
+                } else {
+                    separated(out, stored.cells(), |out, (_, status)| quote(out, status.name()));
+                }
                 out.extend_from_slice(b"],\"event_timestamps\":[");
-                out.extend_from_slice(rendered);
+                out.extend_from_slice(times.of_batch(stored.batch, |out| {
+                    write_times(out, stored.event_times());
+                }));
                 out.extend_from_slice(b"]}");
             }
         }
     }
     out.extend_from_slice(b"],\"metadata\":{\"feature_names\":[");
-    separated(out, response.columns(), |out, (name, _)| text(out, name));
+    for name in response.key_names() {
+        text(out, name);
+        out.push(b',');
+    }
+    let names = written.names.get_or_init(|| {
+        let mut names = Vec::new();
+        separated(&mut names, response.feature_names(), text);
+        names.into()
+    });
+    if names.is_empty() && out.last() == Some(&b',') {
+        out.pop();
+    }
+    out.extend_from_slice(names);
     out.push(b']');
     if let Some(versions) = response.view_versions() {
         let versions = versions.iter().map(|(name, version)| (name.as_str(), *version));
         write_versions(out, versions);
     }
     out.extend_from_slice(b"}}");
+    let row_bytes = (out.len() - start).div_ceil(rows.max(1));
+    written.row_bytes.store(row_bytes, Ordering::Relaxed);
     Ok(())
 }
 
@@ -173,6 +197,22 @@ fn text(out: &mut Vec<u8>, text: &str) {
         out.truncate(start);
         out.extend_from_slice(b"\"\"");
     }
+}
+
+/// The event times of a column. Rows are mostly written many at a time, so many have the same one.
+fn write_times(out: &mut Vec<u8>, times: impl Iterator<Item = Option<i64>>) {
+    let mut last: Option<(Option<i64>, Range<usize>)> = None;
+    separated(out, times, |out, time| match &last {
+        Some((known, text)) if *known == time => out.extend_from_within(text.clone()),
+        _ => {
+            let start = out.len();
+            match time {
+                Some(micros) => write_time(out, micros),
+                None => quote(out, EPOCH),
+            }
+            last = Some((time, start..out.len()));
+        }
+    });
 }
 
 /// A time as protobuf's JSON prints it: UTC with 0, 3 or 6 digits of a second.

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Group, Input, KeyColumn, OnDemand, Output, Plan, RequestColumn, Role, Settings, Shape, Slot, Source,
-    Wanted, table_of,
+    Wanted, Written, table_of,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -474,6 +474,7 @@ impl Resolver<'_> {
             outputs,
             view_versions: self.view_versions,
             precomputed: None,
+            written: Written::default(),
         })
     }
 

@@ -56,7 +56,7 @@ async fn answer(fixture: &Fixture, drivers: &[i64]) -> Cells {
     let columns = response.columns().filter_map(|(name, column)| match column {
         Column::Stored(stored) => {
             let cells = stored.cells();
-            let decode = |bytes: Option<&Bytes>| bytes.map(|bytes| Value::decode(bytes.clone()).unwrap());
+            let decode = |bytes: Option<&[u8]>| bytes.map(|bytes| Value::decode(bytes).unwrap());
             // The views have a ttl, which counts where vectors are served; how old rows are is not what is
             // asked here.
             let seen = |status| match status {
@@ -175,7 +175,7 @@ async fn vectors_are_written_as_feast_writes_them() {
         groups: &[group],
     };
     let stored = fixture.store.read(&read).await.unwrap();
-    let value = Value::decode(stored[0].values[0].clone().unwrap()).unwrap();
+    let value = Value::decode(stored[0].get(0, 0).unwrap()).unwrap();
     let Some(value::Kind::BytesVal(bytes)) = value.val else {
         unreachable!("a vector is bytes")
     };

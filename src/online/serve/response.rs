@@ -3,13 +3,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-
 use crate::{
     config::TtlMode,
     model::{FeatureView, ValueType, value::Value},
     online::{
-        plan::{Plan, Slot, Source},
+        plan::{Plan, Slot, Source, Written},
         store::{RowBatch, ViewColumns},
     },
 };
@@ -142,6 +140,21 @@ impl Response {
         })
     }
 
+    /// What is known from earlier answers of the same plan.
+    pub fn written(&self) -> &Written {
+        &self.plan.written
+    }
+
+    /// The names of the columns that come before the features.
+    pub fn key_names(&self) -> impl Iterator<Item = &str> {
+        self.echoed.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// The names of the features, in the order they are answered.
+    pub fn feature_names(&self) -> impl Iterator<Item = &str> {
+        self.plan.outputs.iter().map(|output| output.name.as_str())
+    }
+
     /// Names and versions of the views read, if the request asked for them.
     pub fn view_versions(&self) -> Option<&[(String, u32)]> {
         self.version_metadata
@@ -164,7 +177,7 @@ impl<'a> Stored<'a> {
     }
 
     /// For every row its encoded value (`None` is null) and status.
-    pub fn cells(&self) -> impl Iterator<Item = (Option<&'a Bytes>, Status)> + 'a {
+    pub fn cells(&self) -> impl Iterator<Item = (Option<&'a [u8]>, Status)> + 'a {
         let Self {
             response,
             feature,
@@ -189,7 +202,7 @@ impl<'a> Stored<'a> {
                     },
                 );
             };
-            let value = rows.values[place * rows.width + feature].as_ref();
+            let value = rows.get(place, feature);
             if oldest.is_some_and(|oldest| time < oldest) {
                 let kept = if response.ttl_mode == TtlMode::Null {
                     None

@@ -24,7 +24,7 @@ fn cells(response: &Response) -> Vec<(Option<Value>, Status)> {
     let Column::Stored(stored) = column else {
         unreachable!("the feature is stored")
     };
-    let decode = |bytes: Option<&Bytes>| bytes.map(|bytes| Value::decode(bytes.clone()).unwrap());
+    let decode = |bytes: Option<&[u8]>| bytes.map(|bytes| Value::decode(bytes).unwrap());
     stored
         .cells()
         .map(|(bytes, status)| (decode(bytes), status))

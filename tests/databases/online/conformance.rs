@@ -169,22 +169,17 @@ pub(crate) async fn texts(
     let batches = read(store, project, &[group(keys, vec![columns(view, features)])]).await;
     assert_eq!(batches.len(), 1);
     let batch = &batches[0];
-    assert_eq!(
-        (batch.width, batch.values.len()),
-        (features.len(), keys.len() * features.len())
-    );
-    let value = |bytes: &Option<Bytes>| {
-        let value = Value::decode(bytes.clone()?).unwrap();
+    assert!(batch.has_shape(keys.len(), features.len()));
+    let value = |bytes: Option<&[u8]>| {
+        let value = Value::decode(bytes?).unwrap();
         match value.val {
             Some(Kind::StringVal(text)) => Some(text),
             None => Some("null".to_owned()),
             other => panic!("{other:?}"),
         }
     };
-    let rows = batch.values.chunks(features.len());
-    rows.zip(&batch.event_times)
-        .map(|(row, time)| (*time, row.iter().map(value).collect()))
-        .collect()
+    let row = |(row, time): (usize, &Option<i64>)| (*time, batch.row(row).map(value).collect());
+    batch.event_times.iter().enumerate().map(row).collect()
 }
 
 fn present(time: i64, values: &[&str]) -> (Option<i64>, Vec<Option<String>>) {
@@ -242,7 +237,7 @@ pub(crate) async fn values_of_every_type_come_back(home: &Home) {
     let groups = [group(&[key("1")], vec![columns(&view, &names)])];
     let batches = read(&*store, &home.project, &groups).await;
     assert_eq!(batches[0].event_times, [Some(time - time % home.precision)]);
-    for ((name, bytes), stored) in values.iter().zip(&batches[0].values) {
+    for ((name, bytes), stored) in values.iter().zip(&batches[0].values()) {
         let stored = Value::decode(stored.clone().unwrap()).unwrap();
         let written = Value::decode(bytes.clone()).unwrap();
         // As text, because NaN is not equal to itself.
@@ -312,10 +307,8 @@ pub(crate) async fn one_read_of_several_groups_and_views(home: &Home) {
     ];
     let batches = read(&*store, &home.project, &groups).await;
     let some = |text: &str| Some(encoded(text));
-    let batch = |width, event_times: &[Option<i64>], values: &[Option<Bytes>]| RowBatch {
-        width,
-        event_times: event_times.to_vec(),
-        values: values.to_vec(),
+    let batch = |width, event_times: &[Option<i64>], values: &[Option<Bytes>]| {
+        RowBatch::of(width, event_times.to_vec(), values.iter().cloned())
     };
     assert_eq!(
         batches,
@@ -733,8 +726,8 @@ pub(crate) async fn no_value_turns_up_elsewhere(home: &Home) {
                 for (row, key) in keys_of(number).iter().enumerate() {
                     for (column, feature) in wanted.iter().enumerate() {
                         assert_eq!(
-                            batch.values[row * batch.width + column].as_ref(),
-                            expected.get(&(view, key.clone(), *feature)),
+                            batch.get(row, column),
+                            expected.get(&(view, key.clone(), *feature)).map(AsRef::as_ref),
                             "request {seed}, view {view}, {feature}"
                         );
                     }

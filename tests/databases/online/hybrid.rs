@@ -68,13 +68,13 @@ async fn one_request_reads_of_several_stores() {
             vec![Some(TEN + HOUR)],
         ]
     );
-    assert_eq!(batches[0].values, [None, Some(encoded("w"))]);
+    assert_eq!(batches[0].values(), [None, Some(encoded("w"))]);
     assert_eq!(
-        batches[1].values,
+        batches[1].values(),
         [None, None, Some(encoded("b")), Some(encoded("v"))]
     );
-    assert_eq!(batches[2].values, [None, Some(encoded("x"))]);
-    assert_eq!(batches[3].values, [Some(encoded("b"))]);
+    assert_eq!(batches[2].values(), [None, Some(encoded("x"))]);
+    assert_eq!(batches[3].values(), [Some(encoded("b"))]);
     store.check().await.unwrap();
     store
         .provision(project, &[], &views.each_ref().map(Table::of))

@@ -143,12 +143,12 @@ pub(crate) async fn the_nearest_come_first(home: &Home) {
     );
     let title: Value = text("On steep mountains, volume 4");
     assert_eq!(
-        answer.rows.values[0].as_deref(),
+        answer.rows.values()[0].as_deref(),
         Some(title.encode_to_vec().as_slice())
     );
     let number: Value = Kind::Int64Val(40).into();
     assert_eq!(
-        answer.rows.values[1].as_deref(),
+        answer.rows.values()[1].as_deref(),
         Some(number.encode_to_vec().as_slice())
     );
     let mut ask = async |metric: &str| {

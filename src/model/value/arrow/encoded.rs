@@ -9,7 +9,6 @@ use ::arrow::array::{
     ArrayRef, BinaryBuilder, BooleanArray, Float32Array, Float64Array, Int32Array, Int64Array, StringBuilder,
     TimestampMicrosecondArray,
 };
-use bytes::Bytes;
 use prost::Message as _;
 
 use super::super::{NULL, NULL_TIMESTAMP, Value};
@@ -18,14 +17,14 @@ use crate::error::Result;
 use crate::model::ValueType;
 
 /// A cell: `None` is null.
-type Cell<'a> = Option<&'a Bytes>;
+type Cell<'a> = Option<&'a [u8]>;
 
 pub(super) fn array(cells: &[Cell<'_>], value_type: ValueType) -> Result<ArrayRef> {
     if let Some(array) = scalars(cells, value_type) {
         return Ok(array);
     }
     let decode = |cell: &Cell<'_>| match cell {
-        Some(bytes) => Value::decode((*bytes).clone()),
+        Some(bytes) => Value::decode(*bytes),
         None => Ok(NULL),
     };
     let values: Vec<Value> = cells.iter().map(decode).collect::<std::result::Result<_, _>>()?;
@@ -46,30 +45,30 @@ fn scalars(cells: &[Cell<'_>], value_type: ValueType) -> Option<ArrayRef> {
         }};
     }
     let array: ArrayRef = match value_type {
-        ValueType::Double => Arc::new(Float64Array::from(column!(Vec<Option<f64>>, |bytes: &Bytes| {
-            match bytes.as_ref() {
+        ValueType::Double => Arc::new(Float64Array::from(column!(Vec<Option<f64>>, |bytes: &[u8]| {
+            match bytes {
                 [0x29, payload @ ..] => Some(Some(f64::from_le_bytes(payload.try_into().ok()?))),
                 _ => None,
             }
         })?)),
-        ValueType::Float => Arc::new(Float32Array::from(column!(Vec<Option<f32>>, |bytes: &Bytes| {
-            match bytes.as_ref() {
+        ValueType::Float => Arc::new(Float32Array::from(column!(Vec<Option<f32>>, |bytes: &[u8]| {
+            match bytes {
                 [0x35, payload @ ..] => Some(Some(f32::from_le_bytes(payload.try_into().ok()?))),
                 _ => None,
             }
         })?)),
-        ValueType::Int64 => Arc::new(Int64Array::from(column!(Vec<Option<i64>>, |bytes: &Bytes| {
+        ValueType::Int64 => Arc::new(Int64Array::from(column!(Vec<Option<i64>>, |bytes: &[u8]| {
             number(bytes, 0x20).map(Some)
         })?)),
-        ValueType::Int32 => Arc::new(Int32Array::from(column!(Vec<Option<i32>>, |bytes: &Bytes| {
+        ValueType::Int32 => Arc::new(Int32Array::from(column!(Vec<Option<i32>>, |bytes: &[u8]| {
             i32::try_from(number(bytes, 0x18)?).ok().map(Some)
         })?)),
         ValueType::Bool => Arc::new(BooleanArray::from(column!(
             Vec<Option<bool>>,
-            |bytes: &Bytes| { number(bytes, 0x38).map(|number| Some(number != 0)) }
+            |bytes: &[u8]| { number(bytes, 0x38).map(|number| Some(number != 0)) }
         )?)),
         ValueType::UnixTimestamp => {
-            let instants = column!(Vec<Option<i64>>, |bytes: &Bytes| {
+            let instants = column!(Vec<Option<i64>>, |bytes: &[u8]| {
                 match number(bytes, 0x40)? {
                     NULL_TIMESTAMP => Some(None),
                     seconds => Some(seconds.checked_mul(1_000_000)),

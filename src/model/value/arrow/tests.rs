@@ -409,14 +409,14 @@ fn cells_of_another_type_are_decoded_in_full() {
     .iter()
     .map(|value: &Value| value.encode_to_vec().into())
     .collect();
-    let cells: Vec<Option<&Bytes>> = cells.iter().map(Some).chain([None]).collect();
+    let cells: Vec<Option<&[u8]>> = cells.iter().map(|cell: &Bytes| Some(&cell[..])).chain([None]).collect();
     let array = decode_array(&cells, ValueType::Int64).unwrap();
     assert_eq!(
         array.as_primitive::<Int64Type>().iter().collect::<Vec<_>>(),
         [Some(-5), Some(7), None, None]
     );
     let damaged = Bytes::from_static(&[0x12, 0x05, b'a']);
-    assert!(decode_array(&[Some(&damaged)], ValueType::String).is_err());
+    assert!(decode_array(&[Some(&damaged[..])], ValueType::String).is_err());
 }
 
 /// Types whose Arrow form says everything their values say.
@@ -442,7 +442,7 @@ proptest! {
         prop_assert_eq!(array.data_type(), &arrow_type(value_type));
         prop_assert_eq!(array.len(), values.len());
         let cells: Vec<Bytes> = values.iter().map(|value| value.encode_to_vec().into()).collect();
-        let decoded = decode_array(&cells.iter().map(Some).collect::<Vec<_>>(), value_type).unwrap();
+        let decoded = decode_array(&cells.iter().map(|cell| Some(&cell[..])).collect::<Vec<_>>(), value_type).unwrap();
         prop_assert_eq!(&decoded, &array);
         if value_type != ValueType::ScalarMap {
             let back = from_array(&array, value_type).unwrap();

@@ -62,11 +62,7 @@ impl OnlineStore for Finds {
         });
         Ok(Found {
             keys: ids.iter().map(|id| key(&[("doc_id", int(*id))])).collect(),
-            rows: RowBatch {
-                width: search.features.len(),
-                event_times: vec![Some(TEN), Some(TEN)],
-                values: values.collect(),
-            },
+            rows: RowBatch::of(search.features.len(), vec![Some(TEN), Some(TEN)], values),
             distances: search.vector.as_ref().map(|_| vec![0.5, 3.0]),
             text_ranks: search.text.as_ref().map(|_| vec![0.75, 0.25]),
         })

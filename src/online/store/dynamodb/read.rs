@@ -95,7 +95,9 @@ impl DynamoStore {
                     };
                     batch.event_times[place] = Some(row.time);
                     for (target, column) in columns.iter().enumerate() {
-                        batch.values[place * batch.width + target].clone_from(&row.values[*column]);
+                        if let Some(value) = &row.values[*column] {
+                            batch.put(place, target, value);
+                        }
                     }
                 }
                 batches.push(batch);

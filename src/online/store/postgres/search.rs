@@ -233,8 +233,7 @@ impl Given<'_> {
             let key = bytes(&row, 0)?.unwrap_or_default();
             if found.keys.last().is_none_or(|last| last != key) {
                 found.keys.push(Bytes::copy_from_slice(key));
-                found.rows.event_times.push(None);
-                found.rows.values.resize(found.keys.len() * width, None);
+                found.rows.push_row();
                 let number = |column| row.try_get::<Option<f64>, _>(column);
                 found
                     .distances
@@ -251,8 +250,8 @@ impl Given<'_> {
             *time = (*time).max(micros(&row, 5)?);
             for (column, asked) in self.features.iter().enumerate() {
                 if asked.as_bytes() == feature {
-                    found.rows.values[place * width + column] =
-                        Some(Bytes::copy_from_slice(bytes(&row, 4)?.unwrap_or_default()));
+                    let value = bytes(&row, 4)?.unwrap_or_default();
+                    found.rows.put(place, column, value);
                 }
             }
         }

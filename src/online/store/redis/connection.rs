@@ -28,6 +28,8 @@ const QUEUE: usize = 1024;
 const TOGETHER: usize = 64;
 /// How much is read at a time at least.
 const BLOCK: usize = 16 * 1024;
+/// How much is read at a time at most.
+const LARGEST_BLOCK: usize = 1 << 20;
 /// Answers up to this size get memory of their own; larger ones keep what they were read into.
 const COPIED: usize = 64 * 1024;
 
@@ -260,6 +262,8 @@ async fn receive<R: AsyncRead + Unpin>(mut read: R, mut sent: mpsc::UnboundedRec
     let mut waiting: VecDeque<Waiting> = VecDeque::new();
     let mut ends: Vec<usize> = Vec::new();
     let mut scanner = Scanner::new(0);
+    // The next answers are as large as the last one, most of the time.
+    let mut block = BLOCK;
     loop {
         while let Ok(next) = sent.try_recv() {
             waiting.push_back(next);
@@ -282,6 +286,7 @@ async fn receive<R: AsyncRead + Unpin>(mut read: R, mut sent: mpsc::UnboundedRec
             if ends.len() < first.replies {
                 break;
             }
+            block = ends.last().map_or(BLOCK, |end| end.clamp(&BLOCK, &LARGEST_BLOCK).to_owned());
             let frames = cut(&mut buffer, &ends);
             ends.clear();
             scanner = Scanner::new(0);
@@ -301,7 +306,7 @@ async fn receive<R: AsyncRead + Unpin>(mut read: R, mut sent: mpsc::UnboundedRec
                 Err(_) => return "the server said something that nobody asked".to_owned(),
             }
         }
-        buffer.reserve((wanted - buffer.len()).max(BLOCK));
+        buffer.reserve((wanted - buffer.len()).max(block));
         match read.read_buf(&mut buffer).await {
             Ok(0) => return "the server closed the connection".to_owned(),
             Ok(_) => {}

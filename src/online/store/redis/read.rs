@@ -2,7 +2,6 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use bytes::Bytes;
 use prost::Message as _;
 
 use super::{
@@ -134,11 +133,13 @@ impl RedisStore {
             pipeline.key(curious.key, project);
         }
         let frames = self.run(pipeline, "reading").await?;
+        let mut orders: Vec<Order<'_>> = fetches.sets.iter().map(|_| Order::default()).collect();
         for (fetch, frame) in fetches.entities.iter().zip(&frames) {
             let (groups, layout) = &fetches.sets[fetch.set];
             let rows = &fetches.rows[fetch.first..fetch.first + groups.len()];
+            let order = whole[fetch.set].then_some(&mut orders[fetch.set]);
             answer
-                .fill(frame, layout, whole[fetch.set], groups, rows)
+                .fill(frame, layout, order, groups, rows)
                 .map_err(|error| error.context(self.doing("reading")))?;
         }
         if learns && let [.., size, encoding] = &frames[..] {
@@ -151,6 +152,28 @@ impl RedisStore {
             learner.learn(size.unwrap_or(0), matches!(encoding, b"listpack" | b"ziplist"));
         }
         Ok(answer.batches)
+    }
+}
+
+/// In which order a whole hash was answered: the next one written by the same writer mostly has the same.
+#[derive(Default)]
+struct Order<'a>(Vec<(&'a [u8], Option<usize>)>);
+
+impl<'a> Order<'a> {
+    /// The field of that name, which came in that place, if it is wanted.
+    fn find(&mut self, place: usize, name: &'a [u8], layout: &Layout) -> Option<usize> {
+        match self.0.get_mut(place) {
+            Some((known, field)) if *known == name => *field,
+            Some(known) => {
+                *known = (name, layout.find(name));
+                known.1
+            }
+            None => {
+                let field = layout.find(name);
+                self.0.push((name, field));
+                field
+            }
+        }
     }
 }
 
@@ -181,24 +204,25 @@ impl Answer {
     }
 
     /// Puts the reply for one entity where it is wanted: for the groups of a set, in their rows.
-    fn fill(
+    ///
+    /// With an order it is the whole hash, names and values; without one the values of all fields.
+    fn fill<'a>(
         &mut self,
-        frame: &Bytes,
+        frame: &'a [u8],
         layout: &Layout,
-        whole: bool,
+        mut order: Option<&mut Order<'a>>,
         groups: &[usize],
         rows: &[usize],
     ) -> Result<()> {
         let mut walk = Walk::new(frame);
         let count = walk.array()?;
-        if !whole && count != layout.len() {
+        if order.is_none() && count != layout.len() {
             return Err(Error::internal("another number of values than were asked for"));
         }
-        for place in 0..if whole { count / 2 } else { count } {
-            let field = if whole {
-                layout.find(walk.bytes()?)
-            } else {
-                Some(place)
+        for place in 0..if order.is_some() { count / 2 } else { count } {
+            let field = match &mut order {
+                Some(order) => order.find(place, walk.bytes()?, layout),
+                None => Some(place),
             };
             let value = walk.next()?;
             let (Some(field), Part::Bulk(range)) = (field, value) else {
@@ -209,7 +233,7 @@ impl Answer {
                 let row = rows[target.group];
                 match target.column {
                     Some(column) => {
-                        batch.values[row * batch.width + column] = Some(frame.slice(range.clone()));
+                        batch.put(row, column, &frame[range.clone()]);
                     }
                     None => batch.event_times[row] = Some(micros(&frame[range.clone()])?),
                 }
@@ -218,9 +242,8 @@ impl Answer {
         for (group, row) in groups.iter().zip(rows) {
             let first = self.first[*group];
             for batch in &mut self.batches[first..first + self.views[*group]] {
-                let values = &batch.values[row * batch.width..(row + 1) * batch.width];
                 // Feast reads a row without a time as one of 1970.
-                if batch.event_times[*row].is_none() && values.iter().any(Option::is_some) {
+                if batch.event_times[*row].is_none() && batch.row(*row).any(|value| value.is_some()) {
                     batch.event_times[*row] = Some(0);
                 }
             }

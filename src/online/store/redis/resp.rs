@@ -140,6 +140,15 @@ impl Scanner {
     /// When these are no replies of Redis.
     pub(super) fn end(&mut self, buffer: &[u8]) -> Result<Progress> {
         while self.missing > 0 {
+            if let Some((length, start)) = text_header(buffer, self.at) {
+                let end = start + length + 2;
+                if end > buffer.len() {
+                    return Ok(Progress::Wants(end));
+                }
+                self.at = end;
+                self.missing -= 1;
+                continue;
+            }
             let Some(line) = line_end(buffer, self.at) else {
                 return Ok(Progress::Wants(buffer.len() + 1));
             };
@@ -179,6 +188,23 @@ fn line_end(buffer: &[u8], from: usize) -> Option<usize> {
     let line = buffer.get(from..)?;
     let end = line.iter().position(|byte| *byte == b'\r')?;
     (end + 1 < line.len()).then_some(from + end)
+}
+
+/// The length of the text whose header begins at `from`, and where the text begins; `None` for anything but
+/// a whole header of a text that is there. Most of a reply is such headers, of one or two digits.
+fn text_header(buffer: &[u8], from: usize) -> Option<(usize, usize)> {
+    let (b'$', digits) = buffer.get(from..)?.split_first()? else {
+        return None;
+    };
+    let mut length = 0_usize;
+    for (place, byte) in digits.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' if place < 10 => length = length * 10 + usize::from(byte - b'0'),
+            b'\r' if place > 0 && place + 1 < digits.len() => return Some((length, from + place + 3)),
+            _ => return None,
+        }
+    }
+    None
 }
 
 /// The number behind the first byte of a header; `None` is -1.
@@ -230,6 +256,12 @@ impl<'a> Walk<'a> {
     /// # Errors
     /// When there is none.
     pub(super) fn next(&mut self) -> Result<Part<'a>> {
+        if let Some((length, start)) = text_header(self.frame, self.at)
+            && start + length + 2 <= self.frame.len()
+        {
+            self.at = start + length + 2;
+            return Ok(Part::Bulk(start..start + length));
+        }
         let line = line_end(self.frame, self.at).ok_or_else(malformed)?;
         let header = &self.frame[self.at..line];
         let next = line + 2;

@@ -133,7 +133,9 @@ impl Question<'_> {
                     batch.event_times[row] =
                         Some(batch.event_times[row].map_or(time, |known| known.max(time)));
                 }
-                batch.values[row * batch.width + target] = cell.value;
+                if let Some(value) = &cell.value {
+                    batch.put(row, target, value);
+                }
             }
         }
         Ok(batch)

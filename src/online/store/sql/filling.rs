@@ -1,5 +1,4 @@
-//! [`Filling`]: the rows of an answer, each put where it belongs. A request gets one piece of memory for
-//! all of its values.
+//! [`Filling`]: the rows of an answer, each put where it belongs.
 
 use std::collections::HashMap;
 
@@ -12,7 +11,6 @@ pub(crate) struct Filling<'a> {
     parts: Vec<Part<'a>>,
     /// Where each key stands, by group.
     indexes: Vec<HashMap<&'a [u8], usize>>,
-    values: Vec<u8>,
     /// The part and key of the row before, which most rows share.
     last: (usize, Vec<u8>, usize),
 }
@@ -21,9 +19,7 @@ pub(crate) struct Filling<'a> {
 struct Part<'a> {
     group: usize,
     features: &'a [String],
-    event_times: Vec<Option<i64>>,
-    /// Where in `values` a value is.
-    spans: Vec<Option<(usize, usize)>>,
+    batch: RowBatch,
     /// The feature after the one found last: a database mostly answers in one order.
     next: usize,
 }
@@ -39,15 +35,13 @@ impl<'a> Filling<'a> {
             parts.extend(views.iter().map(|view| Part {
                 group,
                 features: &view.features,
-                event_times: vec![None; keys.len()],
-                spans: vec![None; keys.len() * view.features.len()],
+                batch: RowBatch::empty(keys.len(), view.features.len()),
                 next: 0,
             }));
         }
         Self {
             parts,
             indexes,
-            values: Vec::new(),
             last: (usize::MAX, Vec::new(), 0),
         }
     }
@@ -67,7 +61,7 @@ impl<'a> Filling<'a> {
 
     /// The newest of a row's times is the row's.
     pub(crate) fn time(&mut self, part: usize, index: usize, micros: i64) {
-        let slot = &mut self.parts[part].event_times[index];
+        let slot = &mut self.parts[part].batch.event_times[index];
         *slot = Some(slot.map_or(micros, |known| known.max(micros)));
     }
 
@@ -78,11 +72,10 @@ impl<'a> Filling<'a> {
         let is_it = |column: &usize| part.features[*column].as_bytes() == feature;
         let column = (part.next..width).chain(0..part.next).find(is_it)?;
         part.next = column + 1;
-        let start = self.values.len();
         Some(Slot {
-            values: &mut self.values,
-            start,
-            span: &mut part.spans[index * width + column],
+            batch: &mut part.batch,
+            index,
+            column,
         })
     }
 
@@ -100,29 +93,20 @@ impl<'a> Filling<'a> {
 
     /// The batches, in the order of the parts.
     pub(crate) fn finish(self) -> Vec<RowBatch> {
-        let values = Bytes::from(self.values);
-        let slice = |(start, end)| values.slice(start..end);
-        let batches = self.parts.into_iter().map(|part| RowBatch {
-            width: part.features.len(),
-            event_times: part.event_times,
-            values: part.spans.into_iter().map(|span| span.map(slice)).collect(),
-        });
-        batches.collect()
+        self.parts.into_iter().map(|part| part.batch).collect()
     }
 }
 
 /// Where a value goes.
 pub(crate) struct Slot<'a> {
-    values: &'a mut Vec<u8>,
-    start: usize,
-    span: &'a mut Option<(usize, usize)>,
+    batch: &'a mut RowBatch,
+    index: usize,
+    column: usize,
 }
 
 impl Slot<'_> {
     /// What `append` appends is the value.
     pub(crate) fn fill<T>(self, append: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-        let done = append(self.values);
-        *self.span = Some((self.start, self.values.len()));
-        done
+        self.batch.append(self.index, self.column, append)
     }
 }

@@ -67,8 +67,8 @@ async fn read(store: &SqliteStore, groups: &[KeyGroup]) -> Vec<RowBatch> {
         .unwrap()
 }
 
-fn value(bytes: Option<&Bytes>) -> Option<Value> {
-    bytes.map(|bytes| prost::Message::decode(bytes.clone()).unwrap())
+fn value(bytes: Option<impl AsRef<[u8]>>) -> Option<Value> {
+    bytes.map(|bytes| prost::Message::decode(bytes.as_ref()).unwrap())
 }
 
 fn driver(id: i64) -> Bytes {
@@ -109,7 +109,7 @@ async fn rows_that_feast_wrote_are_read() {
     .await;
     let rows = &batches[0];
     assert_eq!(rows.event_times, [Some(1_767_225_600_000_000), None, Some(TEN)]);
-    let values: Vec<_> = rows.values.iter().map(|bytes| value(bytes.as_ref())).collect();
+    let values: Vec<_> = rows.values().iter().map(|bytes| value(bytes.as_ref())).collect();
     assert_eq!(
         values[..3],
         [Some(int(5)), Some(float(0.75)), Some(text("older"))]
@@ -224,16 +224,16 @@ async fn several_views_and_groups_are_read_at_once() {
     assert_eq!(batches.len(), 3);
     assert_eq!(
         batches[0]
-            .values
+            .values()
             .iter()
             .map(|v| value(v.as_ref()))
             .collect::<Vec<_>>(),
         [Some(int(4)), Some(int(2)), None]
     );
-    assert_eq!(value(batches[1].values[2].as_ref()), Some(int(1)));
+    assert_eq!(value(batches[1].values()[2].as_ref()), Some(int(1)));
     assert_eq!(batches[1].event_times, [Some(TEN), Some(TEN), None]);
-    assert_eq!(value(batches[2].values[0].as_ref()), Some(int(9)));
-    assert_eq!(batches[2].values[1], None);
+    assert_eq!(value(batches[2].values()[0].as_ref()), Some(int(9)));
+    assert_eq!(batches[2].values()[1], None);
 }
 
 #[tokio::test]
@@ -271,11 +271,11 @@ async fn older_event_time_never_wins_unless_told_to() {
     assert_eq!(write(TEN, 1, OlderRow::Skip).await, 1);
     assert_eq!(write(TEN - 1_000_000, 2, OlderRow::Skip).await, 0);
     let rows = read(&store, &[group(std::slice::from_ref(&key), &[("v", &["a"])])]).await;
-    assert_eq!(value(rows[0].values[0].as_ref()), Some(int(1)));
+    assert_eq!(value(rows[0].values()[0].as_ref()), Some(int(1)));
     assert_eq!(write(TEN, 3, OlderRow::Skip).await, 1, "an equal time corrects");
     assert_eq!(write(TEN - 1_000_000, 4, OlderRow::Overwrite).await, 1);
     let rows = read(&store, &[group(&[key], &[("v", &["a"])])]).await;
-    assert_eq!(value(rows[0].values[0].as_ref()), Some(int(4)));
+    assert_eq!(value(rows[0].values()[0].as_ref()), Some(int(4)));
     assert_eq!(rows[0].event_times, [Some(TEN - 1_000_000)]);
 }
 
@@ -321,7 +321,7 @@ async fn thousands_of_keys_fit_into_a_request() {
         5000
     );
     let rows = &read(&store, &[group(&keys, &[("v", &["a"])])]).await[0];
-    for (id, bytes) in rows.values.iter().enumerate() {
+    for (id, bytes) in rows.values().iter().enumerate() {
         assert_eq!(value(bytes.as_ref()), Some(int(id as i64)));
     }
 }
@@ -357,7 +357,7 @@ async fn a_full_disk_is_told_and_nothing_of_the_batch_is_written() {
     assert!(error.message().contains("disk is full"), "{error}");
     let rows = read(&store, &[group(&[driver(1), driver(2)], &[("v", &["a"])])]).await;
     assert_eq!(rows[0].event_times, [Some(TEN), None]);
-    assert_eq!(value(rows[0].values[0].as_ref()), Some(int(1)));
+    assert_eq!(value(rows[0].values()[0].as_ref()), Some(int(1)));
 }
 
 #[tokio::test]
@@ -401,8 +401,8 @@ proptest! {
             let rows = read(&store, &[group(&keys, &[("v", &["a", "b"])])]).await;
             for id in 0..4 {
                 let newest = 20 + id as i64;
-                prop_assert_eq!(value(rows[0].values[id * 2].as_ref()), Some(int(newest)));
-                prop_assert_eq!(value(rows[0].values[id * 2 + 1].as_ref()), Some(int(newest * 10)));
+                prop_assert_eq!(value(rows[0].values()[id * 2].as_ref()), Some(int(newest)));
+                prop_assert_eq!(value(rows[0].values()[id * 2 + 1].as_ref()), Some(int(newest * 10)));
                 prop_assert_eq!(rows[0].event_times[id], Some(TEN + 5_000_000));
             }
             Ok(())
