@@ -211,6 +211,22 @@ impl Error {
     }
 }
 
+/// The innermost reason of an error: of a connection that fails it is the part that says why, and it names
+/// no URL, in which there may be a password.
+pub(crate) fn reason(error: &(dyn StdError + 'static)) -> String {
+    if error
+        .downcast_ref::<reqwest::Error>()
+        .is_some_and(reqwest::Error::is_timeout)
+    {
+        return "no answer in time".to_owned();
+    }
+    let mut innermost = error;
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
+    }
+    innermost.to_string()
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;

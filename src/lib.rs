@@ -3,7 +3,8 @@
 //! Layers, each depending only on itself and on those above it in this list:
 //!
 //! 1. the kernel, which knows neither stores nor servers: [`error`], [`proto`], [`model`], [`metrics`],
-//!    [`telemetry`], [`database`] (connections to SQL databases, not what is in them), `aws` (credentials);
+//!    [`telemetry`], [`database`] (connections to SQL databases, not what is in them), `aws` (credentials),
+//!    `backoff` (pauses between tries);
 //! 2. configuration: [`config`];
 //! 3. the stores, contracts with their backends: [`registry::store`], [`online::store`],
 //!    [`offline::store`] (with [`offline::files`]), [`schedule::ledger`];
@@ -18,6 +19,7 @@
 //! 7. [`node`], which runs the surfaces of its roles, and [`cli`] on top.
 
 mod aws;
+mod backoff;
 pub mod cli;
 pub mod config;
 pub mod context;

@@ -19,8 +19,9 @@ use super::{
     kind::Opening,
 };
 use crate::{
+    backoff::Backoff,
     config::schema::{Kind as Holds, Schema, Unknown, used},
-    error::{Error, Kind, Result},
+    error::{Error, Kind, Result, reason},
     model::{FeatureView, entity_key::Version},
     tls,
 };
@@ -117,6 +118,7 @@ impl RemoteStore {
         let body = bytes::Bytes::from(body.to_string());
         let begin = std::time::Instant::now();
         let mut attempt = 0;
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(800));
         loop {
             let sent = self
                 .http
@@ -147,7 +149,7 @@ impl RemoteStore {
             };
             match failed {
                 (_, true) if attempt < self.retries && begin.elapsed() < PATIENCE => {
-                    tokio::time::sleep(Duration::from_millis(50 << attempt.min(4))).await;
+                    backoff.pause().await;
                     attempt += 1;
                 }
                 (error, _) => return Err(error),
@@ -156,15 +158,7 @@ impl RemoteStore {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Error {
-        let mut inner: &dyn std::error::Error = error;
-        while let Some(source) = inner.source() {
-            inner = source;
-        }
-        let why = if error.is_timeout() {
-            "no answer in time".to_owned()
-        } else {
-            inner.to_string()
-        };
+        let why = reason(error);
         Error::unavailable(format!("feature server `{}` cannot be reached: {why}", self.url))
     }
 

@@ -10,6 +10,7 @@ pub(super) mod vectors;
 use std::time::Duration;
 
 use crate::{
+    backoff::Backoff,
     database::{Database, failure},
     error::{Error, Result},
 };
@@ -47,19 +48,29 @@ pub(super) async fn within<T>(
 }
 
 /// Counts the races that a writer lost, so that it gives up in the end.
-#[derive(Debug, Default)]
-pub(super) struct Races(usize);
+#[derive(Debug)]
+pub(super) struct Races {
+    lost: usize,
+    backoff: Backoff,
+}
+
+impl Default for Races {
+    fn default() -> Self {
+        Self {
+            lost: 0,
+            backoff: Backoff::new(Duration::from_millis(5), Duration::from_millis(100)),
+        }
+    }
+}
 
 impl Races {
-    /// Whether to try again; waits a moment that grows and differs, so that the same writers do not meet
-    /// again.
+    /// Whether to try again, which it waits a moment for.
     pub(super) async fn again(&mut self, error: &sqlx::Error) -> bool {
-        if !Database::is_lost_race(error) || self.0 == RACES {
+        if !Database::is_lost_race(error) || self.lost == RACES {
             return false;
         }
-        self.0 += 1;
-        let spread = u64::from(uuid::Uuid::new_v4().as_bytes()[0]);
-        tokio::time::sleep(Duration::from_micros(spread * self.0 as u64 * 20)).await;
+        self.lost += 1;
+        self.backoff.pause().await;
         true
     }
 }

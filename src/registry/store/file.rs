@@ -20,7 +20,6 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use tokio::time::sleep;
 
 pub use self::cloud::{Environment, ObjectRegistry, ObjectStoreKind};
 use self::{
@@ -33,15 +32,18 @@ use super::{
     Change, Decide, ProjectState, RegistryStore, Revision, complete,
     history::{Author, HistoryEntry, HistoryPage},
 };
-use crate::error::{Error, Kind, Result};
+use crate::{
+    backoff::Backoff,
+    error::{Error, Kind, Result},
+};
 
 /// How many entries of its history a project keeps.
 pub const DEFAULT_HISTORY: usize = 1_000;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The longest pause before the second try; it doubles with every further one, up to a limit.
+/// Pauses between tries when others come first.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const DOUBLINGS: u32 = 5;
+const LONGEST_PAUSE: Duration = Duration::from_millis(640);
 
 /// The file as it was read or written.
 #[derive(Debug)]
@@ -188,13 +190,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 
 fn interrupted(error: tokio::task::JoinError) -> Error {
     Error::internal("work on the registry file was interrupted").source_error(error)
-}
-
-/// A random pause before the next try, longer the more there were.
-fn pause(tries: u32) -> Duration {
-    let longest = FIRST_PAUSE * 2_u32.pow(tries.min(DOUBLINGS));
-    let random = uuid::Uuid::new_v4().as_u128() % longest.as_micros().max(1);
-    Duration::from_micros(u64::try_from(random).unwrap_or_default())
 }
 
 impl Inner {
@@ -392,7 +387,7 @@ impl RegistryStore for FileStore {
         decide: Decide<'_>,
     ) -> Result<Arc<ProjectState>> {
         let start = Instant::now();
-        let mut tries = 0;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             let turn = Arc::clone(&self.inner.turn).lock_owned().await;
             let lock = self.inner.place.lock().await?;
@@ -431,8 +426,7 @@ impl RegistryStore for FileStore {
                 )
                 .hint("try again later; for many writers a SQL registry is faster"));
             }
-            sleep(pause(tries)).await;
-            tries += 1;
+            backoff.pause().await;
         }
     }
 

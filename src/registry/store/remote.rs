@@ -36,6 +36,7 @@ use super::{
     history::{Author, HistoryEntry, HistoryPage},
 };
 use crate::{
+    backoff::Backoff,
     error::{Error, Kind, Result},
     proto::thali::registry as wire,
     registry::sync::{Step, fingerprint, moved_on, record_of_change},
@@ -313,7 +314,7 @@ struct Follower {
 
 impl Follower {
     async fn run(self) {
-        let mut wait = BACKOFF.0;
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         loop {
             let began = tokio::time::Instant::now();
             let problem = match self.connection.is_feast() {
@@ -325,10 +326,9 @@ impl Follower {
             let problem = error.message().to_owned();
             self.sight.send_modify(|sight| sight.problem = Some(problem));
             if began.elapsed() > BACKOFF.1 {
-                wait = BACKOFF.0;
+                backoff.reset();
             }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(BACKOFF.1);
+            backoff.pause().await;
         }
     }
 

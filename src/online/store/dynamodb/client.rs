@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -15,7 +15,10 @@ use object_store::{
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use crate::error::{Error, Kind, Result};
+use crate::{
+    backoff::Backoff,
+    error::{Error, Kind, Result, reason},
+};
 
 /// How long a call is repeated at most before its error is told; answers that make progress do not count.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -154,6 +157,7 @@ impl Client {
         let body = Bytes::from(request.to_string());
         let begin = Instant::now();
         let mut attempt = 1;
+        let mut backoff = backoff();
         loop {
             match self.once(operation, &body).await {
                 Err(failure)
@@ -161,7 +165,7 @@ impl Client {
                         && attempt < self.settings.attempts
                         && begin.elapsed() < PATIENCE =>
                 {
-                    tokio::time::sleep(pause(attempt)).await;
+                    backoff.pause().await;
                     attempt += 1;
                 }
                 outcome => return outcome,
@@ -192,12 +196,12 @@ impl Client {
             .body(body.clone())
             .send()
             .await
-            .map_err(|error| Failure::Unreachable(plain(&error)))?;
+            .map_err(|error| Failure::Unreachable(reason(&error)))?;
         let status = sent.status();
         let answer = sent
             .bytes()
             .await
-            .map_err(|error| Failure::Unreachable(plain(&error)))?;
+            .map_err(|error| Failure::Unreachable(reason(&error)))?;
         if status.is_success() {
             return Ok(answer);
         }
@@ -260,23 +264,7 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, Failu
         .map_err(|error| Failure::Unreachable(format!("its answer makes no sense: {error}")))
 }
 
-/// How long to wait before the next try: twice as long each time up to a second, and not all at once.
-pub(super) fn pause(attempt: usize) -> Duration {
-    let most = 25_u64 << attempt.min(5);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let part = u64::from(now.map_or(0, |now| now.subsec_micros())) % most;
-    Duration::from_millis(most / 2 + part / 2)
-}
-
-/// The innermost reason, which names no URL.
-fn plain(error: &reqwest::Error) -> String {
-    let mut inner: &dyn std::error::Error = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    if error.is_timeout() {
-        "no answer in time".to_owned()
-    } else {
-        inner.to_string()
-    }
+/// The pauses between tries at DynamoDB.
+pub(super) const fn backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(50), Duration::from_millis(800))
 }

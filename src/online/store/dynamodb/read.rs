@@ -12,7 +12,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::{
     DynamoStore,
-    client::{Failure, parse, pause},
+    client::{Failure, backoff, parse},
     item::Item,
 };
 use crate::{
@@ -185,7 +185,7 @@ impl DynamoStore {
             })
             .collect();
         let mut rows = Rows::new();
-        let (mut idle, mut idle_since) = (0, Instant::now());
+        let (mut backoff, mut idle_since) = (backoff(), Instant::now());
         loop {
             let body = json!({"RequestItems": items});
             let bytes = self.client.call("BatchGetItem", &body).await?;
@@ -212,12 +212,12 @@ impl DynamoStore {
                 return Ok(rows);
             }
             if progress {
-                (idle, idle_since) = (0, Instant::now());
+                backoff.reset();
+                idle_since = Instant::now();
             } else if idle_since.elapsed() > PATIENCE {
                 return Err(Stop::Unprocessed);
             }
-            idle += 1;
-            tokio::time::sleep(pause(idle)).await;
+            backoff.pause().await;
             items = answer.unprocessed;
         }
     }

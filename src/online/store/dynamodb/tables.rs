@@ -10,7 +10,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::{
     DynamoStore,
-    client::{Failure, pause},
+    client::{Failure, backoff},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -100,7 +100,7 @@ impl DynamoStore {
             Err(failure) => return Err(told(failure)),
         };
         let begin = Instant::now();
-        let mut attempt = 0;
+        let mut backoff = backoff();
         let arn = loop {
             match self.describe(name).await {
                 Ok(table) if matches!(table.status.as_str(), "ACTIVE" | "UPDATING") => break table.arn,
@@ -112,8 +112,7 @@ impl DynamoStore {
             if begin.elapsed() > PATIENCE {
                 return Err(late(name, "was not ready"));
             }
-            attempt += 1;
-            tokio::time::sleep(pause(attempt)).await;
+            backoff.pause().await;
         };
         if existed {
             match self.update_tags(&arn, &tags).await {
@@ -133,7 +132,7 @@ impl DynamoStore {
     pub(super) async fn drop_table(&self, name: &str) -> Result<()> {
         let told = |failure| self.client.told(failure, "dropping", name);
         let begin = Instant::now();
-        let mut attempt = 0;
+        let mut backoff = backoff();
         let mut asked = false;
         loop {
             match self.describe(name).await {
@@ -161,8 +160,7 @@ impl DynamoStore {
             if begin.elapsed() > PATIENCE {
                 return Err(late(name, "was not gone"));
             }
-            attempt += 1;
-            tokio::time::sleep(pause(attempt)).await;
+            backoff.pause().await;
         }
     }
 
@@ -191,7 +189,7 @@ impl DynamoStore {
                     .collect();
                 let mut items = Map::from_iter([(name.to_owned(), Json::Array(deletions))]);
                 let begin = Instant::now();
-                let mut attempt = 0;
+                let mut backoff = backoff();
                 while !items.is_empty() {
                     let request = json!({"RequestItems": items});
                     let answer: Unprocessed = self
@@ -208,8 +206,7 @@ impl DynamoStore {
                             )
                             .hint("do it again: what is deleted stays deleted"));
                         }
-                        attempt += 1;
-                        tokio::time::sleep(pause(attempt)).await;
+                        backoff.pause().await;
                     }
                 }
             }

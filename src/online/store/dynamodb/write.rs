@@ -11,7 +11,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::{
     DynamoStore, WRITERS,
-    client::{Failure, pause},
+    client::{Failure, backoff},
     item::{UTC, binary, parse_time, time_text, values},
 };
 use crate::{
@@ -168,6 +168,7 @@ impl RowWrite<'_> {
             OlderRow::Overwrite => Guard::None,
         };
         let begin = Instant::now();
+        let mut backoff = backoff();
         let mut attempt = 0;
         loop {
             let failure = match self
@@ -205,7 +206,7 @@ impl RowWrite<'_> {
             }
             attempt += 1;
             if attempt > 2 {
-                tokio::time::sleep(pause(attempt)).await;
+                backoff.pause().await;
             }
         }
     }

@@ -26,7 +26,7 @@ use super::kind_of;
 use tower::service_fn;
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, reason},
     proto::thali::registry::registry_sync_client::RegistrySyncClient,
     registry::grpc::BytesCodec,
     tls,
@@ -167,10 +167,9 @@ impl Connection {
         let detail: Option<serde_json::Value> = serde_json::from_str(status.message()).ok();
         let detail = detail.as_ref().and_then(|detail| detail.get("message")?.as_str());
         // A connection that cannot be made has its reason at the end of the chain.
-        let reason = std::iter::successors(status.source(), |error| (*error).source()).last();
-        let message = match (detail, reason) {
+        let message = match (detail, status.source()) {
             (Some(detail), _) => detail.to_owned(),
-            (None, Some(reason)) => reason.to_string(),
+            (None, Some(cause)) => reason(cause),
             (None, None) => status.message().to_owned(),
         };
         let message = message.lines().next().unwrap_or_default();

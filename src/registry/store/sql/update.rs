@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::{AnyConnection, Row};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
@@ -23,6 +23,7 @@ use super::{
     write::{Stop, Written, label, touch, write},
 };
 use crate::{
+    backoff::Backoff,
     database::{Database, Engine, Transaction},
     error::{Error, Kind, Result},
 };
@@ -48,7 +49,7 @@ struct Course {
     unsure: Option<Unsure>,
     contended: Option<Instant>,
     lost: Option<Instant>,
-    pause: Duration,
+    backoff: Backoff,
 }
 
 impl SqlStore {
@@ -62,7 +63,7 @@ impl SqlStore {
             unsure: None,
             contended: None,
             lost: None,
-            pause: FIRST_PAUSE,
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
         };
         loop {
             let started = Instant::now();
@@ -74,10 +75,7 @@ impl SqlStore {
                         stop => stop,
                     };
                     course.again(&self.primary.database, project, stop, started)?;
-                    // Up to half as long again, so that rivals part.
-                    let jitter = u32::from(Uuid::new_v4().as_bytes()[0]);
-                    sleep(course.pause + course.pause * jitter / 512).await;
-                    course.pause = (course.pause * 2).min(LONGEST_PAUSE);
+                    course.backoff.pause().await;
                 }
             }
         }

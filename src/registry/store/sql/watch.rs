@@ -7,11 +7,13 @@ use sqlx::{AnyConnection, Row};
 use tokio::{
     sync::{Mutex, Notify},
     task::JoinHandle,
-    time::sleep,
 };
 
 use super::{super::Revision, dialect::Place};
-use crate::database::{Database, Engine};
+use crate::{
+    backoff::Backoff,
+    database::{Database, Engine},
+};
 
 /// Where writers say on PostgreSQL which project they changed.
 pub(super) const CHANNEL: &str = "thali_registry";
@@ -98,11 +100,11 @@ impl Drop for Watch {
 }
 
 async fn listen(database: Database, told: Arc<Notify>) {
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         match database.listen(CHANNEL).await {
             Ok(Some(mut listener)) => {
-                pause = FIRST_PAUSE;
+                backoff.reset();
                 // Nobody heard what was said until now.
                 told.notify_one();
                 while let Ok(Some(_)) = listener.try_recv().await {
@@ -113,7 +115,6 @@ async fn listen(database: Database, told: Arc<Notify>) {
             Ok(None) => return,
             Err(error) => tracing::debug!(%error, "changes are looked for until they are told of again"),
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        backoff.pause().await;
     }
 }
