@@ -21,7 +21,7 @@ use super::{
     store::{OlderRow, OnlineStore as _, Table, WriteBatch, sqlite::SqliteStore},
 };
 use crate::{
-    config::{PythonConfig, TtlMode},
+    config::{PythonConfig, TtlMode, UnknownEntity},
     error::{Error, Result},
     model::{
         Object, ObjectKind, ValueType, entity_key,
@@ -129,7 +129,7 @@ impl Fixture {
                 key_version: entity_key::Version::V3,
                 versioning: false,
             },
-            TtlMode::Python,
+            (TtlMode::Python, UnknownEntity::Store),
         );
         let offline = Arc::new(MemoryOffline::default());
         let writer = Writer {
@@ -141,6 +141,7 @@ impl Fixture {
             transformer: Arc::clone(&server.transformer),
             metrics: Arc::default(),
             settings: server.settings,
+            programs: Arc::default(),
         };
         Self {
             server,

@@ -6,6 +6,7 @@
 mod frame;
 mod journal;
 mod offline;
+mod programs;
 mod rows;
 
 use std::{borrow::Cow, sync::Arc};
@@ -17,7 +18,7 @@ pub use frame::Frame;
 pub use journal::{Journal, JournalOptions};
 pub use rows::write_batch;
 
-use self::rows::Rows;
+use self::{programs::Programs, rows::Rows};
 use super::{
     plan::{Settings, stored_form, table_of},
     precompute,
@@ -32,7 +33,7 @@ use crate::{
     offline::store::OfflineStore,
     proto::feast::core::DataSource,
     registry::{Catalog, Registry, View},
-    transform::{Cells, Input, Occasion, Program, Transformer},
+    transform::{Cells, Input, Occasion, Transformer},
 };
 
 /// Where pushed rows go.
@@ -100,6 +101,7 @@ pub struct Writer {
     pub transformer: Arc<Transformer>,
     pub metrics: Arc<Metrics>,
     pub settings: Settings,
+    pub(super) programs: Arc<Programs>,
 }
 
 /// What became of a push.
@@ -129,6 +131,7 @@ impl Writer {
             transformer: Arc::clone(&context.transformer),
             metrics: Arc::clone(&context.metrics),
             settings: settings(&context.config),
+            programs: Arc::default(),
         }
     }
 
@@ -313,7 +316,7 @@ impl Writer {
         let stored = Arc::new(stored_form(view, catalog));
         let features = if transform {
             let inputs = on_demand_inputs(view, &stored, frame)?;
-            let program = Program::new(Arc::clone(view));
+            let program = self.programs.of(view, catalog);
             let outputs = self
                 .transformer
                 .compute(&program, &inputs, frame.rows(), Occasion::Write)
@@ -464,6 +467,7 @@ fn on_demand_inputs<'a>(
                 view,
                 alias,
                 features,
+                ..
             } => {
                 let prefix = if alias.is_empty() { view } else { alias };
                 for field in features {

@@ -118,17 +118,15 @@ pub fn settings(config: &Config) -> Settings {
 impl Server {
     /// A server of the context's stores, without plans yet.
     pub fn new(context: &Context) -> Self {
-        let mut server = Self::from_parts(
+        Self::from_parts(
             &context.config.project,
             Arc::clone(&context.registry),
             Arc::clone(&context.online),
             Arc::clone(&context.transformer),
             Arc::clone(&context.metrics),
             settings(&context.config),
-            context.config.thali.ttl_mode,
-        );
-        server.unknown_entity = context.config.thali.unknown_entity;
-        server
+            (context.config.thali.ttl_mode, context.config.thali.unknown_entity),
+        )
     }
 
     /// A server of these stores, without plans yet.
@@ -139,7 +137,7 @@ impl Server {
         transformer: Arc<Transformer>,
         metrics: Arc<Metrics>,
         settings: Settings,
-        ttl_mode: TtlMode,
+        (ttl_mode, unknown_entity): (TtlMode, UnknownEntity),
     ) -> Self {
         Self {
             project: project.into(),
@@ -148,7 +146,7 @@ impl Server {
             transformer,
             settings,
             ttl_mode,
-            unknown_entity: UnknownEntity::Store,
+            unknown_entity,
             plans: Arc::new(Plans::counted(&metrics)),
             metrics,
         }

@@ -241,6 +241,45 @@ async fn stored_on_demand_features_are_computed_when_written() {
 }
 
 #[tokio::test]
+async fn a_view_is_compiled_once_until_it_changes() {
+    let fixture = Fixture::drivers().await;
+    let write = async |id: i64| {
+        let rows = frame(json!({"driver_id": [id], "trips": [4]}));
+        let written = fixture
+            .writer
+            .write_to_online_store("odfv_written", &rows, Options::default());
+        assert_eq!(written.await.unwrap(), 1);
+        let catalog = fixture.server.registry.catalog("dp").await.unwrap();
+        let Some(View::OnDemand(view)) = catalog.view("odfv_written") else {
+            unreachable!("it is there")
+        };
+        let program = fixture.writer.programs.of(view, &catalog);
+        (program, stored(&fixture, "odfv_written:trips_x10", &[id]).await)
+    };
+    let (first, value) = write(1).await;
+    assert_eq!(value, [Some(int(40))]);
+    assert!(Arc::ptr_eq(&first, &write(2).await.0));
+
+    let trips = projection("driver_fv", "", &[("trips", ValueType::Int64)]);
+    let outputs = [("trips_x10", ValueType::Int64, "trips * 100")];
+    let mut changed = on_demand("odfv_written", &[trips], &[], &outputs);
+    let spec = changed.spec.as_mut().unwrap();
+    spec.write_to_online_store = true;
+    spec.entities = vec!["driver".to_owned()];
+    spec.entity_columns = columns(&[("driver_id", ValueType::Int64)]);
+    let changed = object(ObjectKind::OnDemandFeatureView, "odfv_written", &changed);
+    let put = crate::registry::store::Change::Put(changed);
+    let registry = &fixture.server.registry;
+    registry
+        .update("dp", None, &mut |_| Ok(vec![put.clone()]))
+        .await
+        .unwrap();
+    let (second, value) = write(3).await;
+    assert_eq!(value, [Some(int(400))]);
+    assert!(!Arc::ptr_eq(&first, &second));
+}
+
+#[tokio::test]
 async fn an_input_is_missing_by_name() {
     let plus = on_demand(
         "plus",
