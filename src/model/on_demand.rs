@@ -22,6 +22,8 @@ pub enum OnDemandInput {
         view: String,
         alias: String,
         features: Vec<Field>,
+        /// What requests call the view's join keys, where that is something else.
+        join_key_map: BTreeMap<String, String>,
     },
     /// Columns the caller sends along.
     Request { name: String, fields: Vec<Field> },
@@ -104,12 +106,14 @@ fn input(name: &str, source: &core::OnDemandSource) -> Option<OnDemandInput> {
                 view: spec.name,
                 alias: String::new(),
                 features: spec.features.iter().map(Field::from).collect(),
+                join_key_map: BTreeMap::new(),
             }
         }
         Source::FeatureViewProjection(projection) => OnDemandInput::View {
             view: projection.feature_view_name.clone(),
             alias: projection.feature_view_name_alias.clone(),
             features: projection.feature_columns.iter().map(Field::from).collect(),
+            join_key_map: projection.join_key_map.clone(),
         },
         Source::RequestDataSource(source) => OnDemandInput::Request {
             name: if source.name.is_empty() {

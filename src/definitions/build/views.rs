@@ -396,7 +396,12 @@ impl Builder<'_> {
             let fields = fields.collect();
             return Some((name.clone(), Source::RequestDataSource(source), fields));
         }
-        let (projection, mut fields) = self.projection(what, wanted)?;
+        let (projection, keys) = self.projection(what, wanted)?;
+        let called = |key: FeatureSpecV2| FeatureSpecV2 {
+            name: wanted.join_key_map.get(&key.name).cloned().unwrap_or(key.name),
+            ..key
+        };
+        let mut fields: Vec<_> = keys.into_iter().map(called).collect();
         let key = if wanted.alias.is_empty() {
             name.clone()
         } else {

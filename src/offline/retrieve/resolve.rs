@@ -411,14 +411,7 @@ impl Resolver<'_> {
                         );
                     }
                 }
-                OnDemandInput::View {
-                    view,
-                    alias,
-                    features,
-                } => {
-                    let prefix = if alias.is_empty() { view } else { alias };
-                    self.view_inputs(view, prefix, features, &mut inputs, path)?;
-                }
+                OnDemandInput::View { .. } => self.view_inputs(input, &mut inputs, path)?,
             }
         }
         path.pop();
@@ -431,12 +424,20 @@ impl Resolver<'_> {
 
     fn view_inputs(
         &mut self,
-        name: &str,
-        prefix: &str,
-        features: &[Field],
+        input: &OnDemandInput,
         inputs: &mut Vec<(String, Source)>,
         path: &mut Vec<String>,
     ) -> Result<()> {
+        let OnDemandInput::View {
+            view: name,
+            alias,
+            features,
+            join_key_map,
+        } = input
+        else {
+            return Ok(());
+        };
+        let prefix = if alias.is_empty() { name } else { alias };
         match self.view(name)? {
             View::OnDemand(view) => {
                 let computed = self.compute(&view, path)?;
@@ -455,10 +456,10 @@ impl Resolver<'_> {
             }
             View::Stored(view) => {
                 for field in features {
-                    let column = self.join(&view, prefix, &field.name, &BTreeMap::new(), None)?;
+                    let column = self.join(&view, prefix, &field.name, join_key_map, None)?;
                     add_both(inputs, prefix, &field.name, &Source::Joined(column));
                 }
-                for key in self.keys(&view, &BTreeMap::new()) {
+                for key in self.keys(&view, join_key_map) {
                     let column = key.entity_column;
                     add_input(inputs, column.clone(), Source::Joined(column));
                 }

@@ -337,13 +337,7 @@ impl Resolver<'_> {
                         add_input(&mut inputs, field.name.clone(), field.value_type, source);
                     }
                 }
-                OnDemandInput::View {
-                    view: source,
-                    alias,
-                    features,
-                } => {
-                    self.view_inputs(source, alias, features, &mut inputs, path)?;
-                }
+                OnDemandInput::View { .. } => self.view_inputs(input, &mut inputs, path)?,
             }
         }
         path.pop();
@@ -369,14 +363,20 @@ impl Resolver<'_> {
 
     fn view_inputs(
         &mut self,
-        name: &str,
-        alias: &str,
-        features: &[Field],
+        input: &OnDemandInput,
         inputs: &mut Vec<Input>,
         path: &mut Vec<String>,
     ) -> Result<()> {
+        let OnDemandInput::View {
+            view: name,
+            alias,
+            features,
+            join_key_map,
+        } = input
+        else {
+            return Ok(());
+        };
         let not_found = || ObjectKind::FeatureView.not_found(name, self.catalog.project());
-        let no_map = BTreeMap::new();
         let prefix = if alias.is_empty() { name } else { alias };
         let stored = match self.catalog.view(name).ok_or_else(not_found)?.clone() {
             View::Stored(view) => view,
@@ -397,10 +397,10 @@ impl Resolver<'_> {
         refuse_disabled(stored.enabled, &stored.name)?;
         for field in features {
             require_feature(&stored.features, &field.name, &stored.name)?;
-            let source = Source::Stored(self.read(&stored, None, &field.name, &no_map));
+            let source = Source::Stored(self.read(&stored, None, &field.name, join_key_map));
             add_both(inputs, prefix, field, source);
         }
-        for (_, column, value_type) in self.keys(&stored, &no_map) {
+        for (_, column, value_type) in self.keys(&stored, join_key_map) {
             let known = |key: &KeyColumn| key.name == column && key.value_type == value_type;
             if let Some(index) = self.key_columns.iter().position(known) {
                 add_input(inputs, column, value_type, Source::Key(index));

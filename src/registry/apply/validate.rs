@@ -2,6 +2,7 @@
 //! to hold only when the whole repository is at hand, because Feast's own `apply` sends views before
 //! their entities and new objects before the deletion of old ones.
 
+mod cycles;
 mod names;
 mod types;
 
@@ -108,11 +109,10 @@ fn one(object: &Object, world: &World<'_>, stored: &World<'_>, mode: ApplyMode) 
         ObjectKind::LabelView => {
             rules.label_view(&decode::<core::LabelView>(object)?.spec.unwrap_or_default())
         }
-        ObjectKind::OnDemandFeatureView => rules.on_demand_view(
-            &decode::<core::OnDemandFeatureView>(object)?
-                .spec
-                .unwrap_or_default(),
-        ),
+        ObjectKind::OnDemandFeatureView => {
+            let view = decode::<core::OnDemandFeatureView>(object)?;
+            rules.on_demand_view(&view.spec.unwrap_or_default())
+        }
         ObjectKind::FeatureService => {
             rules.service(&decode::<core::FeatureService>(object)?.spec.unwrap_or_default())
         }
@@ -213,6 +213,11 @@ impl Rules<'_> {
 
     fn on_demand_view(&self, spec: &core::OnDemandFeatureViewSpec) -> Result<()> {
         self.unique_columns(&spec.features)?;
+        if let Some(circle) = cycles::through(&self.object.name, spec, self.world)? {
+            return Err(self
+                .wrong(format!("it is computed from itself: {circle}"))
+                .hint("take one of these views out of the sources of another"));
+        }
         if !self.strict {
             return Ok(());
         }
@@ -392,6 +397,13 @@ impl Rules<'_> {
         let Some(view) = self.view(name) else {
             return Err(self.no_view(name));
         };
+        if !projection.join_key_map.is_empty() && !has_keys(view)? {
+            let text =
+                format!("on demand feature view `{name}` is not stored, so it has no join keys to map");
+            return Err(self
+                .wrong(text)
+                .hint("map the join keys where that view names its own sources"));
+        }
         let columns = view_columns(view)?;
         match projection
             .feature_columns
@@ -415,6 +427,15 @@ impl Rules<'_> {
         names.sort_unstable();
         names
     }
+}
+
+/// Whether a view's rows are looked up by keys: all are but on-demand views that compute when they are read.
+fn has_keys(view: &Object) -> Result<bool> {
+    if view.kind != ObjectKind::OnDemandFeatureView {
+        return Ok(true);
+    }
+    let spec = decode::<core::OnDemandFeatureView>(view)?.spec;
+    Ok(spec.is_some_and(|spec| spec.write_to_online_store))
 }
 
 fn is_stream(source: &core::DataSource) -> bool {

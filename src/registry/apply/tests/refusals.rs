@@ -148,3 +148,42 @@ async fn features_have_one_name_each_which_no_join_key_has() {
     refused(&f, with(feature("", 2)), &["no name"]).await;
     refused(&f, with(feature("a\u{0}b", 2)), &["control character"]).await;
 }
+
+#[tokio::test]
+async fn on_demand_views_do_not_go_in_circles() {
+    let f = fixture();
+    let mut objects = repository();
+    objects.push(on_demand("first", "headwind", "x"));
+    objects.push(on_demand("second", "first", "x"));
+    f.apply(objects.clone()).await.unwrap();
+    let says = [
+        "`first`",
+        "computed from itself",
+        "`first` needs `second` needs `first`",
+    ];
+    refused(&f, on_demand("first", "second", "x"), &says).await;
+    refused(&f, on_demand("first", "first", "x"), &["`first` needs `first`"]).await;
+    // Nor does a whole repository.
+    objects.push(on_demand("third", "fourth", "x"));
+    objects.push(on_demand("fourth", "third", "x"));
+    let error = f.apply(objects).await.unwrap_err();
+    assert!(
+        error.one_line().contains("`third` needs `fourth` needs `third`"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_not_stored_has_no_join_keys_to_map() {
+    let f = fixture();
+    let mapped = |view: &str| {
+        let mut service: core::FeatureService = service("mapped", view, &[]).decode().unwrap();
+        let projection = &mut service.spec.as_mut().unwrap().features[0];
+        projection.join_key_map = [("origin".to_owned(), "dest".to_owned())].into();
+        object(ObjectKind::FeatureService, "mapped", &service)
+    };
+    let with = |object| repository().into_iter().chain([object]).collect::<Vec<_>>();
+    let error = f.apply(with(mapped("headwind"))).await.unwrap_err();
+    assert!(error.one_line().contains("`headwind` is not stored"), "{error}");
+    f.apply(with(mapped("weather"))).await.unwrap();
+}
