@@ -9,7 +9,7 @@ use crate::{model::OnDemandFeatureView, registry::Catalog, transform::Program};
 
 /// The programs of one project's views, all made from one catalog: their inputs depend on it.
 #[derive(Default)]
-pub struct Programs(Mutex<Shelf>);
+pub(in crate::online) struct Programs(Mutex<Shelf>);
 
 #[derive(Default)]
 struct Shelf {
