@@ -310,8 +310,10 @@ impl Ledger {
     /// # Errors
     /// `Unavailable` when the ledger cannot be written; the lease then expires by itself.
     pub async fn release(&self, lease: &Lease) -> Result<()> {
-        // The row stays, so that epochs keep growing.
-        let statement = "UPDATE thali_leases SET expires_at = 0 WHERE name = ? AND holder = ? AND epoch = ?";
+        // The row stays, so that epochs keep growing. It is nobody's, so that a renewal that was given up
+        // while the database worked on it, and that comes after this, does not bring the lease back.
+        let statement = "UPDATE thali_leases SET expires_at = 0, holder = '' \
+                         WHERE name = ? AND holder = ? AND epoch = ?";
         let values = [text(&lease.name), text(&lease.holder), number(lease.epoch)];
         self.write(statement, &values).await?;
         Ok(())

@@ -92,6 +92,10 @@ async fn a_lease_has_one_holder_and_growing_epochs(fresh: &Fresh) {
     assert!(ledger.acquire("b", "y").await.unwrap().is_some());
     assert!(ledger.renew(&first).await.unwrap());
     ledger.release(&first).await.unwrap();
+    assert!(
+        !ledger.renew(&first).await.unwrap(),
+        "a renewal that comes late does not bring a lease back"
+    );
     let second = ledger.acquire("a", "y").await.unwrap().unwrap();
     assert!(second.epoch > first.epoch);
     assert!(!ledger.renew(&first).await.unwrap());
