@@ -2,20 +2,25 @@
 //! are made beforehand, and looks no further into an answer than to find its end.
 //!
 //!     load http ADDRESS REQUESTS --connections 16 --seconds 3 [--rate 500]
+//!     load storm ADDRESS REQUESTS --connections 1000 --seconds 60 [--rate 5000]
 //!     load raw ADDRESS REQUESTS --pipeline 16 --connections 1 --seconds 3
 //!     load static ADDRESS ANSWER
 //!
 //! `http` keeps HTTP/1.1 connections open and sends the next request when the answer is in; with `--rate`
 //! requests are due at fixed moments, whatever the server does, and latency counts from the moment a
-//! request was due. `raw` sends any protocol whose answers have known lengths (Redis), some requests at
-//! once. `static` answers every HTTP request with the same bytes: what HTTP itself costs.
+//! request was due. `storm` does the same, compares every answer of status 200 with the one that is right,
+//! counts the others by what they say, connects anew when it has to, and tells what came when. `raw` sends
+//! any protocol whose answers have known lengths (Redis), some requests at once. `static` answers every HTTP
+//! request with the same bytes: what HTTP itself costs.
 //!
 //! A file of requests is a sequence of: length of the request (u32, little-endian), length of the answer
-//! (u32, `raw` only), the request. Each connection sends them in turn, starting at a place of its own.
-//! The result is one line of JSON: requests, errors, seconds, rate, p50, p99 and max in milliseconds.
+//! (u32, `raw` and `storm` only), the request, and for `storm` the body of the answer. Each connection sends
+//! them in turn, starting at a place of its own. The result is one line of JSON: requests, errors, seconds,
+//! rate, p50, p99 and max in milliseconds; of a storm see [`Storm::report`].
 //! It needs no other crate; the benches build it by `rustc --edition 2024 -O benches/load.rs`.
 
 use std::{
+    collections::BTreeMap,
     env,
     error::Error,
     fs,
@@ -23,7 +28,7 @@ use std::{
     net::{TcpListener, TcpStream},
     sync::Arc,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -31,6 +36,8 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 struct Request {
     bytes: Vec<u8>,
     answer: usize,
+    /// The answer itself, for `storm`.
+    expected: Vec<u8>,
 }
 
 struct Options {
@@ -51,7 +58,7 @@ struct Seen {
 fn main() -> Outcome<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [mode, address, file, rest @ ..] = arguments.as_slice() else {
-        return Err("usage: load http|raw|static ADDRESS FILE [--connections N] [--seconds S] [--rate R] [--pipeline P]".into());
+        return Err("usage: load http|storm|raw|static ADDRESS FILE [--connections N] [--seconds S] [--rate R] [--pipeline P]".into());
     };
     let option = |name: &str| {
         let at = rest.iter().position(|word| word == name)?;
@@ -67,12 +74,13 @@ fn main() -> Outcome<()> {
     let file = fs::read(file)?;
     match mode.as_str() {
         "static" => serve(address, file),
-        "http" | "raw" => run(mode == "raw", address, requests(&file)?, options),
+        "http" | "raw" => run(mode == "raw", address, requests(&file, false)?, options),
+        "storm" => storm(address, requests(&file, true)?, &options),
         other => Err(format!("there is no mode `{other}`").into()),
     }
 }
 
-fn requests(mut file: &[u8]) -> Outcome<Vec<Request>> {
+fn requests(mut file: &[u8], with_answers: bool) -> Outcome<Vec<Request>> {
     let mut requests = Vec::new();
     while !file.is_empty() {
         let (head, rest) = file.split_at_checked(8).ok_or("the file ends in a request")?;
@@ -81,9 +89,13 @@ fn requests(mut file: &[u8]) -> Outcome<Vec<Request>> {
         let (bytes, rest) = rest
             .split_at_checked(number(0))
             .ok_or("the file ends in a request")?;
+        let (expected, rest) = rest
+            .split_at_checked(if with_answers { number(4) } else { 0 })
+            .ok_or("the file ends in an answer")?;
         requests.push(Request {
             bytes: bytes.to_vec(),
             answer: number(4),
+            expected: expected.to_vec(),
         });
         file = rest;
     }
@@ -266,6 +278,234 @@ fn content_length(head: &str) -> Option<usize> {
         name.eq_ignore_ascii_case("content-length")
             .then(|| value.trim().parse().ok())?
     })
+}
+
+/// What the connections of a storm saw.
+#[derive(Default)]
+struct Storm {
+    micros: Vec<u32>,
+    /// By tenths of a second since the start, in which the request was due: answers of status 200, 503 and
+    /// others, requests without an answer, and the longest time until an answer in microseconds.
+    tenths: BTreeMap<u64, [u64; 5]>,
+    /// Answers of another status, without their date, and how many there were.
+    others: BTreeMap<String, u64>,
+    /// Why connections ended or could not be made.
+    lost: BTreeMap<String, u64>,
+    wrong: u64,
+    /// The place of a request whose answer was wrong, and that answer.
+    example: Option<(usize, String)>,
+    /// When the last answer came whose status was not 200.
+    last_other: Option<Instant>,
+}
+
+impl Storm {
+    fn note(&mut self, tenth: u64, column: usize, micros: u32) {
+        let row = self.tenths.entry(tenth).or_default();
+        row[column] += 1;
+        row[4] = row[4].max(u64::from(micros));
+    }
+
+    fn add(&mut self, other: Storm) {
+        self.micros.extend(other.micros);
+        for (tenth, row) in other.tenths {
+            let sum = self.tenths.entry(tenth).or_default();
+            for column in 0..4 {
+                sum[column] += row[column];
+            }
+            sum[4] = sum[4].max(row[4]);
+        }
+        for (text, count) in other.others {
+            *self.others.entry(text).or_default() += count;
+        }
+        for (text, count) in other.lost {
+            *self.lost.entry(text).or_default() += count;
+        }
+        self.wrong += other.wrong;
+        self.example = self.example.take().or(other.example);
+        self.last_other = self.last_other.max(other.last_other);
+    }
+
+    /// One line of JSON: `began` and `last_other` are seconds since 1970, texts are in hexadecimal.
+    fn report(mut self, began: (Instant, f64)) -> String {
+        self.micros.sort_unstable();
+        let at = |share: usize| {
+            let last = self.micros.len().saturating_sub(1);
+            let micros = self.micros.get((self.micros.len() * share / 1000).min(last));
+            f64::from(micros.copied().unwrap_or_default()) / 1e3
+        };
+        let texts = |texts: &BTreeMap<String, u64>| {
+            let texts: Vec<String> = texts
+                .iter()
+                .map(|(text, count)| format!("[\"{}\", {count}]", hex(text)))
+                .collect();
+            texts.join(", ")
+        };
+        let tenths: Vec<String> = self
+            .tenths
+            .iter()
+            .map(|(tenth, row)| {
+                format!(
+                    "[{tenth}, {}, {}, {}, {}, {}]",
+                    row[0], row[1], row[2], row[3], row[4]
+                )
+            })
+            .collect();
+        let last = self
+            .last_other
+            .map_or(0.0, |last| began.1 + last.duration_since(began.0).as_secs_f64());
+        let (place, text) = self.example.clone().unwrap_or_default();
+        format!(
+            "{{\"began\": {:.6}, \"last_other\": {last:.6}, \"requests\": {}, \"wrong\": {}, \"example\": [{place}, \"{}\"], \"p50\": {:.3}, \"p99\": {:.3}, \"max\": {:.3}, \"others\": [{}], \"lost\": [{}], \"tenths\": [{}]}}",
+            began.1,
+            self.micros.len(),
+            self.wrong,
+            hex(&text),
+            at(500),
+            at(990),
+            at(1000),
+            texts(&self.others),
+            texts(&self.lost),
+            tenths.join(", "),
+        )
+    }
+}
+
+fn hex(text: &str) -> String {
+    text.bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn storm(address: &str, requests: Vec<Request>, options: &Options) -> Outcome<()> {
+    let requests = Arc::new(requests);
+    let connections = (0..options.connections)
+        .map(|_| connect(address).map(Some))
+        .collect::<Outcome<Vec<_>>>()?;
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+    let began = Instant::now();
+    let end = began + Duration::from_secs_f64(options.seconds);
+    let mut threads = Vec::new();
+    for (number, stream) in connections.into_iter().enumerate() {
+        let requests = Arc::clone(&requests);
+        let mut one = Storming {
+            address: address.to_owned(),
+            stream,
+            buffer: Vec::new(),
+            next: number * requests.len() / options.connections,
+            requests,
+            seen: Storm::default(),
+        };
+        let gap = options.rate.map(|rate| options.connections as f64 / rate);
+        let first = options.rate.map_or(0.0, |rate| number as f64 / rate);
+        let builder = thread::Builder::new().stack_size(256 << 10);
+        threads.push(builder.spawn(move || {
+            let mut due = began + Duration::from_secs_f64(first);
+            while due < end && Instant::now() < end + Duration::from_secs(30) {
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+                one.request(began, due);
+                due = match gap {
+                    Some(gap) => due + Duration::from_secs_f64(gap),
+                    None => Instant::now(),
+                };
+            }
+            one.seen
+        })?);
+    }
+    let mut all = Storm::default();
+    for thread in threads {
+        all.add(thread.join().map_err(|_| "a connection's thread panicked")?);
+    }
+    println!("{}", all.report((began, unix)));
+    Ok(())
+}
+
+fn connect(address: &str) -> Outcome<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    Ok(stream)
+}
+
+/// One connection of a storm.
+struct Storming {
+    address: String,
+    stream: Option<TcpStream>,
+    buffer: Vec<u8>,
+    requests: Arc<Vec<Request>>,
+    next: usize,
+    seen: Storm,
+}
+
+impl Storming {
+    fn request(&mut self, began: Instant, due: Instant) {
+        let tenth = u64::try_from(due.duration_since(began).as_millis() / 100).unwrap_or(u64::MAX);
+        let requests = Arc::clone(&self.requests);
+        let place = self.next % requests.len();
+        self.next = place + 1;
+        match self.exchange(&requests[place].bytes) {
+            Ok((status, head)) => {
+                let took = micros(due);
+                self.seen.micros.push(took);
+                let column = match status {
+                    200 => 0,
+                    503 => 1,
+                    _ => 2,
+                };
+                self.seen.note(tenth, column, took);
+                let body = &self.buffer[head..];
+                if status != 200 {
+                    self.seen.last_other = Some(Instant::now());
+                    let head = String::from_utf8_lossy(&self.buffer[..head]);
+                    let lines = head.lines().filter(|line| {
+                        let name = line.split(':').next().unwrap_or_default();
+                        !["date", "x-request-id"].contains(&name.to_lowercase().as_str())
+                    });
+                    let text = lines.collect::<Vec<_>>().join("\n") + &String::from_utf8_lossy(body);
+                    *self.seen.others.entry(text).or_default() += 1;
+                } else if body != requests[place].expected {
+                    self.seen.wrong += 1;
+                    let text = String::from_utf8_lossy(body).into_owned();
+                    self.seen.example.get_or_insert((place, text));
+                }
+            }
+            Err(error) => {
+                self.stream = None;
+                self.seen.note(tenth, 3, 0);
+                *self.seen.lost.entry(error.to_string()).or_default() += 1;
+            }
+        }
+    }
+
+    /// Sends a request and reads the answer to it into the buffer: its status, and where its body begins.
+    fn exchange(&mut self, request: &[u8]) -> Outcome<(u16, usize)> {
+        if self.stream.is_none() {
+            self.stream = Some(connect(&self.address)?);
+        }
+        let stream = self.stream.as_mut().ok_or("no connection")?;
+        stream.write_all(request)?;
+        self.buffer.clear();
+        let mut block = [0; 16 << 10];
+        let mut wanted = None;
+        loop {
+            match wanted {
+                Some((status, head, length)) if self.buffer.len() >= head + length => {
+                    self.buffer.truncate(head + length);
+                    return Ok((status, head));
+                }
+                _ => {}
+            }
+            match stream.read(&mut block)? {
+                0 => return Err("the server closed the connection".into()),
+                read => self.buffer.extend_from_slice(&block[..read]),
+            }
+            if wanted.is_none()
+                && let Some(head) = head_end(&self.buffer)
+            {
+                let text = std::str::from_utf8(&self.buffer[..head])?;
+                let status = text.get(9..12).ok_or("no status")?.parse()?;
+                let length = content_length(text).ok_or("an answer without content-length")?;
+                wanted = Some((status, head, length));
+            }
+        }
+    }
 }
 
 /// Answers every request with the same body.
