@@ -46,13 +46,19 @@ pub fn start(level: &str, traces: Option<Traces<'_>>) -> Result<Telemetry> {
         .with_target(false)
         .with_filter(log_filter(level)?);
     let provider = traces.map(tracer).transpose()?;
-    let spans = provider.as_ref().map(|provider| {
-        tracing_opentelemetry::layer()
-            .with_tracer(provider.tracer("thali"))
-            .with_filter(EnvFilter::new("thali=info"))
-    });
+    let log = tracing_subscriber::registry().with(log);
+    // A layer that is `None` would ask for every span.
+    let started = match &provider {
+        None => log.try_init(),
+        Some(provider) => {
+            let spans = tracing_opentelemetry::layer()
+                .with_tracer(provider.tracer("thali"))
+                .with_filter(EnvFilter::new("thali=info"));
+            log.with(spans).try_init()
+        }
+    };
     // A second start (tests) keeps the first subscriber.
-    if let Err(error) = tracing_subscriber::registry().with(log).with(spans).try_init() {
+    if let Err(error) = started {
         tracing::debug!(%error, "telemetry was set up before");
     }
     Ok(Telemetry { traces: provider })
