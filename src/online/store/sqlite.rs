@@ -13,6 +13,7 @@ mod words;
 mod write;
 
 use std::{
+    fmt,
     future::ready,
     path::{Path, PathBuf},
     sync::Arc,
@@ -26,6 +27,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
 
+use self::read::Readers;
 use super::{
     Found, OlderRow, OnlineRead, OnlineStore, RowBatch, Search, StoreKind, Table, WriteBatch,
     sql::{connections::Connections, placeholders, table_name, vectors::Metric},
@@ -40,8 +42,8 @@ use crate::{
 /// How long a writer waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How many requests read at the same time; more wait for their turn.
-const READERS: usize = 8;
+/// How many searches and listings read at the same time; more wait for their turn.
+const READERS: usize = 4;
 
 /// Entity keys per page of [`OnlineStore::keys`], and per statement that deletes.
 const PAGE: usize = 1000;
@@ -86,6 +88,9 @@ static SCHEMA: Schema = Schema {
 #[derive(Debug, Clone)]
 pub struct SqliteStore {
     path: PathBuf,
+    /// For what requests for features read.
+    request_readers: Arc<Readers>,
+    /// For everything else that reads.
     readers: Arc<Connections<SqliteConnection>>,
     /// One connection: SQLite has one writer anyway, and waiting here is fairer than its busy handler.
     writer: SqlitePool,
@@ -136,6 +141,7 @@ impl SqliteStore {
         let place = format!("the online store `{}`", path.display());
         let options = options.row_buffer_size(512).disable_statement_logging();
         Ok(Self {
+            request_readers: Arc::new(Readers::new(path.clone())),
             path,
             readers: Arc::new(Connections::new(
                 options,
@@ -151,10 +157,10 @@ impl SqliteStore {
     }
 
     /// What to tell about a failed statement.
-    fn failed(&self, doing: &str, error: sqlx::Error) -> Error {
+    fn failed(&self, doing: &str, error: impl Into<Fault>) -> Error {
         let path = self.path.display();
-        let code = primary_code(&error);
-        let told = match code {
+        let error = error.into();
+        let told = match error.primary_code() {
             Some(13) => Error::unavailable(format!("{doing} online store `{path}`: the disk is full"))
                 .hint("free some space; nothing of the batch was written"),
             Some(8) => Error::unavailable(format!("{doing} online store `{path}`: it is read-only"))
@@ -167,14 +173,17 @@ impl SqliteStore {
                 "{doing} online store `{path}`: the file is damaged or no SQLite database"
             )),
             _ => match &error {
-                sqlx::Error::PoolTimedOut => Error::new(
+                Fault::Sqlx(sqlx::Error::PoolTimedOut) => Error::new(
                     Kind::Overloaded,
                     format!("{doing} online store `{path}`: no connection became free in time"),
                 ),
                 _ => Error::unavailable(format!("{doing} online store `{path}`: {error}")),
             },
         };
-        told.source_error(error)
+        match error {
+            Fault::Sqlx(error) => told.source_error(error),
+            Fault::Rusqlite(error) => told.source_error(error),
+        }
     }
 
     /// A statement about one table with a parameter, in which a missing table has no rows.
@@ -342,12 +351,44 @@ impl OnlineStore for SqliteStore {
     }
 }
 
-/// SQLite's primary result code of an error.
-fn primary_code(error: &sqlx::Error) -> Option<i32> {
-    let sqlx::Error::Database(error) = error else {
-        return None;
-    };
-    error.code()?.parse::<i32>().ok().map(|code| code & 0xff)
+/// What SQLite said, by way of either library.
+#[derive(Debug)]
+enum Fault {
+    Sqlx(sqlx::Error),
+    Rusqlite(rusqlite::Error),
+}
+
+impl From<sqlx::Error> for Fault {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sqlx(error)
+    }
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Rusqlite(error)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlx(error) => error.fmt(f),
+            Self::Rusqlite(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Fault {
+    /// SQLite's primary result code.
+    fn primary_code(&self) -> Option<i32> {
+        let code = match self {
+            Self::Sqlx(sqlx::Error::Database(error)) => error.code()?.parse::<i32>().ok()?,
+            Self::Sqlx(_) => return None,
+            Self::Rusqlite(error) => error.sqlite_error()?.extended_code,
+        };
+        Some(code & 0xff)
+    }
 }
 
 fn is_missing_table(error: &sqlx::Error) -> bool {

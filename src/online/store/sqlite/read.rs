@@ -1,18 +1,41 @@
-//! Reading: one statement for all views of a request, which answers one row for each entity of a view.
-//! SQLite works in a thread of its own: every row that comes from there costs more than the values in it,
-//! so these come as one text.
+//! Reading: one statement for all views of a request, stepped through where it is asked. Its rows, one for
+//! each value, are small and many: through sqlx, which steps in a thread of its own and sends each row over,
+//! a row costs about twice what SQLite itself takes for it.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    thread::available_parallelism,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use futures::TryStreamExt as _;
-use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
+use rusqlite::{Connection, ErrorCode, OpenFlags, params_from_iter, types::ValueRef};
+use tokio::sync::Semaphore;
 
-use super::{SqliteStore, is_missing_table, quoted, table_name};
+use super::{BUSY_TIMEOUT, SqliteStore, quoted, table_name};
 use crate::{
-    error::Result,
+    error::{Error, Kind, Result},
     online::store::{KeyGroup, OnlineRead, RowBatch, ViewColumns, sql::filling::Filling},
 };
+
+/// How many requests read at the same time at most; more wait for their turn.
+const READERS: usize = 8;
+
+/// What each reader keeps of the file, in KiB: enough for the inner pages of a large one, which every read
+/// goes through.
+const CACHE: i64 = 16 * 1024;
+
+/// How long a request waits for its turn.
+const TURN_LIMIT: Duration = Duration::from_secs(3);
+
+/// Prepared statements kept by each reader.
+const STATEMENTS: usize = 256;
+
+/// Values of a request that is answered where it is asked: to go to a thread and back takes as long as
+/// reading some dozens of them.
+const AT_ONCE: usize = 256;
 
 /// Keys per statement; SQLite allows 32,766 parameters.
 const KEYS_PER_STATEMENT: usize = 4096;
@@ -20,104 +43,193 @@ const KEYS_PER_STATEMENT: usize = 4096;
 /// Views per statement; SQLite allows 500 terms of a compound select.
 const VIEWS_PER_STATEMENT: usize = 100;
 
+/// Connections that only read, each used by one request at a time.
+#[derive(Debug)]
+pub(super) struct Readers {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+    turns: Arc<Semaphore>,
+}
+
+impl Readers {
+    /// They connect when they are first needed; by then the file exists in WAL mode.
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            idle: Mutex::default(),
+            // Reading is work for a processor: more readers would only take turns on it.
+            turns: Arc::new(Semaphore::new(
+                available_parallelism().map_or(2, usize::from).clamp(2, READERS),
+            )),
+        }
+    }
+
+    fn connection(&self) -> rusqlite::Result<Connection> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        if let Some(connection) = idle {
+            return Ok(connection);
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.pragma_update(None, "query_only", true)?;
+        connection.pragma_update(None, "cache_size", -CACHE)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        Ok(connection)
+    }
+
+    /// Works with a connection that waits so long for a lock. It is kept for others unless the work failed.
+    fn with<T>(
+        &self,
+        patience: Duration,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        let connection = self.connection()?;
+        connection.busy_timeout(patience)?;
+        let done = work(&connection)?;
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(connection);
+        Ok(done)
+    }
+}
+
+impl SqliteStore {
+    pub(super) async fn read_groups(&self, read: &OnlineRead<'_>) -> Result<Vec<RowBatch>> {
+        if read.groups.iter().all(|group| group.views.is_empty()) {
+            return Ok(Vec::new());
+        }
+        let turns = Arc::clone(&self.request_readers.turns);
+        let Ok(Ok(turn)) = tokio::time::timeout(TURN_LIMIT, turns.acquire_owned()).await else {
+            let path = self.path.display();
+            return Err(Error::new(
+                Kind::Overloaded,
+                format!("reading online store `{path}`: no connection became free in time"),
+            ));
+        };
+        let readers = Arc::clone(&self.request_readers);
+        if cells(read) <= AT_ONCE {
+            // In WAL mode nobody waits for a writer; what has to wait after all does so in a thread.
+            let read = readers.with(Duration::ZERO, |connection| {
+                read_all(connection, read.project, read.groups)
+            });
+            match read {
+                Err(error) if is_busy(&error) => {}
+                read => return read.map_err(|error| self.failed("reading", error)),
+            }
+        }
+        let project = read.project.to_owned();
+        let groups = read.groups.to_vec();
+        let reading = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            readers.with(BUSY_TIMEOUT, |connection| read_all(connection, &project, &groups))
+        });
+        match reading.await {
+            Ok(batches) => batches.map_err(|error| self.failed("reading", error)),
+            Err(error) => Err(Error::internal(format!("reading the online store: {error}"))),
+        }
+    }
+}
+
+/// The number of values a request asks for.
+fn cells(read: &OnlineRead<'_>) -> usize {
+    let of_group = |group: &KeyGroup| {
+        let features: usize = group.views.iter().map(|view| view.features.len()).sum();
+        group.keys.len() * features
+    };
+    read.groups.iter().map(of_group).sum()
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+    )
+}
+
+fn read_all(connection: &Connection, project: &str, groups: &[KeyGroup]) -> rusqlite::Result<Vec<RowBatch>> {
+    let mut filling = Filling::new(groups.iter().map(|group| (&*group.keys, &*group.views)));
+    if let Some(statement) = Statement::whole(project, groups)
+        && fill(connection, &statement, &mut filling)?
+    {
+        return Ok(filling.finish());
+    }
+    // Too large for one statement, or a table is missing: view by view, a missing one has no rows.
+    for part in parts(groups) {
+        for keys in groups[part.group].keys.chunks(KEYS_PER_STATEMENT) {
+            fill(connection, &Statement::single(project, &part, keys), &mut filling)?;
+        }
+    }
+    Ok(filling.finish())
+}
+
+/// Runs a statement and puts what it answers into its place; answers false, having filled nothing, if a
+/// table is missing.
+fn fill(
+    connection: &Connection,
+    statement: &Statement<'_>,
+    filling: &mut Filling<'_>,
+) -> rusqlite::Result<bool> {
+    let mut prepared = match connection.prepare_cached(&statement.sql) {
+        Ok(prepared) => prepared,
+        Err(error) if is_missing_table(&error) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let mut rows = prepared.query(params_from_iter(&statement.parameters))?;
+    loop {
+        let row = match rows.next() {
+            Ok(Some(row)) => row,
+            Ok(None) => return Ok(true),
+            // It was there when the statement was prepared.
+            Err(error) if is_missing_table(&error) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let part = usize::try_from(row.get::<_, i64>(0)?).unwrap_or(usize::MAX);
+        let micros = seconds(row.get_ref(4)?).saturating_mul(1_000_000);
+        let (key, feature, value) = (row.get_ref(1)?, row.get_ref(2)?, row.get_ref(3)?);
+        filling.put(part, bytes(key), bytes(feature), bytes(value), micros);
+    }
+}
+
+/// A text or some bytes; nothing for null.
+fn bytes(value: ValueRef<'_>) -> &[u8] {
+    match value {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes,
+        ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => &[],
+    }
+}
+
+/// Seconds since 1970, which Feast stores as whole numbers.
+fn seconds(value: ValueRef<'_>) -> i64 {
+    match value {
+        ValueRef::Integer(seconds) => seconds,
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the nearest whole number there is"
+        )]
+        ValueRef::Real(seconds) => seconds as i64,
+        ValueRef::Text(_) | ValueRef::Blob(_) | ValueRef::Null => 0,
+    }
+}
+
+fn is_missing_table(error: &rusqlite::Error) -> bool {
+    error.to_string().contains("no such table")
+}
+
 /// One view's place in a statement.
 struct Part<'a> {
+    group: usize,
     /// Which of the answer's batches it fills.
     batch: usize,
     view: &'a ViewColumns,
 }
 
-impl SqliteStore {
-    pub(super) async fn read_groups(&self, read: &OnlineRead<'_>) -> Result<Vec<RowBatch>> {
-        let mut work: Vec<(&KeyGroup, Vec<Part<'_>>)> = Vec::with_capacity(read.groups.len());
-        let mut batch = 0;
-        for group in read.groups {
-            let parts = group.views.iter().map(|view| {
-                batch += 1;
-                Part {
-                    batch: batch - 1,
-                    view,
-                }
-            });
-            let parts = parts.collect();
-            work.push((group, parts));
-        }
-        let mut filling = Filling::new(read.groups.iter().map(|group| (&*group.keys, &*group.views)));
-        if batch == 0 {
-            return Ok(Vec::new());
-        }
-        let mut lease = self.readers.lease().await?;
-        let outcome = fill_all(&mut lease, read.project, &work, &mut filling).await;
-        lease.settle(&outcome);
-        outcome.map_err(|error| self.failed("reading", error))?;
-        Ok(filling.finish())
-    }
-}
-
-async fn fill_all(
-    connection: &mut SqliteConnection,
-    project: &str,
-    work: &[(&KeyGroup, Vec<Part<'_>>)],
-    filling: &mut Filling<'_>,
-) -> Result<(), sqlx::Error> {
-    if let Some(statement) = Statement::whole(project, work)
-        && fill(connection, statement, filling).await?
-    {
-        return Ok(());
-    }
-    // Too large for one statement, or a table is missing: view by view, a missing one has no rows.
-    for (group, parts) in work {
-        for part in parts {
-            for keys in group.keys.chunks(KEYS_PER_STATEMENT) {
-                fill(connection, Statement::single(project, part, keys), filling).await?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Runs a statement and puts what it answers into its place; answers false, having filled nothing, if a
-/// table is missing.
-async fn fill(
-    connection: &mut SqliteConnection,
-    statement: Statement<'_>,
-    filling: &mut Filling<'_>,
-) -> Result<bool, sqlx::Error> {
-    let mut query = sqlx::query(AssertSqlSafe(statement.sql));
-    for key in &statement.parameters {
-        query = query.bind(*key);
-    }
-    let mut rows = query.fetch(connection);
-    loop {
-        let row = match rows.try_next().await {
-            Ok(Some(row)) => row,
-            Ok(None) => return Ok(true),
-            Err(error) if is_missing_table(&error) => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        let part = usize::try_from(row.try_get_unchecked::<i64, _>(0)?).unwrap_or(usize::MAX);
-        let Some(index) = filling.place(part, row.try_get_unchecked(1)?) else {
-            continue;
-        };
-        let seconds: Option<i64> = row.try_get_unchecked(2)?;
-        filling.time(part, index, seconds.unwrap_or(0).saturating_mul(1_000_000));
-        let cells: &str = row.try_get_unchecked(3)?;
-        let mut name = Vec::new();
-        for (feature, value) in cells.split(',').filter_map(|cell| cell.split_once('=')) {
-            name.clear();
-            unhex(feature, &mut name)?;
-            if let Some(slot) = filling.value(part, index, &name) {
-                slot.fill(|values| unhex(value, values))?;
-            }
-        }
-    }
-}
-
-/// Appends the bytes of SQLite's hex.
-fn unhex(text: &str, bytes: &mut Vec<u8>) -> Result<(), sqlx::Error> {
-    let start = bytes.len();
-    bytes.resize(start + text.len() / 2, 0);
-    hex::decode_to_slice(text, &mut bytes[start..]).map_err(|error| sqlx::Error::Decode(error.into()))
+fn parts(groups: &[KeyGroup]) -> impl Iterator<Item = Part<'_>> {
+    let views = groups.iter().enumerate();
+    let views = views.flat_map(|(group, of_group)| of_group.views.iter().map(move |view| (group, view)));
+    views
+        .enumerate()
+        .map(|(batch, (group, view))| Part { group, batch, view })
 }
 
 /// One statement with its parameters.
@@ -135,21 +247,16 @@ impl<'a> Statement<'a> {
     }
 
     /// Everything in one statement, if it fits.
-    fn whole(project: &str, work: &[(&'a KeyGroup, Vec<Part<'a>>)]) -> Option<Self> {
-        let views: usize = work.iter().map(|(_, parts)| parts.len()).sum();
-        let keys: usize = work.iter().map(|(group, _)| group.keys.len()).sum();
+    fn whole(project: &str, groups: &'a [KeyGroup]) -> Option<Self> {
+        let views: usize = groups.iter().map(|group| group.views.len()).sum();
+        let keys: usize = groups.iter().map(|group| group.keys.len()).sum();
         if views > VIEWS_PER_STATEMENT || keys > KEYS_PER_STATEMENT {
             return None;
         }
         let mut statement = Self::empty();
-        for (group, parts) in work {
-            if group.keys.is_empty() {
-                continue;
-            }
-            let first = statement.keys(&group.keys);
-            for part in parts {
-                statement.select(project, part, &first);
-            }
+        let of_groups: Vec<_> = groups.iter().map(|group| statement.keys(&group.keys)).collect();
+        for part in parts(groups).filter(|part| !groups[part.group].keys.is_empty()) {
+            statement.select(project, &part, &of_groups[part.group]);
         }
         (!statement.sql.is_empty()).then_some(statement)
     }
@@ -181,19 +288,22 @@ impl<'a> Statement<'a> {
         // Writing into a String cannot fail.
         let _ = write!(
             self.sql,
-            "SELECT {}, entity_key, max(event_ts), group_concat(hex(feature_name) || '=' || hex(value)) \
-             FROM {table} WHERE entity_key IN (",
+            "SELECT {}, entity_key, feature_name, value, event_ts FROM {table} WHERE entity_key IN (",
             part.batch
         );
         for number in parameters.clone() {
             let comma = if number == *parameters.start() { "" } else { "," };
             let _ = write!(self.sql, "{comma}?{number}");
         }
-        self.sql.push_str(") AND feature_name IN (");
+        // Going through all features of an entity is faster than finding most of them one by one; the plus
+        // keeps SQLite from the latter.
+        let most = part.view.features.len() * 2 > part.view.table.view.features.len();
+        let plus = if most { "+" } else { "" };
+        let _ = write!(self.sql, ") AND {plus}feature_name IN (");
         for (index, feature) in part.view.features.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
             let _ = write!(self.sql, "{comma}'{}'", feature.replace('\'', "''"));
         }
-        self.sql.push_str(") GROUP BY entity_key");
+        self.sql.push(')');
     }
 }
