@@ -7,7 +7,7 @@ pub(crate) mod route;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -15,18 +15,20 @@ use std::{
 use axum::{
     Json, Router,
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, StatusCode, header},
+    http::{self, HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
 };
 use futures::future::{BoxFuture, join_all};
+use tower::ServiceBuilder;
 use tower_http::{
     catch_panic::CatchPanicLayer,
-    request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
+    request_id::{MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
 };
 
 use tracing::Instrument as _;
+use uuid::Uuid;
 
 use crate::{
     error::Result,
@@ -135,10 +137,42 @@ pub fn listener(
     let id = HeaderName::from_static("x-request-id");
     routes
         .merge(shared)
-        .layer(middleware::from_fn_with_state(Arc::clone(metrics), observe))
-        .layer(PropagateRequestIdLayer::new(id.clone()))
-        .layer(SetRequestIdLayer::new(id, MakeRequestUuid))
-        .layer(CatchPanicLayer::new())
+        // Layers put on together are one service, those put on one by one would each be a boxed one.
+        .layer(
+            ServiceBuilder::new()
+                .layer(CatchPanicLayer::new())
+                .layer(SetRequestIdLayer::new(id.clone(), Numbered::new()))
+                .layer(PropagateRequestIdLayer::new(id))
+                .layer(middleware::from_fn_with_state(Arc::clone(metrics), observe)),
+        )
+}
+
+/// Ids of requests that come without one: a number drawn at start, and how many came before. To draw one for
+/// each would be a call to the system for each.
+#[derive(Debug, Clone)]
+struct Numbered {
+    node: Uuid,
+    next: Arc<AtomicU64>,
+}
+
+impl Numbered {
+    fn new() -> Self {
+        let node = Uuid::new_v4();
+        let next = Arc::default();
+        Self { node, next }
+    }
+}
+
+impl MakeRequestId for Numbered {
+    fn make_request_id<B>(&mut self, _: &http::Request<B>) -> Option<RequestId> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let id = Uuid::from_u128(self.node.as_u128().wrapping_add(u128::from(number)));
+        let text = id
+            .hyphenated()
+            .encode_lower(&mut Uuid::encode_buffer())
+            .to_owned();
+        HeaderValue::try_from(text).ok().map(RequestId::new)
+    }
 }
 
 fn exposition(metrics: &Metrics) -> Response {

@@ -40,8 +40,8 @@ pub(super) async fn run(global: &Global, arguments: Arguments) -> Outcome {
     let (context, _telemetry) = global.open("warn").await?;
     let request = Request {
         wanted: match arguments.feature_service {
-            Some(service) => Wanted::Service(service),
-            None => Wanted::Features(arguments.features),
+            Some(service) => Wanted::service(service),
+            None => Wanted::features(arguments.features),
         },
         full_names: arguments.full_feature_names,
         version_metadata: false,

@@ -17,7 +17,7 @@ use audit::Audit;
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, FromRef, State},
+    extract::{DefaultBodyLimit, State},
     http::{HeaderMap, StatusCode},
     middleware,
     response::{IntoResponse, Response},
@@ -29,6 +29,7 @@ pub use lookup::lookup_router;
 use prost::Message as _;
 use reply::{Failure, json_bytes};
 use serde_json::json;
+use tower::ServiceBuilder;
 
 use super::{
     ingest::{Frame, Options, Target, Writer},
@@ -46,9 +47,10 @@ use crate::{
     proto::feast::serving::GetOnlineFeaturesRequest,
 };
 
-/// What the routes work with.
-#[derive(Clone, FromRef)]
-struct App {
+/// What the routes work with, shared by all requests.
+type App = Arc<Parts>;
+
+struct Parts {
     server: Server,
     writer: Writer,
     limits: Arc<Limits>,
@@ -59,11 +61,11 @@ struct App {
 /// # Errors
 /// `Config` when the audit log cannot be opened.
 pub fn router(context: &Context, limits: Arc<Limits>) -> Result<Router> {
-    let app = App {
+    let app = Arc::new(Parts {
         server: Server::new(context),
         writer: Writer::new(context),
         limits,
-    };
+    });
     let config = &context.config.feature_server;
     let guard = Guard {
         limits: Arc::clone(&app.limits),
@@ -79,9 +81,11 @@ fn routes(app: &App, more: Vec<route::Route<()>>, guard: Guard) -> Router {
     route::add(&mut data, "writing", more);
     let document = Arc::new(openapi::document(routes::about(), data.iter().chain(&plain)));
     // The guard has the limits, and reads the body before a handler does.
-    let data = route::router(data)
-        .layer(middleware::from_fn_with_state(Arc::new(guard), guard::guard))
-        .layer(DefaultBodyLimit::disable());
+    let data = route::router(data).layer(
+        ServiceBuilder::new()
+            .layer(DefaultBodyLimit::disable())
+            .layer(middleware::from_fn_with_state(Arc::new(guard), guard::guard)),
+    );
     route::router(plain)
         .route(
             "/openapi.json",
@@ -122,13 +126,9 @@ async fn get_online_features(
     Ok(answer)
 }
 
-async fn push(
-    State(writer): State<Writer>,
-    State(limits): State<Arc<Limits>>,
-    raw: Bytes,
-) -> Result<Response, Failure> {
+async fn push(State(app): State<App>, raw: Bytes) -> Result<Response, Failure> {
     let body = body::read_push(&raw)?;
-    limits.check_rows(rows(&body.df))?;
+    app.limits.check_rows(rows(&body.df))?;
     let target = Target::parse(&body.to)?;
     let frame = Frame::from_json(body.df)?;
     let options = Options {
@@ -136,7 +136,8 @@ async fn push(
         older: older(body.allow_older),
         ..Options::default()
     };
-    let pushed = writer
+    let pushed = app
+        .writer
         .push(&body.push_source_name, &frame, target, options)
         .await?;
     let status = if pushed.queued {
@@ -147,20 +148,16 @@ async fn push(
     Ok(status.into_response())
 }
 
-async fn write_to_online_store(
-    State(writer): State<Writer>,
-    State(limits): State<Arc<Limits>>,
-    raw: Bytes,
-) -> Result<Response, Failure> {
+async fn write_to_online_store(State(app): State<App>, raw: Bytes) -> Result<Response, Failure> {
     let body = body::read_write(&raw)?;
-    limits.check_rows(rows(&body.df))?;
+    app.limits.check_rows(rows(&body.df))?;
     let frame = Frame::from_json(body.df)?;
     let options = Options {
         transform: body.transform_on_write,
         fresh_registry: !body.allow_registry_cache,
         older: older(body.allow_older),
     };
-    writer
+    app.writer
         .write_to_online_store(&body.feature_view_name, &frame, options)
         .await?;
     Ok(json_bytes(StatusCode::OK, b"null".to_vec()))
@@ -180,8 +177,8 @@ fn rows(columns: &body::Columns) -> usize {
 }
 
 /// Healthy while the registry can be read, as in Feast.
-async fn health(State(server): State<Server>) -> StatusCode {
-    match server.registry.check().await {
+async fn health(State(app): State<App>) -> StatusCode {
+    match app.server.registry.check().await {
         Ok(()) => StatusCode::OK,
         Err(error) => {
             tracing::warn!(%error, "the registry cannot be read");

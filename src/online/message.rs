@@ -20,10 +20,10 @@ use crate::{
 };
 
 /// A request as it came.
-pub fn request(request: GetOnlineFeaturesRequest) -> Request {
+pub fn request(request: GetOnlineFeaturesRequest) -> Request<'static> {
     let wanted = match request.kind {
-        Some(Kind::FeatureService(service)) => Wanted::Service(service),
-        Some(Kind::Features(features)) => Wanted::Features(features.val),
+        Some(Kind::FeatureService(service)) => Wanted::service(service),
+        Some(Kind::Features(features)) => Wanted::features(features.val),
         None => Wanted::Features(Vec::new()),
     };
     let given = |(name, values): (String, RepeatedValue)| (name, Given::Typed(values.val));

@@ -7,11 +7,13 @@ mod cache;
 mod resolve;
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     sync::{Arc, OnceLock, atomic::AtomicUsize},
 };
 
 pub use cache::Plans;
+use prometheus_client::metrics::counter::Counter;
 
 use super::{precompute::Precomputed, store::ViewColumns};
 use crate::{
@@ -21,19 +23,40 @@ use crate::{
     transform::Program,
 };
 
-/// What a request asks for.
+/// What a request asks for, in the words of its body: most requests are found to be like one before, and
+/// then nothing of them is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Wanted {
+pub enum Wanted<'a> {
     /// `view:feature` references.
-    Features(Vec<String>),
+    Features(Vec<Cow<'a, str>>),
     /// A feature service by name.
-    Service(String),
+    Service(Cow<'a, str>),
+}
+
+impl<'a> Wanted<'a> {
+    /// These `view:feature` references.
+    pub fn features<T: Into<Cow<'a, str>>>(features: impl IntoIterator<Item = T>) -> Self {
+        Self::Features(features.into_iter().map(Into::into).collect())
+    }
+
+    /// This feature service.
+    pub fn service(name: impl Into<Cow<'a, str>>) -> Self {
+        Self::Service(name.into())
+    }
+
+    fn into_owned(self) -> Wanted<'static> {
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        match self {
+            Self::Features(features) => Wanted::Features(features.into_iter().map(owned).collect()),
+            Self::Service(name) => Wanted::Service(owned(name)),
+        }
+    }
 }
 
 /// Everything of a request that decides its plan.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Shape {
-    pub wanted: Wanted,
+pub struct Shape<'a> {
+    pub wanted: Wanted<'a>,
     /// Whether features are called `view__feature`.
     pub full_names: bool,
 }
@@ -67,6 +90,8 @@ pub struct Plan {
     pub precomputed: Option<Precomputed>,
     /// What was learned from writing answers.
     pub written: Written,
+    /// By batch, the counters of rows that were there and that were not.
+    pub counters: OnceLock<Vec<[Counter; 2]>>,
 }
 
 /// What one answer teaches about writing the next of the same plan.
@@ -166,7 +191,7 @@ impl Plan {
     /// # Errors
     /// The not-found errors of views and services; `InvalidArgument` for unknown features, malformed
     /// references and views that are switched off; `FeatureNameCollision`.
-    pub fn new(catalog: &Catalog, shape: &Shape, settings: Settings) -> Result<Self> {
+    pub fn new(catalog: &Catalog, shape: &Shape<'_>, settings: Settings) -> Result<Self> {
         let mut plan = resolve::resolve(catalog, shape, settings)?;
         if let Wanted::Service(name) = &shape.wanted {
             plan.precomputed = Precomputed::of(catalog.service(name)?, &plan);

@@ -372,7 +372,7 @@ impl<'a> Maker<'a> {
 
     fn plan(&self, service: &str) -> Result<Plan> {
         let shape = Shape {
-            wanted: Wanted::Service(service.to_owned()),
+            wanted: Wanted::service(service),
             full_names: true,
         };
         Plan::new(self.catalog, &shape, self.settings)

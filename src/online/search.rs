@@ -36,7 +36,7 @@ const MOST_ROWS: i64 = 10_000;
 /// A search as it is asked for.
 #[derive(Debug, Clone)]
 pub struct Request {
-    pub wanted: Wanted,
+    pub wanted: Wanted<'static>,
     pub vector: Option<Vec<f32>>,
     /// Words to look for.
     pub text: Option<String>,

@@ -7,6 +7,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use chrono::Utc;
+use foldhash::fast::RandomState;
 use tracing::Instrument as _;
 
 pub use response::{Column, Response, Status, Stored};
@@ -32,8 +33,8 @@ use crate::{
 
 /// A request for online features.
 #[derive(Debug, Clone)]
-pub struct Request {
-    pub wanted: Wanted,
+pub struct Request<'a> {
+    pub wanted: Wanted<'a>,
     pub full_names: bool,
     /// Whether the answer names the versions of the views read.
     pub version_metadata: bool,
@@ -41,7 +42,7 @@ pub struct Request {
     pub columns: Vec<(String, Given)>,
 }
 
-impl Request {
+impl Request<'_> {
     /// The number of entity rows.
     pub fn rows(&self) -> usize {
         self.columns.first().map_or(0, |(_, values)| values.len())
@@ -103,7 +104,7 @@ pub struct Server {
 ///
 /// # Errors
 /// As [`Server::get`].
-pub async fn get_online_features(context: &Context, request: Request) -> Result<Response> {
+pub async fn get_online_features(context: &Context, request: Request<'_>) -> Result<Response> {
     Server::new(context).get(request).await
 }
 
@@ -156,7 +157,7 @@ impl Server {
     ///
     /// # Errors
     /// The caller's mistakes as 4xx kinds, found before the store is asked; what the store returns.
-    pub async fn get(&self, request: Request) -> Result<Response> {
+    pub async fn get(&self, request: Request<'_>) -> Result<Response> {
         self.get_from(&self.project, request).await
     }
 
@@ -164,13 +165,13 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::get`].
-    pub async fn get_from(&self, project: &str, request: Request) -> Result<Response> {
+    pub async fn get_from(&self, project: &str, request: Request<'_>) -> Result<Response> {
         let rows = request.rows();
         let span = tracing::info_span!(target: SPANS, "retrieval", project, rows);
         self.answer(project, request).instrument(span).await
     }
 
-    async fn answer(&self, project: &str, request: Request) -> Result<Response> {
+    async fn answer(&self, project: &str, request: Request<'_>) -> Result<Response> {
         let catalog = self.registry.catalog(project).await?;
         let shape = Shape {
             wanted: request.wanted,
@@ -240,19 +241,20 @@ impl Server {
     fn count(&self, plan: &Plan, batches: &[RowBatch], rows: usize) {
         self.metrics.online_requests.inc();
         self.metrics.online_entities.observe(rows as f64);
-        for ((_, view), batch) in plan.batches().zip(batches) {
-            let present = batch.event_times.iter().flatten().count();
-            let absent = batch.event_times.len() - present;
-            for (status, count) in [("present", present), ("not_found", absent)] {
-                if count > 0 {
+        let counters = plan.counters.get_or_init(|| {
+            let counters = plan.batches().map(|(_, view)| {
+                ["present", "not_found"].map(|status| {
                     let feature_view = view.table.view.name.clone();
                     let labels = ViewStatus { feature_view, status };
-                    self.metrics
-                        .online_statuses
-                        .get_or_create(&labels)
-                        .inc_by(count as u64);
-                }
-            }
+                    self.metrics.online_statuses.get_or_create(&labels).clone()
+                })
+            });
+            counters.collect()
+        });
+        for ([present, absent], batch) in counters.iter().zip(batches) {
+            let there = batch.event_times.iter().flatten().count();
+            present.inc_by(there as u64);
+            absent.inc_by((batch.rows() - there) as u64);
         }
     }
 
@@ -448,7 +450,8 @@ fn distinct_keys(group: &Group, entities: &Entities) -> Result<(Vec<Bytes>, Vec<
     }
     let mut keys = Vec::with_capacity(entities.rows);
     let mut places = Vec::with_capacity(entities.rows);
-    let mut known: HashMap<Bytes, u32> = HashMap::with_capacity(entities.rows);
+    let mut known: HashMap<Bytes, u32, RandomState> =
+        HashMap::with_capacity_and_hasher(entities.rows, RandomState::default());
     let mut row_values: Vec<&Value> = Vec::with_capacity(group.columns.len());
     for row in 0..entities.rows {
         row_values.clear();

@@ -71,11 +71,11 @@ async fn send(router: &Router, method: &str, path: &str, body: &Json) -> Answer 
 }
 
 fn fixture_routes(fixture: &Fixture) -> Router {
-    let app = App {
+    let app = Arc::new(Parts {
         server: fixture.server.clone(),
         writer: fixture.writer.clone(),
         limits: Arc::default(),
-    };
+    });
     let guard = guard_of(&app);
     routes(&app, Vec::new(), guard)
 }

@@ -79,7 +79,7 @@ pub(super) async fn search(
     let wanted = features.iter().map(|name| format!("{}:{name}", view.name));
     let echoed: Vec<Json> = vector.iter().map(|number| json!(number)).collect();
     let request = Request {
-        wanted: Wanted::Features(wanted.collect()),
+        wanted: Wanted::features(wanted),
         vector: Some(vector),
         text: None,
         metric: None,

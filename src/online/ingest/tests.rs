@@ -32,7 +32,7 @@ fn frame(columns: Json) -> Frame {
 /// The stored values of a feature for drivers, by the way every reader goes.
 async fn stored(fixture: &Fixture, feature: &str, drivers: &[i64]) -> Vec<Option<Value>> {
     let request = Request {
-        wanted: Wanted::Features(vec![feature.to_owned()]),
+        wanted: Wanted::features([feature]),
         full_names: false,
         version_metadata: false,
         columns: vec![(
@@ -45,8 +45,7 @@ async fn stored(fixture: &Fixture, feature: &str, drivers: &[i64]) -> Vec<Option
     let Column::Stored(column) = column else {
         unreachable!("the feature is stored")
     };
-    let decode =
-        |bytes: Option<&[u8]>| bytes.map(|bytes| prost::Message::decode(bytes).unwrap());
+    let decode = |bytes: Option<&[u8]>| bytes.map(|bytes| prost::Message::decode(bytes).unwrap());
     column.cells().map(|(bytes, _)| decode(bytes)).collect()
 }
 

@@ -1,6 +1,7 @@
 //! Request bodies: JSON to typed requests, with the 422 details FastAPI answers (`loc`, `msg`, `type`,
 //! `input`), so that clients that read them need not change. What the values mean is not checked here.
 
+mod request;
 mod search;
 
 use std::borrow::Cow;
@@ -239,7 +240,15 @@ impl<'a> Body<'a> {
 ///
 /// # Errors
 /// A rejection that lists every wrong field.
-pub fn read_request(raw: &[u8]) -> Result<Request, Rejection> {
+pub fn read_request(raw: &[u8]) -> Result<Request<'_>, Rejection> {
+    match request::read(raw) {
+        Some(request) => Ok(request),
+        None => read_any_request(raw),
+    }
+}
+
+/// Reads a body that has something wrong or unusual about it.
+fn read_any_request(raw: &[u8]) -> Result<Request<'static>, Rejection> {
     let mut body = Body::parse(raw)?;
     let columns = body.columns("entities");
     let service = body.text("feature_service");
@@ -247,8 +256,8 @@ pub fn read_request(raw: &[u8]) -> Result<Request, Rejection> {
     let full_names = body.flag("full_feature_names", false);
     let version_metadata = body.flag("include_feature_view_version_metadata", false);
     let wanted = match service {
-        Some(service) if !service.is_empty() => Wanted::Service(service),
-        _ => Wanted::Features(features.unwrap_or_default()),
+        Some(service) if !service.is_empty() => Wanted::service(service),
+        _ => Wanted::features(features.unwrap_or_default()),
     };
     let columns = columns
         .into_iter()
@@ -266,14 +275,14 @@ pub fn read_request(raw: &[u8]) -> Result<Request, Rejection> {
 ///
 /// # Errors
 /// A rejection that lists every wrong field.
-pub fn read_lookup(raw: &[u8]) -> Result<(Option<String>, Request), Rejection> {
+pub fn read_lookup(raw: &[u8]) -> Result<(Option<String>, Request<'static>), Rejection> {
     let mut body = Body::parse(raw)?;
     let project = body.text("project").filter(|project| !project.is_empty());
     let columns = body.columns("entities");
     let features = body.texts("features").unwrap_or_default();
     let wanted = body
         .text("featureService")
-        .map_or(Wanted::Features(features), Wanted::Service);
+        .map_or_else(|| Wanted::features(features), Wanted::service);
     let full_names = body.flag("fullFeatureNames", false);
     let request = Request {
         wanted,
@@ -469,6 +478,6 @@ mod tests {
     #[test]
     fn a_service_wins_over_features() {
         let request = read_request(br#"{"feature_service":"s","features":["a:b"],"entities":{}}"#).unwrap();
-        assert_eq!(request.wanted, Wanted::Service("s".to_owned()));
+        assert_eq!(request.wanted, Wanted::service("s"));
     }
 }

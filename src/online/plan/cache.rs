@@ -1,12 +1,9 @@
 //! [`Plans`]: plans by shape, dropped when the catalog they were made from is replaced.
 
-use std::{
-    collections::HashMap,
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-};
+use std::{collections::HashMap, hash::BuildHasher as _, sync::Arc};
 
 use arc_swap::ArcSwap;
+use foldhash::fast::RandomState;
 use prometheus_client::metrics::counter::Counter;
 
 use super::{Plan, Settings, Shape};
@@ -28,7 +25,7 @@ pub struct Plans {
 #[derive(Debug, Clone, Default)]
 struct Shelf {
     generation: u64,
-    plans: HashMap<u64, Arc<(Shape, Arc<Plan>)>>,
+    plans: HashMap<u64, Arc<(Shape<'static>, Arc<Plan>)>>,
 }
 
 impl Plans {
@@ -45,7 +42,7 @@ impl Plans {
     ///
     /// # Errors
     /// As [`Plan::new`].
-    pub fn get(&self, catalog: &Catalog, shape: Shape, settings: Settings) -> Result<Arc<Plan>> {
+    pub fn get(&self, catalog: &Catalog, shape: Shape<'_>, settings: Settings) -> Result<Arc<Plan>> {
         let hash = self.hasher.hash_one(&shape);
         if let Some(shelf) = self.shelf.load().get(catalog.project())
             && shelf.generation == catalog.generation
@@ -57,6 +54,10 @@ impl Plans {
         }
         self.misses.inc();
         let plan = Arc::new(Plan::new(catalog, &shape, settings)?);
+        let shape = Shape {
+            wanted: shape.wanted.into_owned(),
+            full_names: shape.full_names,
+        };
         let entry = Arc::new((shape, Arc::clone(&plan)));
         self.shelf.rcu(|shelves| {
             let mut shelves = HashMap::clone(shelves);

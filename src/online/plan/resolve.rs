@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use super::{
@@ -54,7 +54,7 @@ struct Resolver<'a> {
     entity_names: HashMap<String, String>,
 }
 
-pub(super) fn resolve(catalog: &Catalog, shape: &Shape, settings: Settings) -> Result<Plan> {
+pub(super) fn resolve(catalog: &Catalog, shape: &Shape<'_>, settings: Settings) -> Result<Plan> {
     let no_map = BTreeMap::new();
     let parsed;
     let service;
@@ -475,6 +475,7 @@ impl Resolver<'_> {
             view_versions: self.view_versions,
             precomputed: None,
             written: Written::default(),
+            counters: OnceLock::new(),
         })
     }
 

@@ -44,7 +44,7 @@ type Cells = Vec<(String, Vec<(Option<Value>, Status)>)>;
 
 async fn answer(fixture: &Fixture, drivers: &[i64]) -> Cells {
     let request = Request {
-        wanted: Wanted::Service("packed".to_owned()),
+        wanted: Wanted::service("packed"),
         full_names: false,
         version_metadata: false,
         columns: vec![(
@@ -125,7 +125,7 @@ async fn a_vector_of_other_features_is_not_used() {
     let expected = answer(&fixture, &[1]).await;
     let catalog = fixture.server.registry.catalog(PROJECT).await.unwrap();
     let shape = Shape {
-        wanted: Wanted::Service("packed".to_owned()),
+        wanted: Wanted::service("packed"),
         full_names: false,
     };
     let plan = Plan::new(&catalog, &shape, fixture.server.settings).unwrap();

@@ -6,9 +6,9 @@ use serde_json::json;
 use super::*;
 use crate::online::fixture::{Fixture, HOUR, TEN, double, drivers, feature_view_proto, int, key, object};
 
-fn request(features: &[&str], drivers: &[i64]) -> Request {
+fn request(features: &[&str], drivers: &[i64]) -> Request<'static> {
     Request {
-        wanted: Wanted::Features(features.iter().map(ToString::to_string).collect()),
+        wanted: Wanted::features(features.iter().map(ToString::to_string)),
         full_names: false,
         version_metadata: false,
         columns: vec![(
@@ -159,18 +159,18 @@ async fn a_changed_registry_is_planned_anew() {
 async fn plans_share_reads_between_features_services_and_inputs() {
     let fixture = Fixture::drivers().await;
     let catalog = fixture.server.registry.catalog("dp").await.unwrap();
-    let plan = |wanted: Wanted| {
+    let plan = |wanted: Wanted<'_>| {
         let shape = Shape {
             wanted,
             full_names: true,
         };
         Plan::new(&catalog, &shape, fixture.server.settings).unwrap()
     };
-    let service = plan(Wanted::Service("fs1".to_owned()));
+    let service = plan(Wanted::service("fs1"));
     // The on-demand view reads the same view: one read with all features, in one group.
     assert_eq!((service.groups.len(), service.groups[0].views.len()), (1, 1));
     assert_eq!(service.groups[0].views[0].features.len(), 6);
-    let aliased = plan(Wanted::Service("fs_alias".to_owned()));
+    let aliased = plan(Wanted::service("fs_alias"));
     assert_eq!(
         aliased.groups.len(),
         2,

@@ -124,7 +124,8 @@ impl RowBatch {
     /// Adds a row that lacks everything.
     pub fn push_row(&mut self) {
         self.event_times.push(None);
-        self.spans.resize(self.event_times.len() * self.width, Span::ABSENT);
+        self.spans
+            .resize(self.event_times.len() * self.width, Span::ABSENT);
     }
 
     /// Sets a row to one of a batch of the same features.

@@ -45,18 +45,24 @@ fn scalars(cells: &[Cell<'_>], value_type: ValueType) -> Option<ArrayRef> {
         }};
     }
     let array: ArrayRef = match value_type {
-        ValueType::Double => Arc::new(Float64Array::from(column!(Vec<Option<f64>>, |bytes: &[u8]| {
-            match bytes {
-                [0x29, payload @ ..] => Some(Some(f64::from_le_bytes(payload.try_into().ok()?))),
-                _ => None,
+        ValueType::Double => Arc::new(Float64Array::from(column!(
+            Vec<Option<f64>>,
+            |bytes: &[u8]| {
+                match bytes {
+                    [0x29, payload @ ..] => Some(Some(f64::from_le_bytes(payload.try_into().ok()?))),
+                    _ => None,
+                }
             }
-        })?)),
-        ValueType::Float => Arc::new(Float32Array::from(column!(Vec<Option<f32>>, |bytes: &[u8]| {
-            match bytes {
-                [0x35, payload @ ..] => Some(Some(f32::from_le_bytes(payload.try_into().ok()?))),
-                _ => None,
+        )?)),
+        ValueType::Float => Arc::new(Float32Array::from(column!(
+            Vec<Option<f32>>,
+            |bytes: &[u8]| {
+                match bytes {
+                    [0x35, payload @ ..] => Some(Some(f32::from_le_bytes(payload.try_into().ok()?))),
+                    _ => None,
+                }
             }
-        })?)),
+        )?)),
         ValueType::Int64 => Arc::new(Int64Array::from(column!(Vec<Option<i64>>, |bytes: &[u8]| {
             number(bytes, 0x20).map(Some)
         })?)),

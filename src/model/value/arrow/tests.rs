@@ -409,7 +409,11 @@ fn cells_of_another_type_are_decoded_in_full() {
     .iter()
     .map(|value: &Value| value.encode_to_vec().into())
     .collect();
-    let cells: Vec<Option<&[u8]>> = cells.iter().map(|cell: &Bytes| Some(&cell[..])).chain([None]).collect();
+    let cells: Vec<Option<&[u8]>> = cells
+        .iter()
+        .map(|cell: &Bytes| Some(&cell[..]))
+        .chain([None])
+        .collect();
     let array = decode_array(&cells, ValueType::Int64).unwrap();
     assert_eq!(
         array.as_primitive::<Int64Type>().iter().collect::<Vec<_>>(),

@@ -1,5 +1,5 @@
 //! JSON straight from the encoded message: a stored value is answered far more often than it is looked
-//! at, and the scalar types need no message in memory for that.
+//! at, and scalars and lists of numbers need no message in memory for that.
 
 use prost::{Message as _, encoding::decode_varint};
 
@@ -21,7 +21,7 @@ pub fn write_encoded(out: &mut Vec<u8>, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Writes a message that is exactly one scalar field; answers `None`, having written nothing, for others.
+/// Writes a message that is exactly one field, a scalar or a list of numbers; answers `None`, having written nothing, for others.
 fn write_scalar(out: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
     let (&tag, mut rest) = bytes.split_first()?;
     // `field number << 3 | wire type`, as in feast/types/Value.proto.
@@ -44,8 +44,54 @@ fn write_scalar(out: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
         }
         0x29 => float(out, f64::from_le_bytes(rest.try_into().ok()?)),
         0x35 => float(out, f64::from(f32::from_le_bytes(rest.try_into().ok()?))),
+        0x72 => write_integers(out, packed(rest)?)?,
+        0x7a => write_reals(out, packed(rest)?, |number| f64::from_le_bytes(*number))?,
+        0x82 => {
+            let rest = rest.strip_prefix(&[0x01])?;
+            write_reals(out, packed(rest)?, |number| {
+                f64::from(f32::from_le_bytes(*number))
+            })?;
+        }
         _ => return None,
     }
+    Some(())
+}
+
+/// The numbers of a list, when they are all there is.
+fn packed(rest: &[u8]) -> Option<&[u8]> {
+    let numbers = whole(whole(rest)?.strip_prefix(&[0x0a])?)?;
+    (!numbers.is_empty()).then_some(numbers)
+}
+
+fn write_integers(out: &mut Vec<u8>, mut numbers: &[u8]) -> Option<()> {
+    let start = out.len();
+    while !numbers.is_empty() {
+        let Ok(number) = decode_varint(&mut numbers) else {
+            out.truncate(start);
+            return None;
+        };
+        out.push(if out.len() == start { b'[' } else { b',' });
+        plain(out, &number.cast_signed());
+    }
+    out.push(b']');
+    Some(())
+}
+
+/// Numbers of `SIZE` bytes each.
+fn write_reals<const SIZE: usize>(
+    out: &mut Vec<u8>,
+    numbers: &[u8],
+    real: impl Fn(&[u8; SIZE]) -> f64,
+) -> Option<()> {
+    let (numbers, rest) = numbers.as_chunks::<SIZE>();
+    if !rest.is_empty() {
+        return None;
+    }
+    for (place, number) in numbers.iter().enumerate() {
+        out.push(if place == 0 { b'[' } else { b',' });
+        float(out, real(number));
+    }
+    out.push(b']');
     Some(())
 }
 
@@ -61,7 +107,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::value::Kind;
+    use crate::{
+        model::value::Kind,
+        proto::feast::types::{DoubleList, FloatList, Int64List},
+    };
 
     fn both(value: &Value) -> (String, String) {
         let (mut direct, mut decoded) = (Vec::new(), Vec::new());
@@ -93,14 +142,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_scalar_is_written_as_its_message_is(
+        fn any_value_is_written_as_its_message_is(
             number in any::<i64>(), real in any::<f64>(), short in any::<f32>(), text in ".*", bytes in any::<Vec<u8>>(),
+            numbers in any::<Vec<i64>>(), reals in any::<Vec<f64>>(),
         ) {
             #[expect(clippy::cast_possible_truncation, reason = "any number will do")]
             for kind in [
                 Kind::Int64Val(number), Kind::Int32Val(number as i32), Kind::UnixTimestampVal(number),
                 Kind::DoubleVal(real), Kind::FloatVal(short), Kind::StringVal(text), Kind::BytesVal(bytes.into()),
                 Kind::BoolVal(number % 2 == 0),
+                Kind::Int64ListVal(Int64List { val: numbers.clone() }),
+                Kind::DoubleListVal(DoubleList { val: reals.clone() }),
+                Kind::FloatListVal(FloatList { val: reals.iter().map(|real| *real as f32).collect() }),
+                Kind::UnixTimestampListVal(Int64List { val: numbers }),
             ] {
                 let (direct, decoded) = both(&kind.into());
                 prop_assert_eq!(direct, decoded);

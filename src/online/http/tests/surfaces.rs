@@ -356,11 +356,11 @@ async fn long_answers_are_packed_for_those_who_unpack() {
 async fn what_is_over_a_limit_is_refused_in_feasts_form() {
     let fixture = Fixture::drivers().await;
     let limited = |config| {
-        let app = App {
+        let app = Arc::new(Parts {
             server: fixture.server.clone(),
             writer: fixture.writer.clone(),
             limits: Arc::new(Limits::new(config, Arc::<Metrics>::default())),
-        };
+        });
         let guard = guard_of(&app);
         routes(&app, Vec::new(), guard)
     };

@@ -45,7 +45,7 @@ pub fn read_search(raw: &[u8]) -> Result<SearchBody, Rejection> {
     let service = body.text("feature_service").filter(|name| !name.is_empty());
     let features = body.texts("features").unwrap_or_default();
     let mut request = Request {
-        wanted: service.map_or(Wanted::Features(features), Wanted::Service),
+        wanted: service.map_or_else(|| Wanted::features(features), Wanted::service),
         vector: body.vector("query"),
         text: body.text("query_string"),
         metric: body.text("distance_metric"),

@@ -155,25 +155,26 @@ impl RedisStore {
     }
 }
 
-/// In which order a whole hash was answered: the next one written by the same writer mostly has the same.
+/// The names in the order of the last whole hash, as they were sent, with their fields: the next hash mostly
+/// has the same.
 #[derive(Default)]
 struct Order<'a>(Vec<(&'a [u8], Option<usize>)>);
 
 impl<'a> Order<'a> {
-    /// The field of that name, which came in that place, if it is wanted.
-    fn find(&mut self, place: usize, name: &'a [u8], layout: &Layout) -> Option<usize> {
-        match self.0.get_mut(place) {
-            Some((known, field)) if *known == name => *field,
-            Some(known) => {
-                *known = (name, layout.find(name));
-                known.1
-            }
-            None => {
-                let field = layout.find(name);
-                self.0.push((name, field));
-                field
-            }
+    /// Goes past the name that comes in a place; answers its field, if it is wanted.
+    fn find(&mut self, place: usize, walk: &mut Walk<'a>, layout: &Layout) -> Result<Option<usize>> {
+        if let Some((known, field)) = self.0.get(place)
+            && walk.passes(known)
+        {
+            return Ok(*field);
         }
+        let (name, as_sent) = walk.bytes_as_sent()?;
+        let field = layout.find(name);
+        match self.0.get_mut(place) {
+            Some(known) => *known = (as_sent, field),
+            None => self.0.push((as_sent, field)),
+        }
+        Ok(field)
     }
 }
 
@@ -221,7 +222,7 @@ impl Answer {
         }
         for place in 0..if order.is_some() { count / 2 } else { count } {
             let field = match &mut order {
-                Some(order) => order.find(place, walk.bytes()?, layout),
+                Some(order) => order.find(place, &mut walk, layout)?,
                 None => Some(place),
             };
             let value = walk.next()?;

@@ -191,11 +191,15 @@ fn line_end(buffer: &[u8], from: usize) -> Option<usize> {
 }
 
 /// The length of the text whose header begins at `from`, and where the text begins; `None` for anything but
-/// a whole header of a text that is there. Most of a reply is such headers, of one or two digits.
+/// a whole header. Most of a reply is such headers, of one or two digits.
+#[inline]
 fn text_header(buffer: &[u8], from: usize) -> Option<(usize, usize)> {
     let (b'$', digits) = buffer.get(from..)?.split_first()? else {
         return None;
     };
+    if let [first @ b'0'..=b'9', b'\r', b'\n', ..] = digits {
+        return Some((usize::from(first - b'0'), from + 4));
+    }
     let mut length = 0_usize;
     for (place, byte) in digits.iter().enumerate() {
         match byte {
@@ -282,6 +286,28 @@ impl<'a> Walk<'a> {
             Some(b':') => Part::Int(text()?.parse().map_err(|_| malformed())?),
             _ => return Err(malformed()),
         })
+    }
+
+    /// Goes past the next part if it is sent as `known` is, header and all.
+    pub(super) fn passes(&mut self, known: &[u8]) -> bool {
+        let passes = self
+            .frame
+            .get(self.at..)
+            .is_some_and(|rest| rest.starts_with(known));
+        if passes {
+            self.at += known.len();
+        }
+        passes
+    }
+
+    /// The next part, which is bytes; answers it, and as it was sent.
+    ///
+    /// # Errors
+    /// What the server said instead.
+    pub(super) fn bytes_as_sent(&mut self) -> Result<(&'a [u8], &'a [u8])> {
+        let start = self.at;
+        let bytes = self.bytes()?;
+        Ok((bytes, &self.frame[start..self.at]))
     }
 
     /// The next part, which is an array; answers its length.
