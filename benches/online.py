@@ -11,6 +11,8 @@ Saturation is 16 connections that each send the next request when the answer is 
 the rate at which the slower of the two is saturated, from the moment a request was due. CPU is user and system time of the
 server's processes, and of the store's, per request at saturation. Feast runs two workers that are never recycled.
 
+The shapes of 250 features are also asked as a feature service with `precompute_online`, which reads one vector for each entity.
+
 The limit of a store is what it does for the same rows without a feature server: on Redis one HMGET of the asked fields or one
 HGETALL for each entity, whichever is faster, 16 requests in flight on one connection; on PostgreSQL pgbench with the same
 statement, prepared. The static line is a server that answers any request with the same bytes (`benches/load.rs`).
@@ -98,6 +100,7 @@ def write_project(folder, store, entities):
     for view in range(VIEWS):
         schema = ", ".join(f"{{name: f{view}_{feature}, type: {kind(feature)}}}" for feature in range(FEATURES))
         lines.append(f"  - {{name: v{view}, entities: [id], source: s{view}, online: true, schema: [{schema}]}}")
+    lines += ["feature_services:", f"  - {{name: packed, features: [{', '.join(f'v{view}' for view in range(VIEWS))}], precompute_online: true}}"]
     (folder / "features.yaml").write_text("\n".join(lines) + "\n")
 
 
@@ -361,9 +364,23 @@ def measure(name, options, folder):
             for who, (rate, own, others) in figures.items():
                 row[who] = {"rate": rate, "cpu": own * 1e6, "store_cpu": others * 1e6, "p50": slow[who]["p50"], "p99": slow[who]["p99"]}
             show(row)
+            if name == "redis" and features == VIEWS * FEATURES:
+                packed(options, ports["thali"], pids["thali"], store, requests, row, folder)
         for who, pid in pids.items():
             print(f"{name}: memory of {who} afterwards: {memory(pid):.0f} MiB", flush=True)
     return rows
+
+
+def packed(options, port, pid, store, requests, row, folder):
+    """The same values from vectors that were precomputed, one field for each entity."""
+    service = [json.dumps({"feature_service": "packed", "entities": {"id": ids}}).encode() for ids, _ in requests]
+    for (_, loose), whole in zip(requests[:5], service):
+        if comparable(post(port, loose)) != comparable(post(port, whole)):
+            raise SystemExit(f"{row['shape']}: vectors answer something else")
+    file = requests_file(folder / "http.requests", [(http_request(body), 0) for body in service])
+    rate, own, others = saturate(options, port, file, pid, store.process)
+    row["packed"] = {"rate": rate, "cpu": own * 1e6, "store_cpu": others * 1e6}
+    print(f"{'':>9} precomputed vectors: {rate:.0f} req/s, {rate / row['thali']['rate']:.1f}x; CPU {own * 1e6:.0f} us, of Redis {others * 1e6:.0f} us", flush=True)
 
 
 HEAD = f"{'':>9} {'shape':>8} {'req/s':>9} {'feast':>8} {'ratio':>7} {'limit':>18} {'of it':>6} {'static':>8} {'cpu µs':>8} {'feast':>8} {'ratio':>6} {'store':>8} {'p50 ms':>14} {'p99 ms':>14} {'ratio':>6}"

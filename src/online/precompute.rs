@@ -119,13 +119,20 @@ impl Precomputed {
         let Some(rest) = vector.content()?.strip_prefix(&self.header[..]) else {
             return Ok(false);
         };
-        let fields = wire::fields(rest).collect::<Result<Vec<_>>>()?;
-        let values = fields.iter().filter(|field| field.number == VALUES).count();
-        if values != self.features.len() || fields.iter().any(|field| field.number == NAMES) {
+        let mut values = 0;
+        for field in wire::fields(rest) {
+            match field?.number {
+                VALUES => values += 1,
+                NAMES => return Ok(false),
+                _ => {}
+            }
+        }
+        if values != self.features.len() {
             return Ok(false);
         }
         let mut features = self.features.iter();
-        for field in &fields {
+        for field in wire::fields(rest) {
+            let field = field?;
             match field.number {
                 VALUES => {
                     if let Some((batch, column)) = features.next() {

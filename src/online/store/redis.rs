@@ -8,8 +8,10 @@
 //! step; of equal times the row written last stays; deletion looks for exactly the project's keys, where
 //! Feast also takes those of projects whose names end alike.
 //!
-//! The protocol is spoken here, in `resp` and `connection`, because a client library gives every value
-//! an allocation of its own and cannot send one pipeline to several nodes of a cluster.
+//! The protocol is spoken here, in `resp` and `connection`. The crate `redis` (1.8, its multiplexed
+//! connection) gives every value an allocation of its own and cannot send one pipeline to several nodes of a
+//! cluster: ten hashes of 260 fields cost it about five times the processor time that a whole request of
+//! that size takes here, its JSON included.
 
 mod cluster;
 mod connection;
