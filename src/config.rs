@@ -130,6 +130,8 @@ pub struct ThaliConfig {
     pub online: OnlineConfig,
     /// Schedules by view name; they win over the view's `thali.schedule` tag.
     pub schedules: BTreeMap<String, String>,
+    /// How far before its beginning an incremental materialization looks for rows that came late.
+    pub materialize_lookback: Duration,
     pub python: PythonConfig,
     pub registry_poll: Duration,
     pub registry_history: HistoryConfig,
@@ -182,6 +184,7 @@ impl Default for ThaliConfig {
             unknown_entity: UnknownEntity::Store,
             online: OnlineConfig::default(),
             schedules: BTreeMap::new(),
+            materialize_lookback: Duration::ZERO,
             python: PythonConfig::default(),
             registry_poll: Duration::from_secs(1),
             registry_history: HistoryConfig { keep: 1_000 },

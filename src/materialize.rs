@@ -1,42 +1,37 @@
 //! Materialization: a window of a view's history, streamed into the online store.
 //!
-//! Rows are read in batches, encoded and written while the next batch is read; only a fixed number of
-//! batches is in memory, plus 32 bytes for each distinct key of the window, which is how the newest row
-//! of a key wins whatever order rows come in. The interval is recorded only after the last row was
-//! written, so a run that is killed is done again from where it started, and repeating it changes
-//! nothing: stores never go back in event time. Views are served throughout.
+//! [`run`] is for a number of views; a view's run is `run`, what it does with the rows `copy`. Each key is
+//! stored once, with its newest row by event time, then created time; memory is bounded whatever the window.
+//! How far a run is is noted down as it goes (`checkpoint`), so that the next run of the view goes on where
+//! one was killed. Views are served throughout.
+
+mod checkpoint;
+mod computed;
+mod copy;
+mod newest;
+mod run;
 
 use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use futures::StreamExt as _;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    config::quantity,
     context::Context,
     error::{Error, Result},
-    metrics::{ViewLabel, ViewStatus},
-    model::{FeatureView, Interval, ObjectKind, entity_key},
-    offline::store::Pull,
-    online::{
-        ingest, precompute,
-        store::{OlderRow, Table, WriteBatch},
-    },
-    registry::Catalog,
-    schedule::ledger::{LEASE, Lease, NewRun, RunState, Trigger},
+    model::{FeatureView, ObjectKind, OnDemandFeatureView},
+    online::{precompute, store::OlderRow},
+    registry::{Catalog, View},
+    schedule::ledger::{Counts, Trigger},
 };
 
-/// Batches that may wait between the reader and the writer.
-const IN_FLIGHT: usize = 2;
+/// The tag of a view that says how far an incremental run looks back for rows that came late; it wins over
+/// `thali.materialize_lookback`.
+pub const LOOKBACK_TAG: &str = "thali.lookback";
 
 /// How far an incremental run of a view without ttl and without earlier runs looks back
 /// (`feast/feature_store.py`, `materialize_incremental`).
@@ -56,7 +51,7 @@ pub enum Window {
 /// Is told how a run goes. Calls must not block.
 pub trait Progress: Send + Sync {
     fn view_started(&self, view: &str, start: DateTime<Utc>, end: DateTime<Utc>);
-    fn rows(&self, view: &str, read: u64, written: u64);
+    fn rows(&self, view: &str, counts: Counts);
     fn view_finished(&self, report: &Report);
 }
 
@@ -96,9 +91,26 @@ pub struct Report {
     pub view: String,
     pub start: DateTime<Utc>,
     pub end: DateTime<Utc>,
-    pub rows_read: u64,
-    pub rows_written: u64,
+    pub counts: Counts,
     pub elapsed: Duration,
+}
+
+/// A view that can be materialized.
+#[derive(Debug, Clone)]
+pub enum Target {
+    Stored(Arc<FeatureView>),
+    /// An on-demand view whose outputs are stored.
+    Computed(Arc<OnDemandFeatureView>),
+}
+
+impl Target {
+    /// The view's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Stored(view) => &view.name,
+            Self::Computed(view) => &view.name,
+        }
+    }
 }
 
 /// Materializes the views one after the other; a view that another process materializes is waited for.
@@ -107,18 +119,10 @@ pub struct Report {
 /// Bad views and windows are refused before anything is read. A view that fails stops the run; the
 /// views before it keep what was recorded.
 pub async fn run(context: &Context, request: Request, cancel: CancellationToken) -> Result<Vec<Report>> {
-    let catalog = context.registry.fresh_catalog(&request.project).await?;
-    let views = chosen(&catalog, &request.views)?;
-    if let Window::Between { start, end } = request.window
-        && start > end
-    {
-        return Err(Error::invalid(format!(
-            "The given start_date {start} is greater than the given end_date {end}."
-        )));
-    }
+    let (catalog, views) = checked(context, &request).await?;
     let mut reports = Vec::with_capacity(views.len());
     for view in views {
-        if let Some(report) = run_view(context, &request, &view, &cancel).await? {
+        if let Some(report) = run::run_view(context, &request, &view, &cancel).await? {
             reports.push(report);
         }
     }
@@ -129,21 +133,75 @@ pub async fn run(context: &Context, request: Request, cancel: CancellationToken)
     Ok(reports)
 }
 
-/// The views a request without or with names means, before anything is read.
+/// What a run would do: rows of the windows are read and keys counted, nothing is stored or recorded.
+///
+/// # Errors
+/// As [`run`].
+pub async fn dry_run(context: &Context, request: &Request) -> Result<Vec<Report>> {
+    let (_, views) = checked(context, request).await?;
+    let mut reports = Vec::with_capacity(views.len());
+    for view in views {
+        // What on-demand views store is computed from other views' rows; it is not looked at here.
+        let Target::Stored(view) = view else { continue };
+        let began = Instant::now();
+        let (start, end) = span(context, &view, request.window)?;
+        let (read, written) = run::count(context, request, &view, (start, end)).await?;
+        reports.push(Report {
+            view: view.name.clone(),
+            start,
+            end,
+            counts: Counts {
+                read,
+                written,
+                ..Counts::default()
+            },
+            elapsed: began.elapsed(),
+        });
+    }
+    Ok(reports)
+}
+
+async fn checked(context: &Context, request: &Request) -> Result<(Arc<Catalog>, Vec<Target>)> {
+    let catalog = context.registry.fresh_catalog(&request.project).await?;
+    let views = chosen(&catalog, &request.views)?;
+    if let Window::Between { start, end } = request.window
+        && start > end
+    {
+        return Err(Error::invalid(format!(
+            "The given start_date {start} is greater than the given end_date {end}."
+        )));
+    }
+    Ok((catalog, views))
+}
+
+/// The views a request without or with names means, before anything is read; on-demand views come last.
 ///
 /// # Errors
 /// `FeatureViewNotFound`, or `InvalidArgument` for a view that is not served online.
-pub fn chosen(catalog: &Catalog, names: &[String]) -> Result<Vec<Arc<FeatureView>>> {
+pub fn chosen(catalog: &Catalog, names: &[String]) -> Result<Vec<Target>> {
     if names.is_empty() {
-        let all = catalog.stored_views().into_iter();
-        return Ok(all
+        let stored = catalog.stored_views().into_iter();
+        let stored = stored
             .filter(|view| view.online && view.enabled && view.kind != ObjectKind::LabelView)
             .filter(|view| view.batch_source.is_some())
-            .cloned()
-            .collect());
+            .map(|view| Target::Stored(Arc::clone(view)));
+        let computed = catalog.views().filter_map(|view| match view {
+            View::OnDemand(view) if view.enabled && computed::has_rows(view, catalog) => {
+                Some(Target::Computed(Arc::clone(view)))
+            }
+            _ => None,
+        });
+        let mut computed: Vec<_> = computed.collect();
+        computed.sort_by(|a, b| a.name().cmp(b.name()));
+        return Ok(stored.chain(computed).collect());
     }
     let mut views = Vec::with_capacity(names.len());
     for name in names {
+        if let Some(View::OnDemand(view)) = catalog.view(name) {
+            computed::check(view, catalog)?;
+            views.push(Target::Computed(Arc::clone(view)));
+            continue;
+        }
         let view = catalog.stored_view(name)?;
         if !view.online {
             return Err(Error::invalid(format!(
@@ -158,8 +216,9 @@ pub fn chosen(catalog: &Catalog, names: &[String]) -> Result<Vec<Arc<FeatureView
                 "feature view `{name}` has no batch source to materialize from"
             )));
         }
-        views.push(Arc::clone(view));
+        views.push(Target::Stored(Arc::clone(view)));
     }
+    views.sort_by_key(|view| matches!(view, Target::Computed(_)));
     Ok(views)
 }
 
@@ -174,370 +233,28 @@ pub fn incremental_start(view: &FeatureView, now: DateTime<Utc>) -> DateTime<Utc
     })
 }
 
-/// Runs one view under its lease and keeps the ledger; `None` when its slot was taken by another.
-async fn run_view(
-    context: &Context,
-    request: &Request,
-    view: &Arc<FeatureView>,
-    cancel: &CancellationToken,
-) -> Result<Option<Report>> {
-    let kind = match request.window {
-        Window::Between { .. } => "materialize",
-        Window::Incremental { .. } => "materialize-incremental",
+/// How far before its beginning an incremental run of `view` looks for rows that came late.
+fn lookback(context: &Context, view: &FeatureView) -> Result<TimeDelta> {
+    let Some(text) = view.tags.get(LOOKBACK_TAG) else {
+        return Ok(TimeDelta::from_std(context.config.thali.materialize_lookback).unwrap_or(TimeDelta::MAX));
     };
-    let new = NewRun {
-        project: request.project.clone(),
-        feature_view: view.name.clone(),
-        kind,
-        trigger: request.trigger,
-        slot: request.slot,
-    };
-    let Some(id) = context.ledger.start(&new).await? else {
-        return Ok(None);
-    };
-    let rows = Arc::new(Rows::default());
-    let run = Run {
-        context: context.clone(),
-        request: request.clone(),
-        view: Arc::clone(view),
-        id: id.clone(),
-        rows: Arc::clone(&rows),
-        stop: cancel.child_token(),
-    };
-    let outcome = context
-        .background
-        .run(async move {
-            tokio::select! {
-                outcome = run.leased() => outcome,
-                error = run.keep_alive() => Err(error),
-            }
-        })
-        .await;
-    let counts = rows.get();
-    let (state, text) = match &outcome {
-        Ok(_) => (RunState::Succeeded, None),
-        Err(_) if cancel.is_cancelled() => (RunState::Cancelled, Some("cancelled".to_owned())),
-        Err(error) => (RunState::Failed, Some(error.one_line())),
-    };
-    context.ledger.finish(&id, state, counts, text.as_deref()).await?;
-    let status = if outcome.is_ok() { "success" } else { "failure" };
-    context
-        .metrics
-        .materializations
-        .get_or_create(&ViewStatus {
-            feature_view: view.name.clone(),
-            status,
-        })
-        .inc();
-    let report = outcome.map_err(|error| error.context(format!("materializing `{}`", view.name)))?;
-    let label = ViewLabel {
-        feature_view: view.name.clone(),
-    };
-    context
-        .metrics
-        .materialization_duration
-        .get_or_create(&label)
-        .observe(report.elapsed.as_secs_f64());
-    context
-        .metrics
-        .materialized_rows
-        .get_or_create(&label)
-        .inc_by(report.rows_written);
-    if let Some(progress) = &request.progress {
-        progress.view_finished(&report);
-    }
-    Ok(Some(report))
-}
-
-/// Counts shared with whoever shows them.
-#[derive(Debug, Default)]
-struct Rows {
-    read: AtomicU64,
-    written: AtomicU64,
-}
-
-impl Rows {
-    fn get(&self) -> (u64, u64) {
-        (
-            self.read.load(Ordering::Relaxed),
-            self.written.load(Ordering::Relaxed),
-        )
-    }
-}
-
-/// A run of one view that is in the ledger.
-struct Run {
-    context: Context,
-    request: Request,
-    view: Arc<FeatureView>,
-    id: String,
-    rows: Arc<Rows>,
-    stop: CancellationToken,
-}
-
-fn cancelled() -> Error {
-    Error::unavailable("the run was cancelled")
-}
-
-impl Run {
-    /// Ends only when the ledger can no longer be told that this run lives.
-    async fn keep_alive(&self) -> Error {
-        let mut beat = tokio::time::interval(Duration::from_secs(1));
-        let mut failures = 0;
-        loop {
-            beat.tick().await;
-            let (read, written) = self.rows.get();
-            match self.context.ledger.heartbeat(&self.id, read, written).await {
-                Ok(()) => failures = 0,
-                Err(error) if failures >= LEASE.as_secs() => return error,
-                Err(_) => failures += 1,
-            }
-        }
-    }
-
-    async fn leased(&self) -> Result<Report> {
-        let lease = self.lease().await?;
-        let outcome = tokio::select! {
-            outcome = self.copy() => outcome,
-            error = self.context.ledger.keep(&lease) => Err(error),
-            () = self.stop.cancelled() => Err(cancelled()),
-        };
-        self.context.ledger.release(&lease).await?;
-        outcome
-    }
-
-    /// Waits until the view's lease is free and takes it.
-    async fn lease(&self) -> Result<Lease> {
-        let name = format!("materialize/{}/{}", self.request.project, self.view.name);
-        let mut turn = tokio::time::interval(Duration::from_millis(500));
-        loop {
-            tokio::select! {
-                _ = turn.tick() => {}
-                () = self.stop.cancelled() => return Err(cancelled()),
-            }
-            if let Some(lease) = self.context.ledger.acquire(&name, &self.id).await? {
-                return Ok(lease);
-            }
-        }
-    }
-
-    /// Reads, encodes and writes the window, then records it.
-    async fn copy(&self) -> Result<Report> {
-        let Self {
-            context,
-            request,
-            rows,
-            ..
-        } = self;
-        let started = Instant::now();
-        // Another run may have recorded an interval while this one waited for the lease.
-        let catalog = context.registry.fresh_catalog(&request.project).await?;
-        let view = catalog.stored_view(&self.view.name).map(Arc::clone)?;
-        let (start, end) = match request.window {
-            Window::Between { start, end } => (start, end),
-            Window::Incremental { end } => (incremental_start(&view, Utc::now()), end),
-        };
-        context.ledger.set_window(&self.id, start, end).await?;
-        if let Some(progress) = &request.progress {
-            progress.view_started(&view.name, start, end);
-        }
-        let done = |rows: &Rows| {
-            let (rows_read, rows_written) = rows.get();
-            Report {
-                view: view.name.clone(),
-                start,
-                end,
-                rows_read,
-                rows_written,
-                elapsed: started.elapsed(),
-            }
-        };
-        if start >= end && matches!(request.window, Window::Incremental { .. }) {
-            return Ok(done(rows));
-        }
-        context
-            .online
-            .provision(&request.project, std::slice::from_ref(&view), &[])
-            .await?;
-        let table = Table::of(&view);
-        let (sender, mut receiver) = mpsc::channel::<WriteBatch>(IN_FLIGHT);
-        let reading = read(context, &view, (start, end), rows, sender);
-        let writing = async {
-            while let Some(batch) = receiver.recv().await {
-                let written = context
-                    .online
-                    .write(&request.project, &table, &batch, request.older)
-                    .await?;
-                rows.written.fetch_add(written, Ordering::Relaxed);
-                if let Some(progress) = &request.progress {
-                    let (read, written) = rows.get();
-                    progress.rows(&view.name, read, written);
-                }
-            }
-            Ok::<_, Error>(())
-        };
-        tokio::try_join!(reading, writing)?;
-        if self.stop.is_cancelled() {
-            return Err(cancelled());
-        }
-        context
-            .registry
-            .record_materialization(&request.project, &view.name, Interval { start, end })
-            .await?;
-        Ok(done(rows))
-    }
-}
-
-/// Streams the window to the writer, without rows that are older than one already sent for their key.
-async fn read(
-    context: &Context,
-    view: &FeatureView,
-    window: (DateTime<Utc>, DateTime<Utc>),
-    rows: &Rows,
-    sender: mpsc::Sender<WriteBatch>,
-) -> Result<()> {
-    let Some(source) = view.batch_source.clone() else {
-        return Err(Error::invalid(format!(
-            "feature view `{}` has no batch source",
+    let found = quantity::duration(text).and_then(|span| TimeDelta::from_std(span).ok());
+    found.ok_or_else(|| {
+        Error::invalid(format!(
+            "tag `{LOOKBACK_TAG}` of feature view `{}` is `{text}`, which is no span of time",
             view.name
-        )));
-    };
-    let timestamp_column = source.timestamp_field.clone();
-    let created_column =
-        (!source.created_timestamp_column.is_empty()).then(|| source.created_timestamp_column.clone());
-    let join_keys = if view.is_entityless() {
-        Vec::new()
-    } else {
-        view.join_keys.iter().map(|key| key.name.clone()).collect()
-    };
-    let pull = Pull {
-        source,
-        join_keys,
-        features: view.features.iter().map(|field| field.name.clone()).collect(),
-        start: Some(window.0),
-        end: Some(window.1),
-        latest_only: false,
-    };
-    let size = context
-        .config
-        .materialization
-        .online_write_batch_size
-        .unwrap_or(usize::MAX)
-        .max(1);
-    let mut newest = Newest::default();
-    let mut batches = context.offline.pull(pull).await?;
-    while let Some(batch) = batches.next().await {
-        let batch = batch?;
-        rows.read.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
-        let mut offset = 0;
-        while offset < batch.num_rows() {
-            let length = size.min(batch.num_rows() - offset);
-            let slice = batch.slice(offset, length);
-            offset += length;
-            let encoded = ingest::write_batch(
-                view,
-                context.config.entity_key_version,
-                &slice,
-                &timestamp_column,
-                created_column.as_deref(),
-            )?;
-            let encoded = newest.retain(encoded);
-            if !encoded.keys.is_empty() && sender.send(encoded).await.is_err() {
-                // The writer has failed; its error is the one that is reported.
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
+        ))
+        .hint("write for example `2h`")
+    })
 }
 
-/// The (event time, created time) of the newest row seen of each key, so that stores of coarse time
-/// resolution still end up with the newest row.
-#[derive(Default)]
-struct Newest {
-    seen: HashMap<u128, (i64, i64)>,
-}
-
-impl Newest {
-    /// Drops rows that an earlier row of the run, or a later row of the batch, is newer than.
-    fn retain(&mut self, batch: WriteBatch) -> WriteBatch {
-        let width = batch.features.len();
-        let order = |row: usize| {
-            (
-                batch.event_times[row],
-                batch.created_times[row].unwrap_or(i64::MIN),
-            )
-        };
-        let hashes: Vec<u128> = batch
-            .keys
-            .iter()
-            .map(|key| entity_key::fingerprint(key))
-            .collect();
-        for (row, hash) in hashes.iter().enumerate() {
-            let mine = order(row);
-            self.seen
-                .entry(*hash)
-                .and_modify(|best| *best = (*best).max(mine))
-                .or_insert(mine);
+/// The window of a run of `view` as its intervals are now.
+fn span(context: &Context, view: &FeatureView, window: Window) -> Result<(DateTime<Utc>, DateTime<Utc>)> {
+    Ok(match window {
+        Window::Between { start, end } => (start, end),
+        Window::Incremental { end } => {
+            let start = incremental_start(view, Utc::now());
+            (start - lookback(context, view)?, end)
         }
-        // Of rows with equal times the last one of the batch stays.
-        let mut kept_keys: HashMap<u128, ()> = HashMap::with_capacity(batch.keys.len());
-        let mut kept: Vec<usize> = Vec::with_capacity(batch.keys.len());
-        for row in (0..batch.keys.len()).rev() {
-            let hash = hashes[row];
-            if self.seen.get(&hash) == Some(&order(row)) && kept_keys.insert(hash, ()).is_none() {
-                kept.push(row);
-            }
-        }
-        if kept.len() == batch.keys.len() {
-            return batch;
-        }
-        kept.reverse();
-        let values = kept
-            .iter()
-            .flat_map(|row| &batch.values[row * width..(row + 1) * width]);
-        WriteBatch {
-            keys: kept.iter().map(|row| batch.keys[*row].clone()).collect(),
-            event_times: kept.iter().map(|row| batch.event_times[*row]).collect(),
-            created_times: kept.iter().map(|row| batch.created_times[*row]).collect(),
-            values: values.cloned().collect::<Vec<Bytes>>(),
-            features: batch.features,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn batch(rows: &[(&'static str, i64, i64, &'static str)]) -> WriteBatch {
-        WriteBatch {
-            features: vec!["f".into()],
-            keys: rows
-                .iter()
-                .map(|row| Bytes::from_static(row.0.as_bytes()))
-                .collect(),
-            event_times: rows.iter().map(|row| row.1).collect(),
-            created_times: rows.iter().map(|row| Some(row.2)).collect(),
-            values: rows
-                .iter()
-                .map(|row| Bytes::from_static(row.3.as_bytes()))
-                .collect(),
-        }
-    }
-
-    #[test]
-    fn only_the_newest_row_of_a_key_is_sent() {
-        let mut newest = Newest::default();
-        let first = newest.retain(batch(&[
-            ("a", 2, 0, "old"),
-            ("b", 5, 0, "b"),
-            ("a", 2, 1, "new"),
-            ("a", 1, 9, "x"),
-        ]));
-        assert_eq!(first.keys, ["b", "a"]);
-        assert_eq!(first.values, ["b", "new"]);
-        let second = newest.retain(batch(&[("a", 1, 0, "late"), ("b", 5, 1, "fixed")]));
-        assert_eq!(second.values, ["fixed"]);
-    }
+    })
 }

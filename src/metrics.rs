@@ -160,6 +160,7 @@ pub struct Metrics {
     pub plan_hits: Counter,
     pub plan_misses: Counter,
     pub materialized_rows: Family<ViewLabel, Counter>,
+    pub materialized_chunks: Family<ViewLabel, Counter>,
     pub registry_refreshes: Counter,
     pub registry_failures: Counter,
 }
@@ -198,6 +199,7 @@ impl Metrics {
             plan_hits: Counter::default(),
             plan_misses: Counter::default(),
             materialized_rows: Family::default(),
+            materialized_chunks: Family::default(),
             registry_refreshes: Counter::default(),
             registry_failures: Counter::default(),
         };
@@ -363,6 +365,11 @@ impl Metrics {
             "thali_materialized_rows",
             "Rows written to the online store by materialization",
             self.materialized_rows.clone(),
+        );
+        r.register(
+            "thali_materialized_chunks",
+            "Writes to the online store by materialization",
+            self.materialized_chunks.clone(),
         );
         r.register(
             "thali_registry_refreshes",

@@ -14,7 +14,8 @@ use crate::{
     config::Config,
     context::Context,
     error::{Error, Result},
-    materialize::Window,
+    materialize::{Request, Window},
+    schedule::ledger::Trigger,
     node::{self, Listening, Role},
 };
 
@@ -80,7 +81,9 @@ pub(super) async fn run(global: &Global, arguments: Arguments) -> Outcome {
     .await?;
     let project = context.config.project.clone();
     let (start, end) = window();
-    materialize::with_progress(&context, &project, Vec::new(), Window::Between { start, end }).await?;
+    let window = Window::Between { start, end };
+    let request = Request::new(&project, Vec::new(), window, Trigger::Cli);
+    materialize::with_progress(&context, request).await?;
 
     let roles = Role::ALL.to_vec();
     let addresses: Mutex<Vec<Listening>> = Mutex::default();

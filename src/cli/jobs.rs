@@ -1,4 +1,4 @@
-//! `thali jobs`: what was materialized when, and how it ended.
+//! `thali jobs`: what was materialized when, and how it ended; and the way to stop a run.
 
 use std::process::ExitCode;
 
@@ -21,6 +21,9 @@ pub(super) struct Arguments {
     limit: u32,
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
+    /// Stop the run with this id, wherever it runs
+    #[arg(long, value_name = "ID")]
+    cancel: Option<String>,
 }
 
 /// How to print.
@@ -32,6 +35,14 @@ enum Format {
 
 pub(super) async fn run(global: &Global, arguments: &Arguments) -> Outcome {
     let (context, _telemetry) = global.open("warn").await?;
+    if let Some(id) = &arguments.cancel {
+        if !context.ledger.cancel(id).await? {
+            return Err(Error::invalid(format!("no run `{id}` is running"))
+                .hint("`thali jobs -o json` tells the ids of runs"));
+        }
+        output::line(format_args!("{id} is asked to stop"));
+        return Ok(ExitCode::SUCCESS);
+    }
     let filter = RunFilter {
         project: Some(context.config.project.clone()),
         feature_view: arguments.view.clone(),
@@ -54,6 +65,8 @@ pub(super) async fn run(global: &Global, arguments: &Arguments) -> Outcome {
                     "TRIGGER",
                     "STATE",
                     "ROWS",
+                    "CHUNKS",
+                    "ROWS/S",
                     "WINDOW",
                     "ERROR",
                 ],
@@ -82,9 +95,18 @@ fn row(run: &Run) -> Vec<String> {
         run.trigger.clone(),
         state.to_owned(),
         run.rows_written.to_string(),
+        run.chunks.to_string(),
+        rate(run),
         window,
         run.error.clone().unwrap_or_default(),
     ]
+}
+
+/// Rows written a second, on average.
+fn rate(run: &Run) -> String {
+    let took = run.ended_at.unwrap_or_else(Utc::now) - run.started_at;
+    let milliseconds = u64::try_from(took.num_milliseconds()).unwrap_or_default().max(1);
+    (run.rows_written * 1000 / milliseconds).to_string()
 }
 
 fn show(time: DateTime<Utc>) -> String {

@@ -19,8 +19,9 @@ use crate::{
     error::{Error, Result},
     materialize::{self, Progress, Report, Request, Window},
     offline::store::OfflineStore,
+    online::store::OlderRow,
     registry::Catalog,
-    schedule::ledger::Trigger,
+    schedule::ledger::{Counts, Trigger},
 };
 
 #[derive(Debug, Args)]
@@ -38,7 +39,20 @@ pub(super) struct Arguments {
     #[arg(long, conflicts_with_all = ["start", "end"])]
     disable_event_timestamp: bool,
     #[command(flatten)]
+    how: How,
+    #[command(flatten)]
     version: Version,
+}
+
+/// What is done with the rows.
+#[derive(Debug, Args)]
+struct How {
+    /// Only tell what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Let rows overwrite stored ones that are newer
+    #[arg(long)]
+    backfill: bool,
 }
 
 /// Feast's flag; stored versions are read, not materialized.
@@ -67,6 +81,8 @@ pub(super) struct IncrementalArguments {
     #[arg(short, long)]
     views: Vec<String>,
     #[command(flatten)]
+    how: How,
+    #[command(flatten)]
     version: Version,
 }
 
@@ -74,23 +90,27 @@ pub(super) async fn run(global: &Global, arguments: Arguments) -> Outcome {
     arguments.version.refuse()?;
     let start = arguments.start.unwrap_or(DateTime::UNIX_EPOCH);
     let end = arguments.end.unwrap_or_else(Utc::now);
-    materialize(global, arguments.views, Window::Between { start, end }).await
+    let window = Window::Between { start, end };
+    materialize(global, arguments.views, window, &arguments.how).await
 }
 
 pub(super) async fn run_incremental(global: &Global, arguments: IncrementalArguments) -> Outcome {
     arguments.version.refuse()?;
-    materialize(
-        global,
-        arguments.views,
-        Window::Incremental { end: arguments.end },
-    )
-    .await
+    let window = Window::Incremental { end: arguments.end };
+    materialize(global, arguments.views, window, &arguments.how).await
 }
 
-async fn materialize(global: &Global, views: Vec<String>, window: Window) -> Outcome {
+async fn materialize(global: &Global, views: Vec<String>, window: Window, how: &How) -> Outcome {
     let (context, telemetry) = global.open("warn").await?;
     let project = context.config.project.clone();
-    let outcome = with_progress(&context, &project, views, window).await;
+    let mut request = Request::new(&project, views, window, Trigger::Cli);
+    if how.backfill {
+        request.older = OlderRow::Overwrite;
+    }
+    let outcome = match how.dry_run {
+        true => dry_run(&context, &request).await,
+        false => with_progress(&context, request).await,
+    };
     telemetry.shutdown();
     let reports = outcome?;
     if reports.is_empty() {
@@ -101,15 +121,26 @@ async fn materialize(global: &Global, views: Vec<String>, window: Window) -> Out
     Ok(ExitCode::SUCCESS)
 }
 
+/// Says what would be done, a line for each view.
+async fn dry_run(context: &Context, request: &Request) -> Result<Vec<Report>> {
+    let reports = materialize::dry_run(context, request).await?;
+    for report in &reports {
+        output::line(format_args!(
+            "{}: would read {} rows and write {} keys, {} to {}",
+            report.view,
+            report.counts.read,
+            report.counts.written,
+            report.start.format("%Y-%m-%d %H:%M:%S"),
+            report.end.format("%Y-%m-%d %H:%M:%S UTC"),
+        ));
+    }
+    Ok(reports)
+}
+
 /// Materializes and shows how far it is; Ctrl-C ends it and leaves nothing half recorded.
-pub(super) async fn with_progress(
-    context: &Context,
-    project: &str,
-    views: Vec<String>,
-    window: Window,
-) -> Result<Vec<Report>> {
+pub(super) async fn with_progress(context: &Context, request: Request) -> Result<Vec<Report>> {
     let cancel = CancellationToken::new();
-    let catalog = context.registry.catalog(project).await?;
+    let catalog = context.registry.catalog(&request.project).await?;
     let display = Display {
         offline: Arc::clone(&context.offline),
         catalog,
@@ -117,7 +148,7 @@ pub(super) async fn with_progress(
     };
     let request = Request {
         progress: Some(Arc::new(display)),
-        ..Request::new(project, views, window, Trigger::Cli)
+        ..request
     };
     let work = materialize::run(context, request, cancel.clone());
     tokio::pin!(work);
@@ -181,9 +212,9 @@ impl Progress for Display {
         *self.bar() = Some(bar);
     }
 
-    fn rows(&self, _view: &str, read: u64, _written: u64) {
+    fn rows(&self, _view: &str, counts: Counts) {
         if let Some(bar) = self.bar().as_ref() {
-            bar.set_position(read);
+            bar.set_position(counts.read + counts.resumed);
         }
     }
 
@@ -197,14 +228,19 @@ impl Progress for Display {
 
 /// One line about one view.
 fn summary(report: &Report) -> String {
-    let seconds = report.elapsed.as_secs_f64();
+    let (seconds, counts) = (report.elapsed.as_secs_f64(), report.counts);
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-    let rate = report.rows_read as f64 / seconds.max(0.001);
+    let rate = counts.read as f64 / seconds.max(0.001);
+    let resumed = match counts.resumed {
+        0 => String::new(),
+        rows => format!("{rows} rows were stored before, "),
+    };
     format!(
-        "{}: {} rows read, {} keys written in {seconds:.1} s ({rate:.0} rows/s), {} to {}",
+        "{}: {resumed}{} rows read, {} keys written in {} chunks and {seconds:.1} s ({rate:.0} rows/s), {} to {}",
         report.view,
-        report.rows_read,
-        report.rows_written,
+        counts.read,
+        counts.written,
+        counts.chunks,
         report.start.format("%Y-%m-%d %H:%M:%S"),
         report.end.format("%Y-%m-%d %H:%M:%S UTC"),
     )

@@ -348,6 +348,19 @@ fn entity_key_version(walk: &mut Walk) -> Option<entity_key::Version> {
     }
 }
 
+/// How far incremental runs look back.
+fn lookback(walk: &mut Walk) -> Option<Duration> {
+    const KEY: &str = "thali.materialize_lookback";
+    let text = walk.settings.text(KEY).unwrap_or("0s").to_owned();
+    let found = quantity::duration(&text);
+    if found.is_none() {
+        let line = walk.settings.line(KEY);
+        let problem = Problem::error(format!("`{text}` is no span of time, such as `2h`"));
+        walk.report(problem.at(line).key(KEY));
+    }
+    found
+}
+
 fn thali(walk: &mut Walk) -> Option<ThaliConfig> {
     let settings = &walk.settings;
     let ttl_mode = match settings.text("thali.ttl_mode") {
@@ -358,6 +371,8 @@ fn thali(walk: &mut Walk) -> Option<ThaliConfig> {
     let memory_limit = settings.text("thali.memory_limit").and_then(quantity::bytes);
     let unknown_entity = serving::unknown_entity(walk);
     let schedules = settings.map("thali.schedules");
+    let materialize_lookback = lookback(walk);
+    let settings = &walk.settings;
     let python = PythonConfig {
         enabled: settings.bool("thali.python.enabled").unwrap_or(true),
         command: settings
@@ -389,6 +404,7 @@ fn thali(walk: &mut Walk) -> Option<ThaliConfig> {
         unknown_entity,
         online: online?,
         schedules,
+        materialize_lookback: materialize_lookback?,
         python,
         registry_history: HistoryConfig { keep: keep? },
         registry_poll: seconds(walk, "thali.registry_poll_seconds"),

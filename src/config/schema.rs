@@ -154,6 +154,7 @@ pub(crate) static THALI: Schema = Schema {
         ),
         used("online", Kind::Section(&serving::LIMITS), None),
         used("schedules", Kind::Map, None),
+        used("materialize_lookback", Kind::Text, Some("0s")),
         used("python", Kind::Section(&PYTHON), None),
         used("registry_poll_seconds", Kind::Float, Some("1")),
         used("registry_token", Kind::Text, None),

@@ -112,7 +112,11 @@ impl KeyEncoder {
         done
     }
 
-    fn append(&self, out: &mut impl BufMut, values: &[&Value]) -> Result<()> {
+    /// Appends the encoded key to `out`.
+    ///
+    /// # Errors
+    /// As [`KeyEncoder::encode`].
+    pub fn append(&self, out: &mut impl BufMut, values: &[&Value]) -> Result<()> {
         if values.len() != self.names.len() {
             return Err(Error::invalid(format!(
                 "entity key with {} join keys was given {} values",

@@ -34,7 +34,7 @@ use futures::{StreamExt, TryStreamExt};
 use self::table::{Filter, Table};
 use super::{
     asof::{Bounds, Join, Side, entities::Entities, times::Scale},
-    store::{EntityRows, HistoricalQuery, JoinView, OfflineStore, Pull},
+    store::{EntityRows, HistoricalQuery, JoinView, OfflineStore, Parts, Pull},
 };
 use crate::{
     error::{Error, Result},
@@ -242,6 +242,10 @@ impl OfflineStore for FileStore {
 
     async fn pull(&self, pull: Pull) -> Result<SendableRecordBatchStream> {
         self.pull_from(self.open(&pull.source).await?, pull).await
+    }
+
+    async fn pull_parts(&self, pull: Pull) -> Result<Parts> {
+        self.parts_from(self.open(&pull.source).await?, pull).await
     }
 
     async fn append(&self, source: &DataSource, batches: Vec<RecordBatch>) -> Result<u64> {

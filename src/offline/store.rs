@@ -86,12 +86,28 @@ pub struct Pull {
     pub latest_only: bool,
 }
 
+/// A pull in parts, which may be read side by side.
+pub struct Parts {
+    pub streams: Vec<SendableRecordBatchStream>,
+    /// Pulls of the same window with the same fingerprint have the same rows in the same order in each part,
+    /// whatever their columns; `None` where that cannot be told.
+    pub fingerprint: Option<String>,
+}
+
 /// An offline store.
 #[async_trait]
 pub trait OfflineStore: Send + Sync + 'static {
     async fn historical(&self, query: HistoricalQuery) -> Result<SendableRecordBatchStream>;
 
     async fn pull(&self, pull: Pull) -> Result<SendableRecordBatchStream>;
+
+    /// All rows of a pull, in as many parts as can be read at the same time.
+    async fn pull_parts(&self, pull: Pull) -> Result<Parts> {
+        Ok(Parts {
+            streams: vec![self.pull(pull).await?],
+            fingerprint: None,
+        })
+    }
 
     /// Appends rows to a source, all or nothing; the rows must have the source's columns.
     async fn append(&self, source: &DataSource, batches: Vec<RecordBatch>) -> Result<u64>;

@@ -1,7 +1,7 @@
 //! Writing features that somebody sends: pushes and direct writes to the online store. All rows of a
 //! call are checked and converted before the first is stored.
 //!
-//! [`write_batch`], the way from Arrow to a store's rows, is shared with materialization.
+//! [`write_batch`], the way from Arrow to a store's rows, is for materialization.
 
 mod frame;
 mod journal;
@@ -16,7 +16,7 @@ use chrono::Utc;
 
 pub use frame::Frame;
 pub use journal::{Journal, JournalOptions};
-pub use rows::write_batch;
+pub use rows::{Identities, identities, write_batch};
 
 use self::{programs::Programs, rows::Rows};
 use super::{
@@ -294,7 +294,7 @@ impl Writer {
                 None => Vec::new(),
             },
         };
-        let batch = rows.assemble(view, self.settings.key_version)?;
+        let batch = rows.assemble(view, self.settings.key_version, false)?;
         let table = Table {
             view: Arc::clone(view),
             name: table_of(&view.name, view.version, self.settings.versioning),
@@ -344,7 +344,7 @@ impl Writer {
             event_times: vec![now; frame.rows()],
             created_times: vec![now; frame.rows()],
         };
-        let batch = rows.assemble(&stored, self.settings.key_version)?;
+        let batch = rows.assemble(&stored, self.settings.key_version, false)?;
         let table = Table::of(&stored);
         Ok(Some(Write { table, batch }))
     }

@@ -6,6 +6,8 @@
 //! that processes need not agree on the time.
 
 mod archive;
+mod process;
+mod progress;
 mod run;
 
 use std::time::Duration;
@@ -18,6 +20,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
+pub use self::progress::Counts;
 pub use self::run::{NewRun, Run, RunFilter, RunState, Trigger};
 use crate::{
     database::{Database, Engine, Migration},
@@ -25,6 +28,10 @@ use crate::{
 };
 
 const TABLE: &str = "thali_jobs_migrations";
+
+/// Runs and what else is known of them; those of an older thali have nothing more.
+const RUNS: &str = "SELECT thali_runs.*, thali_progress.rows_resumed, thali_progress.chunks \
+     FROM thali_runs LEFT JOIN thali_progress ON run_id = id";
 
 /// How long a lease and a run stay alive without being renewed.
 pub const LEASE: Duration = Duration::from_secs(30);
@@ -63,24 +70,21 @@ impl Ledger {
 
     async fn database(&self) -> Result<&Database> {
         let migrate = || async {
-            let runs: Migration = match self.database.engine() {
-                Engine::Sqlite => (
-                    1,
-                    "runs",
-                    include_str!("../../migrations/jobs/sqlite/0001_runs.sql"),
-                ),
-                Engine::Postgres => (
-                    1,
-                    "runs",
-                    include_str!("../../migrations/jobs/postgres/0001_runs.sql"),
-                ),
-                Engine::MySql => (
-                    1,
-                    "runs",
-                    include_str!("../../migrations/jobs/mysql/0001_runs.sql"),
-                ),
+            macro_rules! of_engine {
+                ($folder:literal) => {
+                    [
+                        include_str!(concat!("../../migrations/jobs/", $folder, "/0001_runs.sql")),
+                        include_str!(concat!("../../migrations/jobs/", $folder, "/0002_progress.sql")),
+                    ]
+                };
+            }
+            let [runs, progress] = match self.database.engine() {
+                Engine::Sqlite => of_engine!("sqlite"),
+                Engine::Postgres => of_engine!("postgres"),
+                Engine::MySql => of_engine!("mysql"),
             };
-            let migrated = self.database.migrate(TABLE, &[runs]).await;
+            let migrations: [Migration; 2] = [(1, "runs", runs), (2, "progress", progress)];
+            let migrated = self.database.migrate(TABLE, &migrations).await;
             migrated.map_err(|error| error.context("the job ledger cannot be opened"))
         };
         self.migrated.get_or_try_init(migrate).await?;
@@ -108,7 +112,13 @@ impl Ledger {
             Value::Number(run.slot.map(|slot| slot.timestamp_micros())),
         ];
         match self.write(&statement, &values).await {
-            Ok(_) => Ok(Some(id)),
+            Ok(_) => {
+                let progress = "INSERT INTO thali_progress (run_id) VALUES (?)";
+                match self.write(progress, &[text(&id)]).await {
+                    Ok(_) | Err(Failure::Duplicate) => Ok(Some(id)),
+                    Err(Failure::Other(error)) => Err(error),
+                }
+            }
             // The slot is taken, perhaps by this very run: the connection broke after it was written.
             Err(Failure::Duplicate) => {
                 let own = self
@@ -135,21 +145,6 @@ impl Ledger {
         Ok(())
     }
 
-    /// Writes a run's counts and shows that its process lives.
-    ///
-    /// # Errors
-    /// `Unavailable` when the ledger cannot be written.
-    pub async fn heartbeat(&self, id: &str, rows_read: u64, rows_written: u64) -> Result<()> {
-        let statement = format!(
-            "UPDATE thali_runs SET heartbeat_at = {}, rows_read = ?, rows_written = ? \
-             WHERE id = ? AND state = 'running'",
-            self.database.now()
-        );
-        let values = [count(rows_read), count(rows_written), text(id)];
-        self.write(&statement, &values).await?;
-        Ok(())
-    }
-
     /// Closes a run.
     ///
     /// # Errors
@@ -158,7 +153,7 @@ impl Ledger {
         &self,
         id: &str,
         state: RunState,
-        rows: (u64, u64),
+        counts: Counts,
         error: Option<&str>,
     ) -> Result<()> {
         let statement = format!(
@@ -168,11 +163,12 @@ impl Ledger {
         );
         let values = [
             text(state.name()),
-            count(rows.0),
-            count(rows.1),
+            count(counts.read),
+            count(counts.written),
             Value::Text(error.map(|error| error.chars().take(LONGEST_ERROR).collect())),
             text(id),
         ];
+        self.write_progress(id, counts).await?;
         self.write(&statement, &values).await?;
         Ok(())
     }
@@ -183,7 +179,7 @@ impl Ledger {
     /// `Unavailable` when the ledger cannot be read.
     pub async fn runs(&self, filter: &RunFilter) -> Result<Vec<Run>> {
         self.close_abandoned().await?;
-        let mut statement = "SELECT * FROM thali_runs WHERE 1 = 1".to_owned();
+        let mut statement = format!("{RUNS} WHERE 1 = 1");
         let mut values = Vec::new();
         for (column, wanted) in [
             ("project", &filter.project),
@@ -209,22 +205,29 @@ impl Ledger {
     /// # Errors
     /// `Unavailable` when the ledger cannot be read.
     pub async fn last_scheduled(&self, project: &str, feature_view: &str) -> Result<Option<Run>> {
-        let statement = "SELECT * FROM thali_runs WHERE project = ? AND feature_view = ? \
-                         AND slot IS NOT NULL ORDER BY slot DESC LIMIT 1";
-        let rows = self.read(statement, &[text(project), text(feature_view)]).await?;
+        let statement = format!(
+            "{RUNS} WHERE project = ? AND feature_view = ? AND slot IS NOT NULL ORDER BY slot DESC LIMIT 1"
+        );
+        let rows = self.read(&statement, &[text(project), text(feature_view)]).await?;
         rows.first().map(|row| self.run(row)).transpose()
     }
 
-    /// Takes the lease if nobody holds it; `None` when somebody does.
+    /// Takes the lease for a run if nobody holds it; `None` when somebody does. A holder that is known to
+    /// have been killed holds nothing, and its run is closed.
     ///
     /// # Errors
     /// `Unavailable` when the ledger cannot be written.
-    pub async fn acquire(&self, name: &str, holder: &str) -> Result<Option<Lease>> {
+    pub async fn acquire(&self, name: &str, run: &str) -> Result<Option<Lease>> {
         let taken = Instant::now();
         let now = self.database.now();
         let expiry = format!("{now} + {}", LEASE.as_micros());
+        let holder = match process::mark() {
+            Some(mark) => format!("{run} {mark}"),
+            None => run.to_owned(),
+        };
         let look = format!(
-            "SELECT epoch, CASE WHEN expires_at < {now} THEN 1 ELSE 0 END AS free FROM thali_leases WHERE name = ?"
+            "SELECT epoch, holder, CASE WHEN expires_at < {now} THEN 1 ELSE 0 END AS free \
+             FROM thali_leases WHERE name = ?"
         );
         let found = self.read(&look, &[text(name)]).await?;
         let (epoch, written) = match found.first() {
@@ -232,25 +235,30 @@ impl Ledger {
                 let insert = format!(
                     "INSERT INTO thali_leases (name, holder, epoch, expires_at) VALUES (?, ?, 1, {expiry})"
                 );
-                (1, self.write(&insert, &[text(name), text(holder)]).await)
+                (1, self.write(&insert, &[text(name), text(&holder)]).await)
             }
             Some(row) => {
-                let held: i64 = self.get(row, "epoch")?;
+                let (held, by): (i64, String) = (self.get(row, "epoch")?, self.get(row, "holder")?);
+                let mut unchanged = format!(" AND expires_at < {now}");
                 if self.get::<i64>(row, "free")? == 0 {
-                    return Ok(None);
+                    unchanged.clear();
+                    match by.split_once(' ') {
+                        Some((gone, mark)) if process::is_gone(mark) => self.close("id = ?", &[text(gone)]).await?,
+                        _ => return Ok(None),
+                    }
                 }
                 // The epoch says that nobody came in between.
                 let take = format!(
                     "UPDATE thali_leases SET holder = ?, epoch = epoch + 1, expires_at = {expiry} \
-                     WHERE name = ? AND epoch = ? AND expires_at < {now}"
+                     WHERE name = ? AND epoch = ? AND holder = ?{unchanged}"
                 );
-                let values = [text(holder), text(name), number(held)];
+                let values = [text(&holder), text(name), number(held), text(&by)];
                 (held + 1, self.write(&take, &values).await)
             }
         };
         let lease = Lease {
             name: name.to_owned(),
-            holder: holder.to_owned(),
+            holder,
             epoch,
             taken,
         };
@@ -338,11 +346,16 @@ impl Ledger {
         if self.read(&look, &[]).await?.is_empty() {
             return Ok(());
         }
+        self.close(&abandoned, &[]).await
+    }
+
+    /// Closes runs whose process is gone.
+    async fn close(&self, which: &str, values: &[Value]) -> Result<()> {
         let close = format!(
             "UPDATE thali_runs SET state = 'failed', ended_at = heartbeat_at, \
-             error = 'the process that ran it stopped; run it again' WHERE {abandoned}"
+             error = 'the process that ran it stopped; run it again' WHERE state = 'running' AND {which}"
         );
-        self.write(&close, &[]).await?;
+        self.write(&close, values).await?;
         Ok(())
     }
 
@@ -387,7 +400,8 @@ impl Ledger {
             Ok(micros.and_then(DateTime::from_timestamp_micros))
         };
         let rows = |column: &str| -> Result<u64> {
-            Ok(u64::try_from(self.get::<i64>(row, column)?).unwrap_or_default())
+            let found: Option<i64> = self.get(row, column)?;
+            Ok(found.and_then(|rows| u64::try_from(rows).ok()).unwrap_or_default())
         };
         Ok(Run {
             id: self.get(row, "id")?,
@@ -403,6 +417,8 @@ impl Ledger {
             ended_at: time("ended_at")?,
             rows_read: rows("rows_read")?,
             rows_written: rows("rows_written")?,
+            rows_resumed: rows("rows_resumed")?,
+            chunks: rows("chunks")?,
             error: self.get(row, "error")?,
         })
     }

@@ -2,10 +2,10 @@
 
 use axum::{
     Json, Router,
-    extract::{Query, State},
+    extract::{Path, Query, State},
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Deserialize;
@@ -17,13 +17,14 @@ use super::{
 };
 use crate::{
     context::Context,
-    error::{Error, Result},
+    error::{Error, Kind, Result},
 };
 
 /// The routes, to be mounted under `/api/thali/v1`.
 pub fn router(context: Context) -> Router {
     Router::new()
         .route("/jobs", get(jobs))
+        .route("/jobs/{id}/cancel", post(cancel))
         .route("/schedules", get(schedules))
         .with_state(context)
 }
@@ -45,6 +46,16 @@ async fn jobs(State(context): State<Context>, Query(query): Query<JobsQuery>) ->
     };
     let listed = context.ledger.runs(&filter).await;
     answer(listed.map(|runs| json!({"jobs": runs})))
+}
+
+/// Asks a run to stop; it does within seconds, wherever it runs.
+async fn cancel(State(context): State<Context>, Path(id): Path<String>) -> Response {
+    let asked = match context.ledger.cancel(&id).await {
+        Ok(true) => Ok(json!({"id": id, "status": "cancelling"})),
+        Ok(false) => Err(Error::new(Kind::ObjectNotFound, format!("no run `{id}` is running"))),
+        Err(error) => Err(error),
+    };
+    answer(asked)
 }
 
 #[derive(Debug, Deserialize)]

@@ -9,7 +9,7 @@ use sqlx::Row;
 use thali::{
     database::{Database, Engine},
     error::Kind,
-    schedule::ledger::{LEASE, Ledger, NewRun, RunFilter, RunState, Trigger},
+    schedule::ledger::{Counts, LEASE, Ledger, NewRun, RunFilter, RunState, Trigger},
 };
 
 use crate::servers::{Fresh, on_every_engine, run};
@@ -43,6 +43,14 @@ fn new_run(view: &str, slot: Option<DateTime<Utc>>) -> NewRun {
         kind: "materialize",
         trigger: Trigger::Schedule,
         slot,
+    }
+}
+
+fn counts(read: u64, written: u64) -> Counts {
+    Counts {
+        read,
+        written,
+        ..Counts::default()
     }
 }
 
@@ -135,7 +143,7 @@ async fn an_abandoned_run_is_reported_as_failed(fresh: &Fresh) {
     let alive = ledger.start(&new_run("alive", None)).await.unwrap().unwrap();
     ledger.start(&new_run("dead", None)).await.unwrap().unwrap();
     let_time_pass(&database).await;
-    ledger.heartbeat(&alive, 1, 1).await.unwrap();
+    ledger.heartbeat(&alive, counts(1, 1)).await.unwrap();
     let runs = ledger.runs(&RunFilter::default()).await.unwrap();
     let states: Vec<_> = runs
         .iter()
@@ -157,13 +165,13 @@ async fn runs_are_kept_as_they_were_written(fresh: &Fresh) {
     let before = Utc::now() - TimeDelta::seconds(1);
     let id = ledger.start(&new_run(&view, Some(slot))).await.unwrap().unwrap();
     ledger.set_window(&id, from, to).await.unwrap();
-    ledger.heartbeat(&id, 7, 5).await.unwrap();
+    ledger.heartbeat(&id, counts(7, 5)).await.unwrap();
     let error = "é".repeat(10_000);
     ledger
-        .finish(&id, RunState::Failed, (u64::MAX, 9), Some(&error))
+        .finish(&id, RunState::Failed, counts(u64::MAX, 9), Some(&error))
         .await
         .unwrap();
-    ledger.heartbeat(&id, 1, 1).await.unwrap();
+    ledger.heartbeat(&id, counts(1, 1)).await.unwrap();
     let run = ledger.last_scheduled("p", &view).await.unwrap().unwrap();
     assert_eq!(
         (run.id.as_str(), run.feature_view.as_str()),

@@ -185,6 +185,9 @@ export interface Job {
   endedAt: string | null;
   rowsRead: number;
   rowsWritten: number;
+  /** Rows that an earlier run, which did not finish, had stored. */
+  rowsResumed: number;
+  chunks: number;
   error: string | null;
 }
 export interface Schedule {

@@ -28,7 +28,7 @@ use crate::{
             times::{Scale, moments},
             winners::{Candidate, Winners},
         },
-        store::Pull,
+        store::{Parts, Pull},
     },
 };
 
@@ -36,6 +36,9 @@ use crate::{
 const WAITING: usize = 4;
 /// Rows of a batch of newest rows.
 const OUTPUT_ROWS: usize = 1 << 14;
+
+/// The partitions of a scan and what its files are known by.
+type Scanned = (Vec<SendableRecordBatchStream>, Option<String>);
 
 /// What every row of a pull goes through.
 struct Window {
@@ -155,8 +158,9 @@ fn in_utc(stored: &DataType) -> DataType {
 }
 
 impl FileStore {
-    pub(super) async fn pull_from(&self, table: Table, pull: Pull) -> Result<SendableRecordBatchStream> {
-        let (window, columns) = Window::new(&table, &pull)?;
+    /// The scan of a pull's window, and what every row of it goes through.
+    async fn scan_window(&self, table: &Table, pull: &Pull) -> Result<(Scanned, Window)> {
+        let (window, columns) = Window::new(table, pull)?;
         let end = |tick: i64| (tick != i64::MIN && tick != i64::MAX).then_some(tick);
         let filter = Filter::moments(
             table.timestamp()?,
@@ -164,7 +168,27 @@ impl FileStore {
             end(window.end),
             window.scale,
         );
-        let partitions = table.scan(&self.state, &columns, &[filter]).await?;
+        let scanned = table.scan_known(&self.state, &columns, &[filter]).await?;
+        Ok((scanned, window))
+    }
+
+    /// The partitions of the scan as they are: whoever reads them side by side needs no queue between.
+    pub(super) async fn parts_from(&self, table: Table, pull: Pull) -> Result<Parts> {
+        let ((partitions, fingerprint), window) = self.scan_window(&table, &pull).await?;
+        let window = Arc::new(window);
+        let part = |partition: SendableRecordBatchStream| {
+            let (schema, window) = (Arc::clone(&window.schema), Arc::clone(&window));
+            let rows = partition.map(move |batch| Ok(window.apply(&batch?)?));
+            Box::pin(RecordBatchStreamAdapter::new(schema, rows)) as SendableRecordBatchStream
+        };
+        Ok(Parts {
+            streams: partitions.into_iter().map(part).collect(),
+            fingerprint,
+        })
+    }
+
+    pub(super) async fn pull_from(&self, table: Table, pull: Pull) -> Result<SendableRecordBatchStream> {
+        let ((partitions, _), window) = self.scan_window(&table, &pull).await?;
         let window = Arc::new(window);
         // Each partition reads ahead a little; a reader that stops taking stops them, one that goes ends them.
         let mut reading = RecordBatchReceiverStreamBuilder::new(Arc::clone(&window.schema), WAITING);

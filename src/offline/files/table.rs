@@ -12,7 +12,7 @@ use datafusion::{
     datasource::{
         file_format::{FileFormat, csv::CsvFormat, parquet::ParquetFormat},
         listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl},
-        physical_plan::{FileScanConfigBuilder, ParquetSource},
+        physical_plan::{FileScanConfig, FileScanConfigBuilder, ParquetSource},
         source::DataSourceExec,
     },
     execution::{SendableRecordBatchStream, SessionState},
@@ -21,6 +21,7 @@ use datafusion::{
     physical_plan::{ExecutionPlan, ExecutionPlanProperties, stream::RecordBatchStreamAdapter},
 };
 use futures::StreamExt;
+use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
 use super::location::{Format, Location, Shape};
@@ -323,6 +324,16 @@ impl Table {
         columns: &[String],
         filters: &[Filter],
     ) -> Result<Vec<SendableRecordBatchStream>> {
+        Ok(self.scan_known(state, columns, filters).await?.0)
+    }
+
+    /// As [`Table::scan`], with what tells whether another scan with the same filters has the same rows.
+    pub(super) async fn scan_known(
+        &self,
+        state: &SessionState,
+        columns: &[String],
+        filters: &[Filter],
+    ) -> Result<(Vec<SendableRecordBatchStream>, Option<String>)> {
         let indices = self.indices(columns)?;
         let plan = self.listing.scan(state, Some(&indices), &[], None).await?;
         let plan = self.hinted(plan, filters);
@@ -332,9 +343,10 @@ impl Table {
             .unwrap_or(plan);
         let schema = self.projected(columns)?;
         let context = state.task_ctx();
-        (0..plan.output_partitioning().partition_count())
+        let streams: Result<Vec<_>> = (0..plan.output_partitioning().partition_count())
             .map(|partition| Ok(renamed(plan.execute(partition, Arc::clone(&context))?, &schema)))
-            .collect()
+            .collect();
+        Ok((streams?, fingerprint(&plan)))
     }
 
     /// The scan with the filters as hints for skipping parts of Parquet files.
@@ -372,6 +384,27 @@ impl Table {
         }
         all
     }
+}
+
+/// What the files of a scan and their division into partitions come to, in a few letters; files are known by
+/// name, size, time and tag.
+fn fingerprint(plan: &Arc<dyn ExecutionPlan>) -> Option<String> {
+    let exec = plan.downcast_ref::<DataSourceExec>()?;
+    let config = exec.data_source().downcast_ref::<FileScanConfig>()?;
+    let mut digest = Sha256::new();
+    for group in &config.file_groups {
+        digest.update(b"partition");
+        for file in group.iter() {
+            let (meta, range) = (&file.object_meta, &file.range);
+            let range = range.as_ref().map(|range| (range.start, range.end));
+            let time = meta.last_modified.timestamp_nanos_opt();
+            digest.update(format!(
+                "{}|{}|{time:?}|{:?}|{range:?}|",
+                meta.location, meta.size, meta.e_tag
+            ));
+        }
+    }
+    Some(hex::encode(digest.finalize()))
 }
 
 fn renamed(stream: SendableRecordBatchStream, schema: &SchemaRef) -> SendableRecordBatchStream {

@@ -1,5 +1,5 @@
 //! The materialization routes. A run goes on when the caller hangs up, as in Feast; it is asked for
-//! again without harm, since stores never go back in event time.
+//! again without harm, since stores never go back in event time. `dry_run` and `backfill` are thali's own.
 
 use axum::{
     body::Bytes,
@@ -20,15 +20,19 @@ use crate::{
         openapi::schema::{list, nullable, of_fields, text},
         route::{Route, param},
     },
-    materialize::{self, Request, Window},
+    materialize::{self, Report, Request, Window},
     model::value::text::parse_instant,
-    online::json::body::{self, MaterializeBody},
+    online::{
+        json::body::{self, MaterializeBody},
+        store::OlderRow,
+    },
     schedule::ledger::Trigger,
 };
 
 pub(super) fn routes(context: &Context) -> Vec<Route<()>> {
     let views = || ("feature_views", nullable(&list(&text())), true);
-    let always = ("disable_event_timestamp", json!({"type": "boolean"}), true);
+    let flag = |name| (name, json!({"type": "boolean"}), true);
+    let always = flag("disable_event_timestamp");
     let route = |path: &str, summary: &str, handler| {
         let accept_only = param(
             "async",
@@ -50,13 +54,20 @@ pub(super) fn routes(context: &Context) -> Vec<Route<()>> {
             ("end_ts", nullable(&text()), true),
             views(),
             always,
+            flag("dry_run"),
+            flag("backfill"),
         ])),
         route(
             "/materialize-incremental",
             "Materializes what is new",
             post(incremental),
         )
-        .reads(of_fields(vec![("end_ts", text(), false), views()])),
+        .reads(of_fields(vec![
+            ("end_ts", text(), false),
+            views(),
+            flag("dry_run"),
+            flag("backfill"),
+        ])),
     ];
     routes
         .into_iter()
@@ -142,12 +153,26 @@ async fn start(
     // Wrong names are refused now, also when the caller will not wait for the rest.
     let catalog = context.registry.fresh_catalog(&project).await?;
     let chosen = materialize::chosen(&catalog, &names)?;
-    let views: Vec<String> = chosen.iter().map(|view| view.name.clone()).collect();
+    let views: Vec<String> = chosen.iter().map(|view| view.name().to_owned()).collect();
     if views.is_empty() {
         // An empty list would mean every view to the run below.
         return Ok(done(accept_only, &views));
     }
-    let request = Request::new(&project, views.clone(), window, Trigger::Http);
+    let mut request = Request::new(&project, views.clone(), window, Trigger::Http);
+    if body.backfill {
+        request.older = OlderRow::Overwrite;
+    }
+    if body.dry_run {
+        let reports = materialize::dry_run(&context, &request).await?;
+        let told = |report: &Report| {
+            json!({
+                "feature_view": report.view, "start_ts": report.start, "end_ts": report.end,
+                "rows": report.counts.read, "keys": report.counts.written,
+            })
+        };
+        let told: Vec<_> = reports.iter().map(told).collect();
+        return Ok(axum::Json(json!({"status": "dry_run", "feature_views": told})).into_response());
+    }
     let run = tokio::spawn(async move {
         let outcome = materialize::run(&context, request, CancellationToken::new()).await;
         if let Err(error) = &outcome {
@@ -183,6 +208,8 @@ mod tests {
             feature_views: None,
             disable_event_timestamp: always,
             version: None,
+            dry_run: false,
+            backfill: false,
         }
     }
 

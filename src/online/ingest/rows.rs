@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Result},
     model::{
         FeatureView,
-        entity_key::{KeyEncoder, Version},
+        entity_key::{KeyEncoder, Version, fingerprint},
         feature_view::DUMMY_JOIN_KEY,
         value::{self, Kind, Value},
     },
@@ -31,16 +31,10 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// The rows that have a key, an event time and at least one value.
-    pub(super) fn assemble(self, view: &FeatureView, version: Version) -> Result<WriteBatch> {
+    /// The rows that have a key, an event time and, unless `empty` ones are wanted, at least one value.
+    pub(super) fn assemble(self, view: &FeatureView, version: Version, empty: bool) -> Result<WriteBatch> {
         let rows = self.event_times.len();
-        let dummy: Value = Kind::StringVal(String::new()).into();
-        let names: Vec<&str> = if self.keys.is_empty() {
-            vec![DUMMY_JOIN_KEY]
-        } else {
-            view.join_keys.iter().map(|key| key.name.as_str()).collect()
-        };
-        let mut encoder = KeyEncoder::new(&names, version)?;
+        let (mut encoder, dummy) = (self.encoder(view, version)?, dummy());
         let mut batch = WriteBatch {
             features: view.features.iter().map(|field| field.name.clone()).collect(),
             keys: Vec::with_capacity(rows),
@@ -48,18 +42,14 @@ impl Rows {
             created_times: Vec::with_capacity(rows),
             values: Vec::with_capacity(rows * self.features.len()),
         };
-        let mut key: Vec<&Value> = Vec::with_capacity(names.len());
+        let mut key: Vec<&Value> = Vec::new();
         for row in 0..rows {
             let Some(time) = self.event_times[row] else {
                 continue;
             };
-            key.clear();
-            key.extend(self.keys.iter().map(|column| &column[row]));
-            if self.keys.is_empty() {
-                key.push(&dummy);
-            }
+            self.key(row, &dummy, &mut key);
             if key.iter().any(|value| value::is_null(value))
-                || self.features.iter().all(|column| column[row].is_empty())
+                || (!empty && self.features.iter().all(|column| column[row].is_empty()))
             {
                 continue;
             }
@@ -78,10 +68,80 @@ impl Rows {
         }
         Ok(batch)
     }
+
+    fn encoder(&self, view: &FeatureView, version: Version) -> Result<KeyEncoder> {
+        let names: Vec<&str> = if self.keys.is_empty() {
+            vec![DUMMY_JOIN_KEY]
+        } else {
+            view.join_keys.iter().map(|key| key.name.as_str()).collect()
+        };
+        KeyEncoder::new(&names, version)
+    }
+
+    /// The values of a row's key.
+    fn key<'a>(&'a self, row: usize, dummy: &'a Value, key: &mut Vec<&'a Value>) {
+        key.clear();
+        key.extend(self.keys.iter().map(|column| &column[row]));
+        if self.keys.is_empty() {
+            key.push(dummy);
+        }
+    }
 }
 
-/// A view's rows from Arrow columns under their mapped names. Rows without an event time, with a null
-/// join key or without any value are left out; times without a zone are UTC.
+/// Event and created times of the rows of a batch, and fingerprints of their entity keys.
+pub struct Identities {
+    /// `None` for rows without an event time or with a null join key: they belong to nobody.
+    pub keys: Vec<Option<u128>>,
+    /// Microseconds since 1970 UTC.
+    pub event_times: Vec<i64>,
+    /// `i64::MIN` where there is none.
+    pub created_times: Vec<i64>,
+}
+
+/// Whose rows a batch has, and of when; needs no feature columns.
+///
+/// # Errors
+/// As [`write_batch`].
+pub fn identities(
+    view: &FeatureView,
+    version: Version,
+    batch: &RecordBatch,
+    timestamp_column: &str,
+    created_column: Option<&str>,
+) -> Result<Identities> {
+    let rows = Rows {
+        keys: keys(view, batch)?,
+        features: Vec::new(),
+        event_times: times_of(view, batch, timestamp_column)?,
+        created_times: created_column.map_or_else(|| Ok(Vec::new()), |name| times_of(view, batch, name))?,
+    };
+    let (encoder, dummy) = (rows.encoder(view, version)?, dummy());
+    let (mut bytes, mut key) = (Vec::new(), Vec::new());
+    let mut fingerprints = Vec::with_capacity(batch.num_rows());
+    for (row, time) in rows.event_times.iter().enumerate() {
+        rows.key(row, &dummy, &mut key);
+        if time.is_none() || key.iter().any(|value| value::is_null(value)) {
+            fingerprints.push(None);
+            continue;
+        }
+        bytes.clear();
+        encoder
+            .append(&mut bytes, &key)
+            .map_err(|error| error.context(format!("row {row} of feature view `{}`", view.name)))?;
+        fingerprints.push(Some(fingerprint(&bytes)));
+    }
+    let known = |time: &Option<i64>| time.unwrap_or(i64::MIN);
+    let mut created_times: Vec<i64> = rows.created_times.iter().map(known).collect();
+    created_times.resize(batch.num_rows(), i64::MIN);
+    Ok(Identities {
+        keys: fingerprints,
+        event_times: rows.event_times.iter().map(known).collect(),
+        created_times,
+    })
+}
+
+/// A view's rows from Arrow columns under their mapped names. Rows without an event time or with a null
+/// join key are left out; times without a zone are UTC.
 ///
 /// # Errors
 /// `InvalidArgument` naming a column that is missing or does not fit the view.
@@ -92,36 +152,49 @@ pub fn write_batch(
     timestamp_column: &str,
     created_column: Option<&str>,
 ) -> Result<WriteBatch> {
-    let column = |name: &str| {
-        batch.column_by_name(name).ok_or_else(|| {
-            Error::invalid(format!(
-                "rows for feature view `{}` lack the column `{name}`",
-                view.name
-            ))
-        })
-    };
-    let fits =
-        |name: &str, error: Error| error.context(format!("column `{name}` for feature view `{}`", view.name));
-    let keys = view
-        .join_keys
-        .iter()
-        .filter(|_| !view.is_entityless())
-        .map(|key| {
-            value::arrow::from_array(column(&key.name)?, key.value_type)
-                .map_err(|error| fits(&key.name, error))
-        });
     let features = view.features.iter().map(|field| {
-        value::arrow::encode_column(column(&field.name)?, field.value_type)
-            .map_err(|error| fits(&field.name, error))
+        value::arrow::encode_column(column(view, batch, &field.name)?, field.value_type)
+            .map_err(|error| fits(view, &field.name, error))
     });
-    let times = |name: &str| times(column(name)?).map_err(|error| fits(name, error));
     let rows = Rows {
-        keys: keys.collect::<Result<_>>()?,
+        keys: keys(view, batch)?,
         features: features.collect::<Result<_>>()?,
-        event_times: times(timestamp_column)?,
-        created_times: created_column.map_or_else(|| Ok(Vec::new()), times)?,
+        event_times: times_of(view, batch, timestamp_column)?,
+        created_times: created_column.map_or_else(|| Ok(Vec::new()), |name| times_of(view, batch, name))?,
     };
-    rows.assemble(view, version)
+    // A newest row that says nothing is what is known: a join answers it, too.
+    rows.assemble(view, version, true)
+}
+
+fn column<'a>(view: &FeatureView, batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
+    batch.column_by_name(name).ok_or_else(|| {
+        Error::invalid(format!(
+            "rows for feature view `{}` lack the column `{name}`",
+            view.name
+        ))
+    })
+}
+
+fn fits(view: &FeatureView, name: &str, error: Error) -> Error {
+    error.context(format!("column `{name}` for feature view `{}`", view.name))
+}
+
+fn keys(view: &FeatureView, batch: &RecordBatch) -> Result<Vec<Vec<Value>>> {
+    let keys = view.join_keys.iter().filter(|_| !view.is_entityless());
+    keys.map(|key| {
+        value::arrow::from_array(column(view, batch, &key.name)?, key.value_type)
+            .map_err(|error| fits(view, &key.name, error))
+    })
+    .collect()
+}
+
+fn times_of(view: &FeatureView, batch: &RecordBatch, name: &str) -> Result<Vec<Option<i64>>> {
+    times(column(view, batch, name)?).map_err(|error| fits(view, name, error))
+}
+
+/// The key of views without entities.
+fn dummy() -> Value {
+    Kind::StringVal(String::new()).into()
 }
 
 /// A column's times in microseconds since 1970.

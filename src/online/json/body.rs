@@ -55,6 +55,10 @@ pub struct MaterializeBody {
     pub feature_views: Option<Vec<String>>,
     pub disable_event_timestamp: bool,
     pub version: Option<String>,
+    /// Only tell what would be done; thali's own, as is `backfill`.
+    pub dry_run: bool,
+    /// Let rows overwrite stored ones that are newer.
+    pub backfill: bool,
 }
 
 /// A request body being read field by field; problems are collected, so that all are told at once.
@@ -344,6 +348,8 @@ pub fn read_materialize(raw: &[u8], incremental: bool) -> Result<MaterializeBody
         feature_views: body.texts("feature_views"),
         disable_event_timestamp: body.flag("disable_event_timestamp", false),
         version: body.text("version"),
+        dry_run: body.flag("dry_run", false),
+        backfill: body.flag("backfill", false),
     };
     body.finish(materialize)
 }

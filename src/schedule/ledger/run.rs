@@ -82,6 +82,10 @@ pub struct Run {
     pub ended_at: Option<DateTime<Utc>>,
     pub rows_read: u64,
     pub rows_written: u64,
+    /// Rows passed over because an earlier run had stored them.
+    pub rows_resumed: u64,
+    /// Writes to the store.
+    pub chunks: u64,
     pub error: Option<String>,
 }
 

@@ -59,8 +59,18 @@ export function jobColumns(project: string, withView = true): Column<Job>[] {
     { label: "Trigger", order: (job) => job.trigger, cell: (job) => <span title={job.kind}>{job.trigger}</span> },
     { label: "Started", order: (job) => Date.parse(job.startedAt), cell: (job) => <When at={job.startedAt} /> },
     { label: "Took", order: (job) => seconds(job, Date.now()), numeric: true, cell: (job) => <Took job={job} /> },
-    { label: "Rows read", order: (job) => job.rowsRead, numeric: true, cell: (job) => count(job.rowsRead) },
+    {
+      label: "Rows read",
+      order: (job) => job.rowsRead,
+      numeric: true,
+      cell: (job) => (
+        <span title={job.rowsResumed ? `${count(job.rowsResumed)} more were stored by a run before` : undefined}>
+          {count(job.rowsRead)}
+        </span>
+      ),
+    },
     { label: "Written", order: (job) => job.rowsWritten, numeric: true, cell: (job) => count(job.rowsWritten) },
+    { label: "Chunks", order: (job) => job.chunks, numeric: true, cell: (job) => count(job.chunks) },
     { label: "Rows/s", numeric: true, cell: (job) => <Rate job={job} /> },
   );
   return columns;

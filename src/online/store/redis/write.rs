@@ -1,5 +1,5 @@
-//! Writing and deleting: a script for each row, so that comparing event times and storing the row are one
-//! step whoever else writes.
+//! Writing and deleting: by scripts, so that comparing event times and storing a row are one step whoever
+//! else writes. One call stores some rows, or one row where each may belong to another server.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::{
-    RedisStore,
+    Link, RedisStore,
     layout::time_field,
     resp::{Pipeline, Walk, error_of, put_bulk, refused},
 };
@@ -18,8 +18,11 @@ use crate::{
 };
 
 /// Rows and bytes sent at a time at most.
-const ROWS: usize = 512;
+const ROWS: usize = 2048;
 const BYTES: usize = 1 << 20;
+/// Rows of a call, and their values at most: the server does nothing else meanwhile.
+const ROWS_OF_A_CALL: usize = 64;
+const VALUES_OF_A_CALL: usize = 2048;
 
 /// A script with the name Redis keeps it under, the SHA-1 of its text.
 pub(super) struct Script {
@@ -27,11 +30,10 @@ pub(super) struct Script {
     pub(super) sha: &'static str,
 }
 
-/// Stores a row unless a newer one is there: `key; time field, seconds, nanoseconds, encoded time, seconds
-/// to live or nothing, whether older rows overwrite, then fields and values`.
+/// Stores rows unless newer ones are there.
 pub(super) static PUT: Script = Script {
     text: include_str!("put.lua"),
-    sha: "5d96f1a5edf796570f640ab7f4f52ebe9c4410eb",
+    sha: "81ac6a2ac9b5d6b7a77737618ae23ecaf8fb9729",
 };
 
 /// Deletes a row, and the entity with its last row: `key; time field, other fields`.
@@ -41,9 +43,9 @@ pub(super) static DELETE: Script = Script {
 };
 
 impl Script {
-    /// Begins a call; by its text when the server does not know it yet.
-    fn begin(&self, pipeline: &mut Pipeline, arguments: usize, by_text: bool) {
-        pipeline.begin(4 + arguments);
+    /// Begins a call for some keys; by its text when the server does not know it yet.
+    fn begin(&self, pipeline: &mut Pipeline, keys: usize, arguments: usize, by_text: bool) {
+        pipeline.begin(3 + keys + arguments);
         if by_text {
             pipeline.arg(b"EVAL");
             pipeline.arg(self.text.as_bytes());
@@ -51,7 +53,7 @@ impl Script {
             pipeline.arg(b"EVALSHA");
             pipeline.arg(self.sha.as_bytes());
         }
-        pipeline.arg(b"1");
+        pipeline.arg(keys.to_string().as_bytes());
     }
 }
 
@@ -65,20 +67,27 @@ impl RedisStore {
     ) -> Result<u64> {
         let rows = batch.newest_rows()?;
         let overwrites = older == OlderRow::Overwrite || self.skips_compare;
+        let mut head = Vec::new();
+        put_bulk(&mut head, &time_field(&table.name));
+        let ttl = self.ttl.map(|seconds| seconds.to_string()).unwrap_or_default();
+        put_bulk(&mut head, ttl.as_bytes());
+        put_bulk(&mut head, if overwrites { b"1" } else { b"0" });
+        put_bulk(&mut head, batch.features.len().to_string().as_bytes());
+        for feature in &batch.features {
+            put_bulk(&mut head, &redis_field_hash(&table.name, feature));
+        }
         let call = Put {
             project: project.as_bytes(),
-            time_field: time_field(&table.name),
-            fields: batch
-                .features
-                .iter()
-                .map(|feature| redis_field_hash(&table.name, feature))
-                .collect(),
+            head,
             batch,
-            overwrites: if overwrites { b"1" } else { b"0" },
-            ttl: self.ttl.map(|seconds| seconds.to_string()).unwrap_or_default(),
         };
-        let append = |pipeline: &mut Pipeline, row: usize, by_text| call.append(pipeline, row, by_text);
-        let done = self.call_all(&rows, append).await;
+        let together = match &self.link {
+            Link::Single(_) => ROWS_OF_A_CALL.min(VALUES_OF_A_CALL / batch.features.len().max(1)),
+            // The rows of a call must belong to one server.
+            Link::Cluster(_) => 1,
+        };
+        let append = |pipeline: &mut Pipeline, rows: &[usize], by_text| call.append(pipeline, rows, by_text);
+        let done = self.call_all(&rows, together, append).await;
         let Some((why, unwritten)) = done.failed else {
             return Ok(done.count);
         };
@@ -113,10 +122,12 @@ impl RedisStore {
         }
         let rows: Vec<usize> = (0..keys.len()).collect();
         let done = self
-            .call_all(&rows, |pipeline, row, by_text| {
-                DELETE.begin(pipeline, 1 + names.len(), by_text);
-                pipeline.key(&keys[row], project);
-                pipeline.encoded(&fields);
+            .call_all(&rows, 1, |pipeline, rows, by_text| {
+                for &row in rows {
+                    DELETE.begin(pipeline, 1, 1 + names.len(), by_text);
+                    pipeline.key(&keys[row], project);
+                    pipeline.encoded(&fields);
+                }
             })
             .await;
         match done.failed {
@@ -125,38 +136,46 @@ impl RedisStore {
         }
     }
 
-    /// Calls a script for every row; goes on after a row that the server refuses, not after a lost server.
-    async fn call_all(&self, rows: &[usize], append: impl Fn(&mut Pipeline, usize, bool)) -> Done {
+    /// Calls a script for all rows, some of them `together`; goes on after a row that the server refuses, not
+    /// after a lost server.
+    async fn call_all(
+        &self,
+        rows: &[usize],
+        together: usize,
+        append: impl Fn(&mut Pipeline, &[usize], bool),
+    ) -> Done {
         let mut done = Done::default();
-        let mut rest = rows;
+        let mut rest: Vec<&[usize]> = rows.chunks(together.max(1)).collect();
         while !rest.is_empty() {
             let mut pipeline = Pipeline::default();
-            let mut count = 0;
-            while count < rest.len().min(ROWS) && pipeline.size() < BYTES {
-                append(&mut pipeline, rest[count], false);
-                count += 1;
+            let (mut calls, mut count) = (0, 0);
+            while calls < rest.len() && count < ROWS && pipeline.size() < BYTES {
+                append(&mut pipeline, rest[calls], false);
+                count += rest[calls].len();
+                calls += 1;
             }
-            let (now, later) = rest.split_at(count);
-            rest = later;
-            let mut unknown = Vec::new();
-            match self.send(pipeline).await {
-                Ok(frames) => done.take(now, &frames, Some(&mut unknown)),
+            let later = rest.split_off(calls);
+            let now = std::mem::replace(&mut rest, later);
+            let again = match self.send(pipeline).await {
+                Ok(frames) => done.take(&now, &frames, false),
                 Err(error) => {
-                    done.lost(error, now, rest);
+                    done.lost(error, now.iter().chain(&rest).copied());
                     return done;
                 }
-            }
-            if unknown.is_empty() {
+            };
+            if again.is_empty() {
                 continue;
             }
             let mut pipeline = Pipeline::default();
-            for &row in &unknown {
-                append(&mut pipeline, row, true);
+            for rows in &again {
+                append(&mut pipeline, rows, true);
             }
             match self.send(pipeline).await {
-                Ok(frames) => done.take(&unknown, &frames, None),
+                Ok(frames) => {
+                    done.take(&again, &frames, true);
+                }
                 Err(error) => {
-                    done.lost(error, &unknown, rest);
+                    done.lost(error, again.iter().chain(&rest).copied());
                     return done;
                 }
             }
@@ -174,22 +193,26 @@ struct Done {
 }
 
 impl Done {
-    /// Counts the answers of some rows; rows whose script the server does not know go to `unknown`.
-    fn take(&mut self, rows: &[usize], frames: &[Bytes], mut unknown: Option<&mut Vec<usize>>) {
-        for (&row, frame) in rows.iter().zip(frames) {
-            match (error_of(frame), &mut unknown) {
-                (Some(said), Some(unknown)) if said.starts_with("NOSCRIPT") => unknown.push(row),
-                (Some(said), _) => self.fail(refused(said), [row]),
-                (None, _) => match Walk::new(frame).int() {
-                    Ok(count) => self.count += u64::from(count > 0),
-                    Err(error) => self.fail(error, [row]),
+    /// Counts the answers of some calls. Answers what to call again, by the script's text: calls of one that
+    /// the server does not know, and each row of a call that failed for one of its rows.
+    fn take<'a>(&mut self, calls: &[&'a [usize]], frames: &[Bytes], is_last: bool) -> Vec<&'a [usize]> {
+        let mut again = Vec::new();
+        for (&rows, frame) in calls.iter().zip(frames) {
+            match error_of(frame) {
+                Some(said) if !is_last && said.starts_with("NOSCRIPT") => again.push(rows),
+                Some(_) if !is_last && rows.len() > 1 => again.extend(rows.chunks(1)),
+                Some(said) => self.fail(refused(said), rows.iter().copied()),
+                None => match Walk::new(frame).int() {
+                    Ok(count) => self.count += u64::try_from(count).unwrap_or_default(),
+                    Err(error) => self.fail(error, rows.iter().copied()),
                 },
             }
         }
+        again
     }
 
-    fn lost(&mut self, error: Error, now: &[usize], later: &[usize]) {
-        self.fail(error, now.iter().chain(later).copied());
+    fn lost<'a>(&mut self, error: Error, calls: impl Iterator<Item = &'a [usize]>) {
+        self.fail(error, calls.flatten().copied());
     }
 
     fn fail(&mut self, error: Error, rows: impl IntoIterator<Item = usize>) {
@@ -200,30 +223,27 @@ impl Done {
     }
 }
 
-/// A call of [`PUT`] for the rows of a batch.
+/// A call of [`PUT`] for rows of a batch.
 struct Put<'a> {
     project: &'a [u8],
-    time_field: Vec<u8>,
-    fields: Vec<[u8; 4]>,
+    /// The arguments before those of the rows, encoded.
+    head: Vec<u8>,
     batch: &'a WriteBatch,
-    overwrites: &'static [u8],
-    ttl: String,
 }
 
 impl Put<'_> {
-    fn append(&self, pipeline: &mut Pipeline, row: usize, by_text: bool) {
-        let time = timestamp(self.batch.event_times[row]);
-        PUT.begin(pipeline, 6 + 2 * self.fields.len(), by_text);
-        pipeline.key(&self.batch.keys[row], self.project);
-        pipeline.arg(&self.time_field);
-        pipeline.arg(time.seconds.to_string().as_bytes());
-        pipeline.arg(time.nanos.to_string().as_bytes());
-        pipeline.arg(&time.encode_to_vec());
-        pipeline.arg(self.ttl.as_bytes());
-        pipeline.arg(self.overwrites);
-        for (field, value) in self.fields.iter().zip(self.batch.row(row)) {
-            pipeline.arg(field);
-            pipeline.arg(value);
+    fn append(&self, pipeline: &mut Pipeline, rows: &[usize], by_text: bool) {
+        let width = self.batch.features.len();
+        PUT.begin(pipeline, rows.len(), 4 + width + rows.len() * (1 + width), by_text);
+        for &row in rows {
+            pipeline.key(&self.batch.keys[row], self.project);
+        }
+        pipeline.encoded(&self.head);
+        for &row in rows {
+            pipeline.arg(&timestamp(self.batch.event_times[row]).encode_to_vec());
+            for value in self.batch.row(row) {
+                pipeline.arg(value);
+            }
         }
     }
 }
