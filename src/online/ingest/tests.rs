@@ -355,15 +355,18 @@ fn arrow_rows_become_store_rows() {
     ])
     .unwrap();
     let rows = write_batch(&view, Version::V3, &batch, "ts", Some("made")).unwrap();
-    // Left out: a null key, no value at all, no event time.
-    assert_eq!(
-        rows.keys,
-        [key(&[("driver_id", int(1))]), key(&[("driver_id", int(4))])]
-    );
-    assert_eq!(rows.event_times, [TEN, -1000]);
-    assert_eq!(rows.created_times, [None, Some(TEN + HOUR)]);
+    // Left out: a null key, no event time. A row without any value is one all the same.
+    assert_eq!(rows.keys, [1, 3, 4].map(|id| key(&[("driver_id", int(id))])));
+    assert_eq!(rows.event_times, [TEN, 0, -1000]);
+    assert_eq!(rows.created_times, [None, None, Some(TEN + HOUR)]);
     assert_eq!(rows.features, ["a", "b"]);
-    assert!(rows.values[2].is_empty() && rows.values.len() == 4);
+    assert!(rows.values[2..5].iter().all(Bytes::is_empty) && rows.values.len() == 6);
+    let who = identities(&view, Version::V3, &batch, "ts", Some("made")).unwrap();
+    let prints = rows.keys.iter().map(|key| Some(fingerprint(key)));
+    assert_eq!(who.keys.iter().copied().filter(Option::is_some).collect::<Vec<_>>(), prints.collect::<Vec<_>>());
+    assert_eq!((who.keys[1], who.keys[4]), (None, None));
+    assert_eq!((who.event_times[3], who.created_times[3]), (-1000, TEN + HOUR));
+    assert_eq!(who.created_times[0], i64::MIN);
     let error = write_batch(&view, Version::V3, &batch, "when", None).unwrap_err();
     assert!(error.message().contains("`when`"), "{error}");
 }

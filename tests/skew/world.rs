@@ -1,0 +1,176 @@
+//! thali in a folder of its own: a Parquet source that is pushed to, a SQLite online store, two views of the
+//! source, one of them with a ttl.
+
+use std::{collections::BTreeMap, fs::File, sync::Arc};
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, TimestampMicrosecondArray},
+    datatypes::{Float64Type, Int64Type},
+    ipc::reader::StreamReader,
+};
+use chrono::{DateTime, Utc};
+use futures::StreamExt;
+use parquet::arrow::ArrowWriter;
+use serde_json::json;
+use tempfile::TempDir;
+use thali::{
+    config::{Config, Sources},
+    context::Context,
+    definitions::{Definitions, Validation},
+    materialize::{self, Request, Window},
+    offline::retrieve::{self, HistoricalRequest, RequestRows},
+    online::{
+        ingest::{Frame, Options, Target, Writer},
+        plan::Wanted,
+        serve::{self, Given},
+        table,
+    },
+    registry::store::history::Author,
+    schedule::ledger::Trigger,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::model::{HOUR, Row, Values};
+
+/// Half hours, so that no row is as old as that to the second.
+pub const TTL: i64 = 5 * HOUR / 2;
+const SETTINGS: &str = "project: skew\nprovider: local\nregistry: registry.db\n\
+    online_store: {type: sqlite, path: online.db}\noffline_store: {type: file}\n\
+    entity_key_serialization_version: 3\nthali: {ttl_mode: 'null', materialize_lookback: 4h}\n";
+const DEFINITIONS: &str = "
+entities: [{name: id, join_key: id, value_type: Int64}]
+data_sources:
+  - {name: facts, type: file, path: facts.parquet, timestamp_field: at, created_timestamp_column: made}
+  - {name: facts_push, type: push, batch_source: facts}
+feature_views:
+  - {name: plain, entities: [id], source: facts_push, schema: [{name: a, type: Int64}, {name: b, type: Float64}]}
+  - {name: aged, entities: [id], source: facts_push, ttl: 150m, schema: [{name: a, type: Int64}, {name: b, type: Float64}]}
+";
+
+pub struct World {
+    folder: TempDir,
+    context: Context,
+}
+
+fn time(micros: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(micros).unwrap()
+}
+
+fn batch(rows: &[Row]) -> RecordBatch {
+    let times = |of: fn(&Row) -> i64| -> ArrayRef {
+        let times: TimestampMicrosecondArray = rows.iter().map(|row| Some(of(row))).collect();
+        Arc::new(times.with_timezone("UTC"))
+    };
+    let columns: [(&str, ArrayRef); 5] = [
+        ("id", Arc::new(rows.iter().map(|row| Some(row.key)).collect::<Int64Array>())),
+        ("at", times(|row| row.event)),
+        ("made", times(|row| row.created)),
+        ("a", Arc::new(rows.iter().map(|row| row.values.0).collect::<Int64Array>())),
+        ("b", Arc::new(rows.iter().map(|row| row.values.1).collect::<Float64Array>())),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap()
+}
+
+async fn open(folder: &TempDir) -> Context {
+    let sources = Sources {
+        chdir: Some(folder.path().to_owned()),
+        ..Sources::default()
+    };
+    Context::open(Config::load(&sources).unwrap()).await.unwrap()
+}
+
+impl World {
+    pub async fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        std::fs::write(folder.path().join("feature_store.yaml"), SETTINGS).unwrap();
+        let empty = batch(&[]);
+        let file = File::create(folder.path().join("facts.parquet")).unwrap();
+        ArrowWriter::try_new(file, empty.schema(), None).unwrap().close().unwrap();
+        let context = open(&folder).await;
+        let definitions = Definitions::from_text("definitions.yaml", DEFINITIONS).unwrap();
+        let objects = definitions.resolve("skew", &*context.offline, Validation::Skipped).await.unwrap();
+        let plan = context.registry.plan("skew", objects).await.unwrap();
+        context.registry.execute(&plan, &Author::new("skew".into(), "apply")).await.unwrap();
+        Self { folder, context }
+    }
+
+    /// As a process that ends and another that begins.
+    pub async fn restart(&mut self) {
+        self.context = open(&self.folder).await;
+    }
+
+    pub async fn append(&self, rows: &[Row]) {
+        let catalog = self.context.registry.catalog("skew").await.unwrap();
+        let source = catalog.stored_view("plain").unwrap().batch_source.clone().unwrap();
+        self.context.offline.append(&source, vec![batch(rows)]).await.unwrap();
+    }
+
+    pub async fn push(&self, rows: &[Row]) {
+        let column = |of: fn(&Row) -> serde_json::Value| rows.iter().map(of).collect();
+        let frame = Frame::from_json(vec![
+            ("id".into(), column(|row| json!(row.key))),
+            ("at".into(), column(|row| json!(time(row.event).to_rfc3339()))),
+            ("made".into(), column(|row| json!(time(row.created).to_rfc3339()))),
+            ("a".into(), column(|row| json!(row.values.0))),
+            ("b".into(), column(|row| json!(row.values.1))),
+        ]);
+        let writer = Writer::new(&self.context);
+        writer.push("facts_push", &frame.unwrap(), Target::Both, Options::default()).await.unwrap();
+    }
+
+    pub async fn materialize(&self, first: Option<i64>, last: i64) {
+        let window = match first {
+            Some(first) => Window::Between { start: time(first), end: time(last) },
+            None => Window::Incremental { end: time(last) },
+        };
+        let request = Request::new("skew", Vec::new(), window, Trigger::Cli);
+        materialize::run(&self.context, request, CancellationToken::new()).await.unwrap();
+    }
+
+    /// What is answered online now, of both views, by key.
+    pub async fn online(&self, keys: i64) -> BTreeMap<&'static str, Vec<Values>> {
+        let request = serve::Request {
+            wanted: Wanted::Features(references()),
+            full_names: true,
+            version_metadata: false,
+            columns: vec![("id".into(), Given::Json((0..keys).map(|key| json!(key)).collect()))],
+        };
+        let response = serve::get_online_features(&self.context, request).await.unwrap();
+        let mut stream = Vec::new();
+        table::write_stream(&mut stream, &response).unwrap();
+        values(StreamReader::try_new(&stream[..], None).unwrap().map(Result::unwrap))
+    }
+
+    /// What the join answers at a moment, of both views, by key.
+    pub async fn join(&self, keys: i64, moment: i64) -> BTreeMap<&'static str, Vec<Values>> {
+        let ids: Int64Array = (0..keys).collect();
+        let times = TimestampMicrosecondArray::from_value(moment, ids.len()).with_timezone("UTC");
+        let columns: [(&str, ArrayRef); 2] = [("id", Arc::new(ids)), ("event_timestamp", Arc::new(times))];
+        let entities = RecordBatch::try_from_iter(columns).unwrap();
+        let request = HistoricalRequest {
+            rows: RequestRows::Given { schema: entities.schema(), batches: vec![entities] },
+            wanted: retrieve::Wanted::features(references()),
+            full_feature_names: true,
+            filter_by_created: false,
+        };
+        let rows = retrieve::historical(&self.context, "skew", request).await.unwrap();
+        let batches: Vec<_> = rows.map(Result::unwrap).collect().await;
+        values(batches.into_iter())
+    }
+}
+
+fn references() -> Vec<String> {
+    ["plain:a", "plain:b", "aged:a", "aged:b"].map(str::to_owned).to_vec()
+}
+
+fn values(batches: impl Iterator<Item = RecordBatch>) -> BTreeMap<&'static str, Vec<Values>> {
+    let mut found: BTreeMap<&'static str, Vec<Values>> = BTreeMap::new();
+    for batch in batches {
+        for view in ["plain", "aged"] {
+            let column = |name: &str| batch.column_by_name(&format!("{view}__{name}")).unwrap();
+            let (a, b) = (column("a").as_primitive::<Int64Type>(), column("b").as_primitive::<Float64Type>());
+            found.entry(view).or_default().extend(a.iter().zip(b.iter()));
+        }
+    }
+    found
+}
