@@ -47,7 +47,10 @@ fn row(random: &mut Random, model: &Model, key: i64, now: i64, number: i64, push
     let late = if random.one_in(4) { random.below(4) } else { 0 };
     let mut event = now - late * HOUR - random.below(600 * SECOND);
     if random.one_in(3) {
-        let known = model.rows.iter().filter(|row| row.key == key && row.event > now - 3 * HOUR);
+        let known = model
+            .rows
+            .iter()
+            .filter(|row| row.key == key && row.event > now - 3 * HOUR);
         event = known.map(|row| row.event).next_back().unwrap_or(event);
         // The same second, or the very same time.
         event -= random.below(2) * random.below(event.rem_euclid(SECOND) + 1);
@@ -103,7 +106,11 @@ async fn histories(seed: u64) {
         if random.one_in(4) {
             let last = now - random.below(2) * HOUR;
             // Nobody may leave out a time: an incremental run begins where the last one of any kind ended.
-            let first = if last > until { now - 100 * HOUR } else { last - random.below(6) * HOUR };
+            let first = if last > until {
+                now - 100 * HOUR
+            } else {
+                last - random.below(6) * HOUR
+            };
             world.materialize(Some(first), last).await;
             model.materialize(KEYS, first, last);
             until = until.max(last);
@@ -115,7 +122,11 @@ async fn histories(seed: u64) {
             until = now;
         }
         let online = world.online(KEYS).await;
-        let joined = if everything { Some(world.join(KEYS, now).await) } else { None };
+        let joined = if everything {
+            Some(world.join(KEYS, now).await)
+        } else {
+            None
+        };
         for (key, place) in (0..KEYS).zip(0..) {
             let told = || {
                 let rows: Vec<_> = model.rows.iter().filter(|row| row.key == key).collect();
@@ -129,7 +140,12 @@ async fn histories(seed: u64) {
             }
             if step == STEPS {
                 let right = model.join(key, now, Some(TTL));
-                assert_eq!(joined.as_ref().unwrap()["aged"][place], right, "the join with ttl, {}", told());
+                assert_eq!(
+                    joined.as_ref().unwrap()["aged"][place],
+                    right,
+                    "the join with ttl, {}",
+                    told()
+                );
                 assert_eq!(online["aged"][place], right, "skew with ttl, {}", told());
             }
         }

@@ -15,8 +15,8 @@ use crate::{
     context::Context,
     error::{Error, Result},
     materialize::{Request, Window},
-    schedule::ledger::Trigger,
     node::{self, Listening, Role},
+    schedule::ledger::Trigger,
 };
 
 #[derive(Debug, Args)]

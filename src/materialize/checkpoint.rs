@@ -72,6 +72,12 @@ impl Checkpoint {
 
 /// What decides which bytes are stored for a row, in a few letters.
 pub(super) fn spec(view: &FeatureView, version: Version, older: OlderRow) -> String {
-    let parts = (&view.join_keys, &view.features, &view.batch_source, version, older);
+    let parts = (
+        &view.join_keys,
+        &view.features,
+        &view.batch_source,
+        version,
+        older,
+    );
     hex::encode(Sha256::digest(format!("{parts:?}")))
 }

@@ -32,7 +32,10 @@ const EVENT_TIMESTAMP: &str = "event_timestamp";
 /// The views whose rows give the keys and times, or why there are none.
 fn sources(view: &OnDemandFeatureView, catalog: &Catalog) -> Result<Vec<Arc<FeatureView>>> {
     let refused = |why: &str| {
-        Error::invalid(format!("on demand feature view `{}` cannot be materialized: {why}", view.name))
+        Error::invalid(format!(
+            "on demand feature view `{}` cannot be materialized: {why}",
+            view.name
+        ))
     };
     if !view.write_to_online_store {
         return Err(refused("it is computed when it is read and stores nothing")
@@ -47,15 +50,22 @@ fn sources(view: &OnDemandFeatureView, catalog: &Catalog) -> Result<Vec<Arc<Feat
             }
             OnDemandInput::View { view: name, .. } => {
                 let source = catalog.stored_view(name)?;
-                let has_keys = keys.iter().all(|key| source.join_keys.iter().any(|own| own.name == key.name));
-                if has_keys && source.batch_source.is_some() && !sources.iter().any(|known| known.name == *name) {
+                let has_keys = keys
+                    .iter()
+                    .all(|key| source.join_keys.iter().any(|own| own.name == key.name));
+                if has_keys
+                    && source.batch_source.is_some()
+                    && !sources.iter().any(|known| known.name == *name)
+                {
                     sources.push(Arc::clone(source));
                 }
             }
         }
     }
     if sources.is_empty() || keys.is_empty() {
-        return Err(refused("none of the views it reads has rows for all its entities"));
+        return Err(refused(
+            "none of the views it reads has rows for all its entities",
+        ));
     }
     Ok(sources)
 }
@@ -83,7 +93,10 @@ pub(super) fn span(
             let ttls = sources(view, catalog).unwrap_or_default();
             let longest = ttls.iter().filter_map(|source| source.ttl).max();
             let back = longest.and_then(|ttl| TimeDelta::from_std(ttl).ok());
-            (end - back.filter(|back| !back.is_zero()).unwrap_or(FIRST_LOOK_BACK), end)
+            (
+                end - back.filter(|back| !back.is_zero()).unwrap_or(FIRST_LOOK_BACK),
+                end,
+            )
         }
     }
 }
@@ -173,7 +186,10 @@ impl Job<'_> {
 /// The keys and times of a batch, under the names a join expects.
 fn entity_rows(batch: &RecordBatch, stored: &FeatureView, time: &str) -> Result<RecordBatch> {
     let (mut fields, mut columns): (Vec<Field>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
-    let names = stored.join_keys.iter().map(|key| (key.name.as_str(), key.name.as_str()));
+    let names = stored
+        .join_keys
+        .iter()
+        .map(|key| (key.name.as_str(), key.name.as_str()));
     for (from, to) in names.chain([(time, EVENT_TIMESTAMP)]) {
         let place = batch.schema_ref().index_of(from)?;
         fields.push(batch.schema_ref().field(place).clone().with_name(to));

@@ -249,7 +249,8 @@ impl Copy {
         resumes: bool,
     ) -> Result<Ended> {
         let Parts { streams, fingerprint } = self.pull(state, true).await?;
-        let placed = fingerprint.is_some() && fingerprint == state.source && state.stored.len() == streams.len();
+        let placed =
+            fingerprint.is_some() && fingerprint == state.source && state.stored.len() == streams.len();
         if !placed {
             newest.forget_places();
             state.stored = vec![0; streams.len()];
@@ -381,7 +382,11 @@ impl Pass {
                 if waiting.keys.len() >= size {
                     let until = now.last().map_or(0, |row| u64::from(*row) + 1);
                     let until = if rest.is_empty() { rows } else { until };
-                    if sender.send((std::mem::take(&mut waiting), place + until)).await.is_err() {
+                    if sender
+                        .send((std::mem::take(&mut waiting), place + until))
+                        .await
+                        .is_err()
+                    {
                         // The writer has failed; its error is the one that is reported.
                         return Ok(Ended::Done);
                     }
@@ -406,7 +411,8 @@ impl Pass {
             // Rows that belong to nobody are counted in the first pass.
             let inside = key.map_or(newest.first == 0, |key| newest.contains(key));
             if !inside {
-                let stored = self.resumes && key.is_some_and(|key| super::newest::part_of(key) < newest.first);
+                let stored =
+                    self.resumes && key.is_some_and(|key| super::newest::part_of(key) < newest.first);
                 resumed += u64::from(stored);
                 passed = passed.or(stored.then_some(at));
                 continue;
@@ -434,8 +440,18 @@ impl Pass {
 
     /// Whether the store has a row for the key of a batch of one.
     async fn is_stored(&self, batch: &RecordBatch) -> Result<bool> {
-        let Copy { context, project, view, .. } = &*self.copy;
-        let features: Vec<String> = view.features.iter().take(1).map(|field| field.name.clone()).collect();
+        let Copy {
+            context,
+            project,
+            view,
+            ..
+        } = &*self.copy;
+        let features: Vec<String> = view
+            .features
+            .iter()
+            .take(1)
+            .map(|field| field.name.clone())
+            .collect();
         let columns = ViewColumns {
             table: Table::of(view),
             features: features.into(),
@@ -470,7 +486,10 @@ impl Pass {
                 if batch.keys.is_empty() {
                     return Ok((None, until));
                 }
-                let written = context.online.write(&copy.project, table, &batch, copy.older).await?;
+                let written = context
+                    .online
+                    .write(&copy.project, table, &batch, copy.older)
+                    .await?;
                 Ok::<_, Error>((Some(written), until))
             }
         };

@@ -195,7 +195,10 @@ mod tests {
                 newest.offer(*key, rank(1, 1, 1));
                 assert!(newest.keys() <= 100);
             }
-            stored += keys.iter().filter(|key| newest.wins(**key, rank(1, 1, 1))).count();
+            stored += keys
+                .iter()
+                .filter(|key| newest.wins(**key, rank(1, 1, 1)))
+                .count();
             passes += 1;
             let Some(next) = newest.last.checked_add(1) else {
                 break;

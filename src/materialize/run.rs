@@ -66,9 +66,7 @@ pub(super) async fn run_view(
         Err(_) if stop.is_cancelled() => (RunState::Cancelled, Some("cancelled".to_owned())),
         Err(error) => (RunState::Failed, Some(error.one_line())),
     };
-    let finished = context
-        .ledger
-        .finish(&id, state, counters.get(), text.as_deref());
+    let finished = context.ledger.finish(&id, state, counters.get(), text.as_deref());
     finished.await?;
     let status = if outcome.is_ok() { "success" } else { "failure" };
     context
@@ -100,7 +98,10 @@ pub(super) async fn count(
 ) -> Result<(u64, u64)> {
     let copy = Arc::new(Copy::new(context, &request.project, view, request.older));
     let state = Checkpoint::start(String::new(), start, end);
-    context.background.run(async move { copy.count(state).await }).await
+    context
+        .background
+        .run(async move { copy.count(state).await })
+        .await
 }
 
 /// A run of one view that is in the ledger.

@@ -74,7 +74,11 @@ impl Ledger {
                 ($folder:literal) => {
                     [
                         include_str!(concat!("../../migrations/jobs/", $folder, "/0001_runs.sql")),
-                        include_str!(concat!("../../migrations/jobs/", $folder, "/0002_progress.sql")),
+                        include_str!(concat!(
+                            "../../migrations/jobs/",
+                            $folder,
+                            "/0002_progress.sql"
+                        )),
                     ]
                 };
             }
@@ -149,13 +153,7 @@ impl Ledger {
     ///
     /// # Errors
     /// `Unavailable` when the ledger cannot be written.
-    pub async fn finish(
-        &self,
-        id: &str,
-        state: RunState,
-        counts: Counts,
-        error: Option<&str>,
-    ) -> Result<()> {
+    pub async fn finish(&self, id: &str, state: RunState, counts: Counts, error: Option<&str>) -> Result<()> {
         let statement = format!(
             "UPDATE thali_runs SET state = ?, ended_at = {}, rows_read = ?, rows_written = ?, error = ? \
              WHERE id = ?",
@@ -208,7 +206,9 @@ impl Ledger {
         let statement = format!(
             "{RUNS} WHERE project = ? AND feature_view = ? AND slot IS NOT NULL ORDER BY slot DESC LIMIT 1"
         );
-        let rows = self.read(&statement, &[text(project), text(feature_view)]).await?;
+        let rows = self
+            .read(&statement, &[text(project), text(feature_view)])
+            .await?;
         rows.first().map(|row| self.run(row)).transpose()
     }
 
@@ -243,7 +243,9 @@ impl Ledger {
                 if self.get::<i64>(row, "free")? == 0 {
                     unchanged.clear();
                     match by.split_once(' ') {
-                        Some((gone, mark)) if process::is_gone(mark) => self.close("id = ?", &[text(gone)]).await?,
+                        Some((gone, mark)) if process::is_gone(mark) => {
+                            self.close("id = ?", &[text(gone)]).await?
+                        }
                         _ => return Ok(None),
                     }
                 }
@@ -401,7 +403,9 @@ impl Ledger {
         };
         let rows = |column: &str| -> Result<u64> {
             let found: Option<i64> = self.get(row, column)?;
-            Ok(found.and_then(|rows| u64::try_from(rows).ok()).unwrap_or_default())
+            Ok(found
+                .and_then(|rows| u64::try_from(rows).ok())
+                .unwrap_or_default())
         };
         Ok(Run {
             id: self.get(row, "id")?,

@@ -52,7 +52,10 @@ async fn jobs(State(context): State<Context>, Query(query): Query<JobsQuery>) ->
 async fn cancel(State(context): State<Context>, Path(id): Path<String>) -> Response {
     let asked = match context.ledger.cancel(&id).await {
         Ok(true) => Ok(json!({"id": id, "status": "cancelling"})),
-        Ok(false) => Err(Error::new(Kind::ObjectNotFound, format!("no run `{id}` is running"))),
+        Ok(false) => Err(Error::new(
+            Kind::ObjectNotFound,
+            format!("no run `{id}` is running"),
+        )),
         Err(error) => Err(error),
     };
     answer(asked)

@@ -37,7 +37,8 @@ impl Model {
     /// The as-of join at a moment: what was known of a key, unless it is older than `ttl`.
     pub fn join(&self, key: i64, moment: i64, ttl: Option<i64>) -> Values {
         let first = ttl.map_or(i64::MIN, |ttl| moment - ttl);
-        self.newest(key, first, moment).map_or((None, None), |row| row.values)
+        self.newest(key, first, moment)
+            .map_or((None, None), |row| row.values)
     }
 
     /// A row arrives in the online store, which keeps whole seconds of its time and never goes back.

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fs::File, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, TimestampMicrosecondArray},
+    array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, TimestampMicrosecondArray},
     datatypes::{Float64Type, Int64Type},
     ipc::reader::StreamReader,
 };
@@ -62,11 +62,20 @@ fn batch(rows: &[Row]) -> RecordBatch {
         Arc::new(times.with_timezone("UTC"))
     };
     let columns: [(&str, ArrayRef); 5] = [
-        ("id", Arc::new(rows.iter().map(|row| Some(row.key)).collect::<Int64Array>())),
+        (
+            "id",
+            Arc::new(rows.iter().map(|row| Some(row.key)).collect::<Int64Array>()),
+        ),
         ("at", times(|row| row.event)),
         ("made", times(|row| row.created)),
-        ("a", Arc::new(rows.iter().map(|row| row.values.0).collect::<Int64Array>())),
-        ("b", Arc::new(rows.iter().map(|row| row.values.1).collect::<Float64Array>())),
+        (
+            "a",
+            Arc::new(rows.iter().map(|row| row.values.0).collect::<Int64Array>()),
+        ),
+        (
+            "b",
+            Arc::new(rows.iter().map(|row| row.values.1).collect::<Float64Array>()),
+        ),
     ];
     RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap()
 }
@@ -85,12 +94,22 @@ impl World {
         std::fs::write(folder.path().join("feature_store.yaml"), SETTINGS).unwrap();
         let empty = batch(&[]);
         let file = File::create(folder.path().join("facts.parquet")).unwrap();
-        ArrowWriter::try_new(file, empty.schema(), None).unwrap().close().unwrap();
+        ArrowWriter::try_new(file, empty.schema(), None)
+            .unwrap()
+            .close()
+            .unwrap();
         let context = open(&folder).await;
         let definitions = Definitions::from_text("definitions.yaml", DEFINITIONS).unwrap();
-        let objects = definitions.resolve("skew", &*context.offline, Validation::Skipped).await.unwrap();
+        let objects = definitions
+            .resolve("skew", &*context.offline, Validation::Skipped)
+            .await
+            .unwrap();
         let plan = context.registry.plan("skew", objects).await.unwrap();
-        context.registry.execute(&plan, &Author::new("skew".into(), "apply")).await.unwrap();
+        context
+            .registry
+            .execute(&plan, &Author::new("skew", "apply"))
+            .await
+            .unwrap();
         Self { folder, context }
     }
 
@@ -101,8 +120,17 @@ impl World {
 
     pub async fn append(&self, rows: &[Row]) {
         let catalog = self.context.registry.catalog("skew").await.unwrap();
-        let source = catalog.stored_view("plain").unwrap().batch_source.clone().unwrap();
-        self.context.offline.append(&source, vec![batch(rows)]).await.unwrap();
+        let source = catalog
+            .stored_view("plain")
+            .unwrap()
+            .batch_source
+            .clone()
+            .unwrap();
+        self.context
+            .offline
+            .append(&source, vec![batch(rows)])
+            .await
+            .unwrap();
     }
 
     pub async fn push(&self, rows: &[Row]) {
@@ -115,16 +143,24 @@ impl World {
             ("b".into(), column(|row| json!(row.values.1))),
         ]);
         let writer = Writer::new(&self.context);
-        writer.push("facts_push", &frame.unwrap(), Target::Both, Options::default()).await.unwrap();
+        writer
+            .push("facts_push", &frame.unwrap(), Target::Both, Options::default())
+            .await
+            .unwrap();
     }
 
     pub async fn materialize(&self, first: Option<i64>, last: i64) {
         let window = match first {
-            Some(first) => Window::Between { start: time(first), end: time(last) },
+            Some(first) => Window::Between {
+                start: time(first),
+                end: time(last),
+            },
             None => Window::Incremental { end: time(last) },
         };
         let request = Request::new("skew", Vec::new(), window, Trigger::Cli);
-        materialize::run(&self.context, request, CancellationToken::new()).await.unwrap();
+        materialize::run(&self.context, request, CancellationToken::new())
+            .await
+            .unwrap();
     }
 
     /// What is answered online now, of both views, by key.
@@ -133,12 +169,19 @@ impl World {
             wanted: Wanted::Features(references()),
             full_names: true,
             version_metadata: false,
-            columns: vec![("id".into(), Given::Json((0..keys).map(|key| json!(key)).collect()))],
+            columns: vec![(
+                "id".into(),
+                Given::Json((0..keys).map(|key| json!(key)).collect()),
+            )],
         };
         let response = serve::get_online_features(&self.context, request).await.unwrap();
         let mut stream = Vec::new();
         table::write_stream(&mut stream, &response).unwrap();
-        values(StreamReader::try_new(&stream[..], None).unwrap().map(Result::unwrap))
+        values(
+            StreamReader::try_new(&stream[..], None)
+                .unwrap()
+                .map(Result::unwrap),
+        )
     }
 
     /// What the join answers at a moment, of both views, by key.
@@ -148,19 +191,26 @@ impl World {
         let columns: [(&str, ArrayRef); 2] = [("id", Arc::new(ids)), ("event_timestamp", Arc::new(times))];
         let entities = RecordBatch::try_from_iter(columns).unwrap();
         let request = HistoricalRequest {
-            rows: RequestRows::Given { schema: entities.schema(), batches: vec![entities] },
+            rows: RequestRows::Given {
+                schema: entities.schema(),
+                batches: vec![entities],
+            },
             wanted: retrieve::Wanted::features(references()),
             full_feature_names: true,
             filter_by_created: false,
         };
-        let rows = retrieve::historical(&self.context, "skew", request).await.unwrap();
+        let rows = retrieve::historical(&self.context, "skew", request)
+            .await
+            .unwrap();
         let batches: Vec<_> = rows.map(Result::unwrap).collect().await;
         values(batches.into_iter())
     }
 }
 
 fn references() -> Vec<String> {
-    ["plain:a", "plain:b", "aged:a", "aged:b"].map(str::to_owned).to_vec()
+    ["plain:a", "plain:b", "aged:a", "aged:b"]
+        .map(str::to_owned)
+        .to_vec()
 }
 
 fn values(batches: impl Iterator<Item = RecordBatch>) -> BTreeMap<&'static str, Vec<Values>> {
@@ -168,7 +218,10 @@ fn values(batches: impl Iterator<Item = RecordBatch>) -> BTreeMap<&'static str, 
     for batch in batches {
         for view in ["plain", "aged"] {
             let column = |name: &str| batch.column_by_name(&format!("{view}__{name}")).unwrap();
-            let (a, b) = (column("a").as_primitive::<Int64Type>(), column("b").as_primitive::<Float64Type>());
+            let (a, b) = (
+                column("a").as_primitive::<Int64Type>(),
+                column("b").as_primitive::<Float64Type>(),
+            );
             found.entry(view).or_default().extend(a.iter().zip(b.iter()));
         }
     }

@@ -360,10 +360,20 @@ fn arrow_rows_become_store_rows() {
     assert_eq!(rows.event_times, [TEN, 0, -1000]);
     assert_eq!(rows.created_times, [None, None, Some(TEN + HOUR)]);
     assert_eq!(rows.features, ["a", "b"]);
-    assert!(rows.values[2..5].iter().all(Bytes::is_empty) && rows.values.len() == 6);
+    assert!(rows.values[2..5].iter().all(bytes::Bytes::is_empty) && rows.values.len() == 6);
     let who = identities(&view, Version::V3, &batch, "ts", Some("made")).unwrap();
-    let prints = rows.keys.iter().map(|key| Some(fingerprint(key)));
-    assert_eq!(who.keys.iter().copied().filter(Option::is_some).collect::<Vec<_>>(), prints.collect::<Vec<_>>());
+    let prints = rows
+        .keys
+        .iter()
+        .map(|key| Some(crate::model::entity_key::fingerprint(key)));
+    assert_eq!(
+        who.keys
+            .iter()
+            .copied()
+            .filter(Option::is_some)
+            .collect::<Vec<_>>(),
+        prints.collect::<Vec<_>>()
+    );
     assert_eq!((who.keys[1], who.keys[4]), (None, None));
     assert_eq!((who.event_times[3], who.created_times[3]), (-1000, TEN + HOUR));
     assert_eq!(who.created_times[0], i64::MIN);

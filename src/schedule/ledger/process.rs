@@ -55,7 +55,11 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(is_gone(&other));
-        assert!(!is_gone(&other.replacen(['0', '1', '2', '3', '4', '5', '6', '7', '8', '9'], "x", 1)));
+        assert!(!is_gone(&other.replacen(
+            ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9'],
+            "x",
+            1
+        )));
         assert!(!is_gone("") && !is_gone("holder"));
     }
 }

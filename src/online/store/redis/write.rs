@@ -234,7 +234,12 @@ struct Put<'a> {
 impl Put<'_> {
     fn append(&self, pipeline: &mut Pipeline, rows: &[usize], by_text: bool) {
         let width = self.batch.features.len();
-        PUT.begin(pipeline, rows.len(), 4 + width + rows.len() * (1 + width), by_text);
+        PUT.begin(
+            pipeline,
+            rows.len(),
+            4 + width + rows.len() * (1 + width),
+            by_text,
+        );
         for &row in rows {
             pipeline.key(&self.batch.keys[row], self.project);
         }
