@@ -84,6 +84,9 @@ static SCHEMA: Schema = Schema {
     ],
 };
 
+/// Pages the writer keeps, in KiB where it is negative: SQLite's own 2 MiB are read again and again.
+const WRITER_CACHE: &str = "-49152";
+
 /// An opened SQLite online store.
 #[derive(Debug, Clone)]
 pub struct SqliteStore {
@@ -124,10 +127,11 @@ impl SqliteStore {
             .busy_timeout(BUSY_TIMEOUT)
             .statement_cache_capacity(256)
             .optimize_on_close(false, None);
+        let writing = options.clone().pragma("cache_size", WRITER_CACHE);
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .test_before_acquire(false)
-            .connect_with(options.clone())
+            .connect_with(writing)
             .await
             .map_err(|error| {
                 Error::config(format!(

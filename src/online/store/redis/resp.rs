@@ -109,6 +109,11 @@ impl Pipeline {
 }
 
 fn put_number(out: &mut Vec<u8>, kind: u8, number: usize) {
+    // Lengths of values are mostly small, and there are many.
+    if let Ok(digit @ 0..=9) = u8::try_from(number) {
+        out.extend_from_slice(&[kind, b'0' + digit, b'\r', b'\n']);
+        return;
+    }
     // Writing into a Vec cannot fail.
     let _ = write!(out, "{}{number}\r\n", kind as char);
 }

@@ -22,7 +22,9 @@ const VALUES_PER_UPSERT: usize = 512;
 
 impl SqliteStore {
     pub(super) async fn write_rows(&self, table: &str, batch: &WriteBatch, older: OlderRow) -> Result<u64> {
-        let rows = batch.newest_rows()?;
+        let mut rows = batch.newest_rows()?;
+        // Neighbours in the table's order touch the same pages.
+        rows.sort_unstable_by(|a, b| batch.keys[*a].cmp(&batch.keys[*b]));
         if rows.is_empty() {
             return Ok(0);
         }
