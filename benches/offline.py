@@ -31,7 +31,6 @@ import json
 import os
 import pathlib
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -413,6 +412,133 @@ def case_of(options, folder, size, views):
             yield row
 
 
+# --- what was reported to Feast ---------------------------------------------------------------------------------------
+
+
+def small_project(folder, views):
+    """A project of views: table, join key or none, ttl in days."""
+    import pyarrow
+
+    kinds = {pyarrow.float64(): "Float64", pyarrow.int64(): "Int64", pyarrow.string(): "String", pyarrow.float32(): "Float32"}
+    folder.mkdir()
+    keys = {key: table.schema.field(key).type for table, key, _ in views.values() if key}
+    lines = ["entities:", *(f"  - {{name: {key}, join_key: {key}, value_type: {kinds[kind]}}}" for key, kind in keys.items())] if keys else []
+    lines.append("data_sources:")
+    lines += [f"  - {{name: {name}_rows, type: file, path: {name}.parquet, timestamp_field: event_timestamp}}" for name in views]
+    lines.append("feature_views:")
+    for name, (table, key, days) in views.items():
+        write(table, folder / f"{name}.parquet")
+        schema = ", ".join(f"{{name: {field.name}, type: {kinds[field.type]}}}" for field in table.schema if field.name not in (key, "event_timestamp"))
+        lines.append(f"  - {{name: {name}, entities: [{key or ''}], source: {name}_rows, ttl: {days}d, online: true, schema: [{schema}]}}")
+    (folder / "features.yaml").write_text("\n".join(lines) + "\n")
+    (folder / "feature_store.yaml").write_text(settings(folder, "{type: file}"))
+
+
+def every(seconds, count):
+    return times([START + row * seconds * 1_000_000 for row in range(count)])
+
+
+def a_thousand_features(folder):
+    """3003: 1000 features of 10 views for 17 000 rows, the key a text."""
+    import numpy
+    import pyarrow
+
+    rows, keys = 17_000, pyarrow.array([f"customer-{row:05}" for row in range(17_000)])
+    values = numpy.arange(rows, dtype=float)
+    views = {}
+    for view in range(10):
+        columns = {f"f{view}_{feature}": values + feature for feature in range(100)}
+        views[f"v{view}"] = (pyarrow.table({"customer": keys, "event_timestamp": times([START] * rows), **columns}), "customer", 0)
+    small_project(folder, views)
+    entities = pyarrow.table({"customer": keys, "event_timestamp": times([START + DAY] * rows), "label": pyarrow.array([True] * rows)})
+    expected = {f"f{view}_{feature}": values + feature for view in (0, 9) for feature in (0, 99)}
+    return entities, [f"v{view}:f{view}_{feature}" for view in range(10) for feature in range(100)], expected
+
+
+def one_key_for_all(folder):
+    """3468: 66 columns x 10 000 rows, which became 100 000 000: all rows have the same key."""
+    import numpy
+    import pyarrow
+
+    rows, values = 10_000, numpy.arange(10_000, dtype=float)
+    columns = {f"f{feature}": values * (feature + 1) for feature in range(63)}
+    keys = pyarrow.array([1] * rows)
+    small_project(folder, {"v": (pyarrow.table({"id": keys, "event_timestamp": every(60, rows), **columns}), "id", 0)})
+    return pyarrow.table({"id": keys, "event_timestamp": every(60, rows)}), [f"v:{name}" for name in columns], {"f0": values, "f62": values * 63}
+
+
+def no_entity(folder):
+    """3863: a view without entities, hourly for 23 years, and the last 1000 hours."""
+    import numpy
+    import pyarrow
+
+    rows, values = 201_600, numpy.arange(201_600, dtype=numpy.float32)
+    moments = every(3_600, rows)
+    small_project(folder, {"v": (pyarrow.table({"event_timestamp": moments, "feature": values}), None, 0)})
+    return pyarrow.table({"event_timestamp": moments[-1000:]}), ["v:feature"], {"feature": values[-1000:]}
+
+
+def all_rows(folder):
+    """4589: every one of 600 000 rows of a file."""
+    import numpy
+    import pyarrow
+
+    rows, values = 600_000, numpy.arange(600_000, dtype=float)
+    names = ["distance_from_home", "distance_from_last_transaction", "ratio_to_median_purchase_price", "repeat_retailer", "used_chip", "used_pin_number", "online_order"]
+    keys, moments = pyarrow.array(range(rows)), every(60, rows)
+    small_project(folder, {"v": (pyarrow.table({"id": keys, "event_timestamp": moments, **{name: values + place for place, name in enumerate(names)}}), "id", 0)})
+    return pyarrow.table({"id": keys, "event_timestamp": moments}), [f"v:{name}" for name in names], {names[0]: values, names[6]: values + 6}
+
+
+def sixty_days(folder):
+    """6307: materialize 60 days of rows every 10 minutes, of 116 entities: 1 002 240 rows."""
+    import numpy
+    import pyarrow
+
+    entities, steps = 116, 8_640
+    keys = pyarrow.array(numpy.tile(numpy.arange(entities), steps))
+    moments = times(START + numpy.repeat(numpy.arange(steps), entities) * 600_000_000)
+    columns = {f"f{feature}": numpy.arange(entities * steps, dtype=float) for feature in range(10)}
+    small_project(folder, {"v": (pyarrow.table({"id": keys, "event_timestamp": moments, **columns}), "id", 0)})
+    return None
+
+
+SHAME = {3003: a_thousand_features, 3468: one_key_for_all, 3863: no_entity, 4589: all_rows, 6307: sixty_days}
+SHAME_SECONDS, SHAME_MIB = 5, 954
+
+
+def shame(options, folder):
+    import pyarrow.parquet
+
+    folder.mkdir()
+    bad = []
+    for thread, build in SHAME.items():
+        repo = folder / str(thread)
+        asked = build(repo)
+        subprocess.run([options.bin, "-c", repo, "apply"], check=True, stdout=subprocess.DEVNULL)
+        arguments = ["materialize", "2026-01-01T00:00:00", "2026-03-02T00:00:00"]
+        if asked:
+            entities, refs, expected = asked
+            write(entities, repo / "entities.parquet")
+            arguments = ["get-historical-features", "--entity-file", repo / "entities.parquet", "-o", repo / "answer.parquet"]
+            arguments += [part for reference in refs for part in ("-f", reference)]
+        figures, failed = timed_command([options.bin, "-c", repo, *arguments], options.deadline)
+        problem = failed
+        if asked and not failed:
+            answer = pyarrow.parquet.read_table(repo / "answer.parquet")
+            wrong = [name for name, values in expected.items() if answer[name].to_pylist() != list(values)]
+            problem = f"wrong: {', '.join(wrong)}" if wrong else None
+        if asked is None and not failed:
+            online = subprocess.run([options.bin, "-c", repo, "get-online-features", "-e", "id=115", "-f", "v:f0"], capture_output=True, text=True, check=True).stdout
+            problem = None if "1002239" in online else f"not the newest value: {online}"
+        if not problem and (figures["wall"] >= SHAME_SECONDS or figures["memory"] >= SHAME_MIB):
+            problem = "too much"
+        told = "" if failed else f"{figures['wall']:6.2f} s {figures['memory']:6.0f} MiB  "
+        print(f"{thread}  {told}{problem or 'right'}  {build.__doc__[6:]}", flush=True)
+        bad += [thread] if problem else []
+    return 1 if bad else 0
+
+
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
@@ -433,6 +559,7 @@ def main():
     parser.add_argument("--limit", help="thali's memory_limit")
     parser.add_argument("--deadline", type=float, default=900, help="seconds one query may take")
     parser.add_argument("--data", help="a folder for the files, to be used again")
+    parser.add_argument("--shame", action="store_true", help="what was reported to Feast, instead")
     parser.add_argument("--json", help="a file for the figures")
     options = parser.parse_args()
     options.engines = options.engines.split(",")
@@ -440,6 +567,8 @@ def main():
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(options.data or stack.enter_context(tempfile.TemporaryDirectory(prefix="thali-bench-")))
         folder.mkdir(parents=True, exist_ok=True)
+        if options.shame:
+            return shame(options, folder / "shame")
         print(HEAD)
         for each in map(size, options.sizes.split(",")):
             for views in map(int, options.views.split(",")):
@@ -449,4 +578,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

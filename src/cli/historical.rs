@@ -17,7 +17,10 @@ use arrow::{
 use chrono::{DateTime, Utc};
 use clap::{Args, ValueEnum};
 use futures::StreamExt as _;
-use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
+use parquet::{
+    arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder},
+    file::properties::WriterProperties,
+};
 
 use super::{Global, Name, Outcome, output, when::moment};
 use crate::{
@@ -27,6 +30,9 @@ use crate::{
 
 /// The column of the rows' moments, where it may come as text.
 const TIMESTAMP: &str = "event_timestamp";
+/// The most a row group of a written file has.
+const ROW_GROUP_ROWS: usize = 1 << 18;
+const ROW_GROUP_BYTES: usize = 64 << 20;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -36,6 +42,9 @@ pub(super) struct Arguments {
     /// Entity rows as a Parquet or CSV file
     #[arg(long, value_name = "FILE", conflicts_with = "dataframe")]
     entity_file: Option<PathBuf>,
+    /// Entity rows as a SQL query over the project's data sources
+    #[arg(long, value_name = "SQL", conflicts_with_all = ["dataframe", "entity_file"])]
+    entity_sql: Option<String>,
     /// A feature as VIEW:FEATURE, repeatable
     #[arg(
         short,
@@ -48,14 +57,17 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME", conflicts_with = "features")]
     feature_service: Option<String>,
     /// First event time of everything there is, instead of entity rows
-    #[arg(short, long, value_parser = moment, conflicts_with_all = ["dataframe", "entity_file"])]
+    #[arg(short, long, value_parser = moment, conflicts_with_all = ["dataframe", "entity_file", "entity_sql"])]
     start_date: Option<DateTime<Utc>>,
     /// Last event time of it
-    #[arg(short, long, value_parser = moment, conflicts_with_all = ["dataframe", "entity_file"])]
+    #[arg(short, long, value_parser = moment, conflicts_with_all = ["dataframe", "entity_file", "entity_sql"])]
     end_date: Option<DateTime<Utc>>,
     /// Call features VIEW__FEATURE
     #[arg(long)]
     full_feature_names: bool,
+    /// Only rows created by the entity row's time count, where sources say when that was
+    #[arg(long)]
+    filter_by_created_timestamp: bool,
     /// Write a Parquet or CSV file instead of printing
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -84,7 +96,7 @@ pub(super) async fn run(global: &Global, arguments: Arguments) -> Outcome {
             None => Wanted::features(arguments.features),
         },
         full_feature_names: arguments.full_feature_names,
-        filter_by_created: false,
+        filter_by_created: arguments.filter_by_created_timestamp,
     };
     let project = context.config.project.clone();
     let mut stream = historical(&context, &project, request).await?;
@@ -162,12 +174,15 @@ fn with_numbers_for_times(batch: &RecordBatch) -> Result<RecordBatch> {
 }
 
 fn request_rows(arguments: &Arguments) -> Result<RequestRows> {
+    if let Some(sql) = &arguments.entity_sql {
+        return Ok(RequestRows::Sql(sql.clone()));
+    }
     let (schema, batches) = match (&arguments.dataframe, &arguments.entity_file) {
         (Some(json), _) => rows_of_json(json)?,
         (None, Some(path)) => rows_of_file(path)?,
         (None, None) if arguments.start_date.is_none() && arguments.end_date.is_none() => {
             return Err(Error::invalid("no entity rows")
-                .hint("give --dataframe, --entity-file, or --start-date and --end-date"));
+                .hint("give --dataframe, --entity-file, --entity-sql, or --start-date and --end-date"));
         }
         (None, None) => {
             return Ok(RequestRows::Range {
@@ -284,7 +299,11 @@ impl Sink {
             }
             "parquet" => {
                 let file = File::create(path).map_err(unwritable)?;
-                let writer = ArrowWriter::try_new(file, schema, None).map_err(parquet_error)?;
+                // A row group is in memory until it is written.
+                let properties = WriterProperties::builder()
+                    .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+                    .build();
+                let writer = ArrowWriter::try_new(file, schema, Some(properties)).map_err(parquet_error)?;
                 Ok(Self::Parquet(Box::new(writer), 0))
             }
             other => {
@@ -302,7 +321,11 @@ impl Sink {
             }
             Self::Parquet(writer, rows) => {
                 *rows += batch.num_rows();
-                writer.write(batch).map_err(parquet_error)
+                writer.write(batch).map_err(parquet_error)?;
+                if writer.in_progress_size() > ROW_GROUP_BYTES {
+                    writer.flush().map_err(parquet_error)?;
+                }
+                Ok(())
             }
         }
     }

@@ -7,8 +7,10 @@
 
 mod count;
 mod location;
+mod parts;
 mod pull;
 mod range;
+mod sql;
 mod table;
 mod write;
 
@@ -33,7 +35,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use self::table::{Filter, Table};
 use super::{
-    asof::{Bounds, Join, Side, entities::Entities, times::Scale},
+    asof::{Bounds, Join, Part, Side, Sources, entities::Entities, times::Scale},
     store::{EntityRows, HistoricalQuery, JoinView, OfflineStore, Parts, Pull},
 };
 use crate::{
@@ -131,38 +133,6 @@ impl FileStore {
             .try_collect()
             .await
     }
-
-    /// The scan of a side, within its bounds.
-    async fn scan(
-        &self,
-        table: &Table,
-        side: &Side,
-        bounds: &Bounds,
-        scale: Scale,
-    ) -> Result<Vec<SendableRecordBatchStream>> {
-        if bounds.nothing {
-            return Ok(Vec::new());
-        }
-        let columns: Vec<_> = side
-            .schema
-            .fields()
-            .iter()
-            .map(|field| field.name().clone())
-            .collect();
-        let mut filters = vec![Filter::moments(
-            &side.timestamp,
-            bounds.earliest,
-            bounds.latest,
-            scale,
-        )];
-        filters.extend(
-            bounds
-                .keys
-                .iter()
-                .map(|(column, least, greatest)| Filter::whole(column, *least, *greatest)),
-        );
-        table.scan(&self.state, &columns, &filters).await
-    }
 }
 
 /// The columns a set of views needs of its source, under their mapped names.
@@ -181,6 +151,36 @@ fn wanted(table: &Table, views: &[(usize, JoinView)]) -> Result<Vec<String>> {
     Ok(columns)
 }
 
+/// The scans of a query: each table with its timestamp column and the columns that are wanted.
+struct Scans {
+    state: SessionState,
+    sides: Vec<(Table, String, Vec<String>)>,
+    scale: Scale,
+}
+
+#[async_trait]
+impl Sources for Scans {
+    async fn scan(&self, side: usize, bounds: &Bounds) -> Result<Vec<Part>> {
+        let (table, timestamp, columns) = self
+            .sides
+            .get(side)
+            .ok_or_else(|| Error::internal("a side of the join has no table"))?;
+        let mut filters = vec![Filter::moments(
+            timestamp,
+            bounds.earliest,
+            bounds.latest,
+            self.scale,
+        )];
+        filters.extend(
+            bounds
+                .keys
+                .iter()
+                .map(|(column, least, greatest)| Filter::whole(column, *least, *greatest)),
+        );
+        table.parts(&self.state, columns, &filters, timestamp).await
+    }
+}
+
 #[async_trait]
 impl OfflineStore for FileStore {
     async fn historical(&self, query: HistoricalQuery) -> Result<SendableRecordBatchStream> {
@@ -189,21 +189,19 @@ impl OfflineStore for FileStore {
             views,
             filter_by_created,
         } = query;
-        let count = views.len();
         let opened = self.open_all(views).await?;
         let mut sides = Vec::with_capacity(opened.len());
+        let mut tables = Vec::with_capacity(opened.len());
         for (table, views) in opened {
             let schema = table.projected(&wanted(&table, &views)?)?;
             let (timestamp, created) = (table.timestamp()?.to_owned(), table.created()?.map(str::to_owned));
-            sides.push((
-                table,
-                Side {
-                    schema,
-                    timestamp,
-                    created,
-                    views,
-                },
-            ));
+            tables.push(table);
+            sides.push(Side {
+                schema,
+                timestamp,
+                created,
+                views,
+            });
         }
         let entities = match entities {
             EntityRows::Batches {
@@ -211,33 +209,34 @@ impl OfflineStore for FileStore {
                 batches,
                 timestamp_column,
             } => Entities::new(schema, batches, &timestamp_column)?,
-            EntityRows::Range { start, end } => self.range(&sides, start, end).await?,
+            EntityRows::Range { start, end } => self.range(&tables, &sides, start, end).await?,
         };
-        let times = sides.iter().flat_map(|(_, side)| {
+        let times = sides.iter().flat_map(|side| {
             let columns = std::iter::once(&side.timestamp).chain(&side.created);
             columns
                 .filter_map(|name| side.schema.field_with_name(name).ok())
                 .map(|field| field.data_type())
         });
         let scale = Scale::finest(times.chain(std::iter::once(entities.timestamp_type())));
-        let pool = Arc::clone(&self.pool);
-        // Sorting a million entity rows takes a while that other tasks should not have to wait.
-        let prepared = tokio::task::spawn_blocking(move || {
-            let mut join = Join::new(entities, scale, filter_by_created, count, &pool)?;
-            let bounds = sides
-                .iter()
-                .map(|(_, side)| join.add(side))
-                .collect::<Result<Vec<_>>>()?;
-            Ok::<_, Error>((join, sides, bounds))
+        let scans = tables.into_iter().zip(&sides).map(|(table, side)| {
+            let columns = side.schema.fields().iter();
+            let columns = columns.map(|field| field.name().clone()).collect();
+            (table, side.timestamp.clone(), columns)
         });
-        let (join, sides, bounds) = prepared
-            .await
-            .map_err(|error| Error::internal(format!("preparing a join ended early: {error}")))??;
-        let mut scans = Vec::with_capacity(sides.len());
-        for ((table, side), bounds) in sides.iter().zip(&bounds) {
-            scans.push(self.scan(table, side, bounds, scale).await?);
-        }
-        join.run(scans, self.parallel).await
+        let scans = Arc::new(Scans {
+            state: self.state.clone(),
+            sides: scans.collect(),
+            scale,
+        });
+        let join = Join {
+            entities,
+            sides,
+            scale,
+            known_as_of: filter_by_created,
+            pool: Arc::clone(&self.pool),
+            parallel: self.parallel,
+        };
+        join.run(scans).await
     }
 
     async fn pull(&self, pull: Pull) -> Result<SendableRecordBatchStream> {
@@ -269,6 +268,10 @@ impl OfflineStore for FileStore {
         overwrite: bool,
     ) -> Result<u64> {
         write::save(&self.config.repo_path, target, rows, overwrite).await
+    }
+
+    async fn select(&self, sql: &str, sources: &[DataSource]) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+        self.rows_of_sql(sql, sources).await
     }
 
     async fn schema(&self, source: &DataSource) -> Result<SchemaRef> {

@@ -28,6 +28,8 @@ use crate::{
     context::Context,
     error::{Error, Kind, Result},
     metrics::{MethodLabel, MethodStatus, Metrics},
+    model::{Object, ObjectKind},
+    proto::feast::core::DataSource,
     registry::Catalog,
     transform::Transformer,
 };
@@ -58,7 +60,7 @@ pub enum RequestRows {
         start: Option<DateTime<Utc>>,
         end: Option<DateTime<Utc>>,
     },
-    /// A query for entity rows.
+    /// A query for entity rows, over the data sources of the project.
     Sql(String),
 }
 
@@ -122,10 +124,6 @@ pub(super) async fn retrieve(
 ) -> Result<SendableRecordBatchStream> {
     let mut plan = Plan::resolve(catalog, &request.wanted, request.full_feature_names)?;
     let entities = match request.rows {
-        RequestRows::Sql(_) => {
-            return Err(Error::unsupported("entity rows cannot be given as a SQL query")
-                .hint("send the rows themselves as a table"));
-        }
         RequestRows::Range { start, end } => {
             if let Some(column) = plan.request_columns().next() {
                 return Err(missing_request_data(
@@ -135,15 +133,10 @@ pub(super) async fn retrieve(
             }
             range(&plan, start, end)
         }
-        RequestRows::Given { schema, batches } => {
-            let (schema, batches) = without_index(&schema, batches)?;
-            plan.check_entities(&schema)?;
-            let timestamp_column = timestamp_column(&schema)?.to_owned();
-            EntityRows::Batches {
-                schema,
-                batches,
-                timestamp_column,
-            }
+        RequestRows::Given { schema, batches } => given(&plan, &schema, batches)?,
+        RequestRows::Sql(sql) => {
+            let (schema, batches) = offline.select(&sql, &tables(catalog)?).await?;
+            given(&plan, &schema, batches)?
         }
     };
     let views = std::mem::take(&mut plan.views);
@@ -154,6 +147,38 @@ pub(super) async fn retrieve(
     };
     let joined = offline.historical(query).await?;
     compute::computed(plan, joined, transformer).await
+}
+
+/// Rows that came, checked against the plan.
+fn given(plan: &Plan, schema: &SchemaRef, batches: Vec<RecordBatch>) -> Result<EntityRows> {
+    let (schema, batches) = without_index(schema, batches)?;
+    plan.check_entities(&schema)?;
+    let timestamp_column = timestamp_column(&schema)?.to_owned();
+    Ok(EntityRows::Batches {
+        schema,
+        batches,
+        timestamp_column,
+    })
+}
+
+/// What a query for entity rows can read: the data sources of the project; of those that are pushed to,
+/// their history.
+fn tables(catalog: &Catalog) -> Result<Vec<DataSource>> {
+    let table = |object: &Arc<Object>| {
+        let source: DataSource = object.decode()?;
+        Ok(match source.batch_source {
+            Some(batch) => DataSource {
+                name: source.name,
+                ..*batch
+            },
+            None => source,
+        })
+    };
+    catalog
+        .objects(ObjectKind::DataSource)
+        .iter()
+        .map(table)
+        .collect()
 }
 
 /// Counts a request, how long it took until its first row could be given, and the rows it gives.

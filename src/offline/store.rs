@@ -135,6 +135,14 @@ pub trait OfflineStore: Send + Sync + 'static {
         overwrite: bool,
     ) -> Result<u64>;
 
+    /// The rows of a SQL query over these sources, which are its tables under their names.
+    async fn select(&self, _sql: &str, _sources: &[DataSource]) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+        Err(
+            Error::unsupported("entity rows cannot be given as a SQL query to this offline store")
+                .hint("send the rows themselves as a table"),
+        )
+    }
+
     /// The columns of a source as they are stored (before field mapping).
     async fn schema(&self, source: &DataSource) -> Result<SchemaRef>;
 

@@ -1,6 +1,6 @@
 //! [`Entities`]: the rows a query was asked for, as they came, with their times read.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use arrow::{
     array::{ArrayRef, Int64Array},
@@ -91,6 +91,31 @@ impl Entities {
     /// Bytes they hold.
     pub fn memory(&self) -> usize {
         self.batches.iter().map(bytes_of).sum()
+    }
+
+    /// How many there are.
+    pub fn rows(&self) -> usize {
+        self.batches.iter().map(RecordBatch::num_rows).sum()
+    }
+
+    /// Some of the rows, without copying them.
+    #[must_use]
+    pub fn slice(&self, rows: Range<usize>) -> Self {
+        let mut batches = Vec::new();
+        let mut first = 0;
+        for batch in &self.batches {
+            let (start, end) = (rows.start.max(first), rows.end.min(first + batch.num_rows()));
+            if start < end {
+                batches.push(batch.slice(start - first, end - start));
+            }
+            first += batch.num_rows();
+        }
+        Self {
+            schema: Arc::clone(&self.schema),
+            batches,
+            timestamp: self.timestamp,
+            fields: self.fields.clone(),
+        }
     }
 
     /// Sorts the rows by these key columns and time.

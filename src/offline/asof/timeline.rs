@@ -3,6 +3,8 @@
 //! Entity rows fall into *slots*, one per distinct (key, time), numbered so that the slots of one key
 //! lie together in order of time. It holds numbers only; the rows themselves stay with the caller.
 
+use std::hint::select_unpredictable;
+
 use arrow::array::{Array, Int64Array};
 
 use super::keys::{KeyColumn, KeyTable, NO_KEY};
@@ -125,14 +127,39 @@ impl Timeline {
         &self.keys
     }
 
-    /// The first slot of `key` at or after `moment`.
-    pub fn first_at_or_after(&self, key: u32, moment: i64) -> Option<u32> {
-        let (start, end) = (self.starts[key as usize], self.starts[key as usize + 1]);
-        let times = &self.times[start as usize..end as usize];
-        let skipped = times.partition_point(|time| *time < moment);
-        #[expect(clippy::cast_possible_truncation, reason = "slots are numbered in 32 bits")]
-        let slot = start + skipped as u32;
-        (slot < end).then_some(slot)
+    /// Turns each key into its first slot at or after the moment beside it, or [`NO_SLOT`].
+    ///
+    /// All keys take a step of their search before any takes the next: a search alone would wait for
+    /// memory at every step, and its branches are nothing a processor could guess.
+    pub fn first_at_or_after(&self, keys: &mut [u32], moments: &[i64]) {
+        let Some(last) = self.times.len().checked_sub(1) else {
+            keys.fill(NO_SLOT);
+            return;
+        };
+        let mut searches = Vec::with_capacity(keys.len());
+        let mut longest = 0;
+        for (&key, &moment) in keys.iter().zip(moments) {
+            let (start, end) = match key {
+                NO_KEY => (0, 0),
+                key => (self.starts[key as usize], self.starts[key as usize + 1]),
+            };
+            longest = longest.max(end - start);
+            searches.push((start, end - start, end, moment));
+        }
+        while longest > 0 {
+            for (start, length, _, moment) in &mut searches {
+                let half = *length / 2;
+                let middle = *start + half;
+                // A search that is over looks somewhere, and moves nowhere.
+                let before = (self.times[(middle as usize).min(last)] < *moment) & (*length > 0);
+                *start = select_unpredictable(before, middle + 1, *start);
+                *length = half - (u32::from(before) & !*length);
+            }
+            longest /= 2;
+        }
+        for (key, (start, _, end, _)) in keys.iter_mut().zip(searches) {
+            *key = if start < end { start } else { NO_SLOT };
+        }
     }
 
     /// The slots of each key in turn, as ranges.
@@ -172,15 +199,40 @@ mod tests {
         assert_eq!(timeline.row_slots(), [1, 2, 0, NO_SLOT, 1, NO_SLOT]);
         assert_eq!(timeline.by_key().collect::<Vec<_>>(), [0..2, 2..3]);
         assert_eq!(timeline.span(), Some((-5, 30)));
-        assert_eq!(timeline.first_at_or_after(0, -5), Some(0));
-        assert_eq!(timeline.first_at_or_after(0, -4), Some(1));
-        assert_eq!(timeline.first_at_or_after(0, 31), None);
+        let mut keys = [0, 0, 0, 1, 1, NO_KEY];
+        timeline.first_at_or_after(&mut keys, &[-5, -4, 31, 10, 11, 0]);
+        assert_eq!(keys, [0, 1, NO_SLOT, 2, NO_SLOT, NO_SLOT]);
+    }
+
+    #[test]
+    fn the_first_moment_at_or_after_is_found_in_any_length() {
+        for length in 0..40_i64 {
+            let rows = usize::try_from(length).unwrap();
+            let keys: ArrayRef = Arc::new(Int64Array::from(vec![Some(7); rows]));
+            let times = Int64Array::from_iter_values((0..length).map(|place| place * 2));
+            let timeline =
+                Timeline::new(&[(vec![KeyColumn::new(&keys, ValueType::Int64, "k").unwrap()], times)])
+                    .unwrap();
+            let asked: Vec<i64> = (-1..=length * 2).collect();
+            let mut found = vec![if length > 0 { 0 } else { NO_KEY }; asked.len()];
+            timeline.first_at_or_after(&mut found, &asked);
+            for (asked, found) in asked.into_iter().zip(found) {
+                let want = (0..length).find(|place| place * 2 >= asked);
+                assert_eq!(
+                    found,
+                    want.map_or(NO_SLOT, |slot| u32::try_from(slot).unwrap()),
+                    "{asked} of {length}"
+                );
+            }
+        }
     }
 
     #[test]
     fn no_rows_is_no_slots() {
         let timeline = Timeline::new(&[]).unwrap();
         assert_eq!((timeline.slots(), timeline.span()), (0, None));
-        assert_eq!(timeline.first_at_or_after(0, 1), None);
+        let mut keys = [NO_KEY];
+        timeline.first_at_or_after(&mut keys, &[1]);
+        assert_eq!(keys, [NO_SLOT]);
     }
 }

@@ -39,11 +39,15 @@ const IN_THIS_BATCH: u32 = u32::MAX - 1;
 const SWEEP_ROWS: usize = 1 << 14;
 /// More chunks than this are merged even without losers.
 const SWEEP_CHUNKS: usize = 1 << 10;
+/// What a slot needs before it has a winner, and its part of what is kept of it afterwards.
+pub const SLOT_BYTES: usize = size_of::<Best>() + 8;
 
 /// See the module.
 pub struct Winners {
     best: Vec<Best>,
-    chunks: Vec<Vec<ArrayRef>>,
+    /// Per column, what was copied of each batch.
+    columns: Vec<Vec<ArrayRef>>,
+    chunks: usize,
     /// Rows in `chunks`, winners or not.
     stored: usize,
     /// Slots with a winner.
@@ -65,7 +69,8 @@ impl Winners {
         ];
         Self {
             best,
-            chunks: Vec::new(),
+            columns: Vec::new(),
+            chunks: 0,
             stored: 0,
             filled: 0,
             touched: Vec::new(),
@@ -83,6 +88,11 @@ impl Winners {
                 row: 0,
             },
         );
+    }
+
+    /// Bytes that this many slots need without winners.
+    pub fn memory_of(slots: usize) -> usize {
+        slots * size_of::<Best>()
     }
 
     /// Bytes it holds.
@@ -121,7 +131,7 @@ impl Winners {
         if self.touched.is_empty() {
             return Ok(());
         }
-        let chunk = u32::try_from(self.chunks.len()).unwrap_or(EMPTY);
+        let chunk = u32::try_from(self.chunks).unwrap_or(EMPTY);
         let mut rows = Vec::with_capacity(self.touched.len());
         for (row, slot) in (0_u32..).zip(self.touched.drain(..)) {
             let best = &mut self.best[slot as usize];
@@ -130,14 +140,15 @@ impl Winners {
         }
         self.stored += rows.len();
         let rows = UInt32Array::from(rows);
-        let copied = columns
-            .iter()
-            .map(|column| take(column, &rows, None))
-            .collect::<Result<Vec<_>, _>>()?;
-        self.chunk_memory += memory(&copied);
-        self.chunks.push(copied);
+        self.columns.resize_with(columns.len(), Vec::new);
+        for (kept, column) in self.columns.iter_mut().zip(columns) {
+            let copied = take(column, &rows, None)?;
+            self.chunk_memory += copied.get_buffer_memory_size();
+            kept.push(copied);
+        }
+        self.chunks += 1;
         let losers = self.stored - self.filled;
-        if losers > self.filled + SWEEP_ROWS || self.chunks.len() > SWEEP_CHUNKS {
+        if losers > self.filled + SWEEP_ROWS || self.chunks > SWEEP_CHUNKS {
             self.sweep()?;
         }
         Ok(())
@@ -155,34 +166,30 @@ impl Winners {
             (best.chunk, best.row) = (0, row);
         }
         self.stored = places.len();
-        let chunks = std::mem::take(&mut self.chunks);
-        let Some(width) = chunks.first().map(Vec::len) else {
-            return Ok(());
-        };
-        let mut swept = Vec::with_capacity(width);
-        for column in 0..width {
-            let parts: Vec<_> = chunks.iter().map(|chunk| chunk[column].as_ref()).collect();
-            swept.push(interleave(&parts, &places)?);
+        self.chunks = usize::from(self.chunks > 0);
+        self.chunk_memory = 0;
+        // Column by column, so that only one is there twice.
+        for column in &mut self.columns {
+            let parts: Vec<_> = column.iter().map(AsRef::as_ref).collect();
+            let swept = interleave(&parts, &places)?;
+            self.chunk_memory += swept.get_buffer_memory_size();
+            *column = vec![swept];
         }
-        self.chunk_memory = memory(&swept);
-        self.chunks.push(swept);
         Ok(())
     }
 
     /// The rank of the slot's winner and its row in the one chunk that [`Winners::sweep`] leaves.
-    pub fn winner(&self, slot: usize) -> Option<(Rank, usize)> {
+    pub fn winner(&self, slot: usize) -> Option<(Rank, u32)> {
         let best = &self.best[slot];
-        (best.chunk != EMPTY).then_some((best.rank, best.row as usize))
+        (best.chunk != EMPTY).then_some((best.rank, best.row))
     }
 
-    /// The values of the winners after [`Winners::sweep`]; `None` when there are none.
-    pub fn values(&self) -> Option<&[ArrayRef]> {
-        self.chunks.first().map(Vec::as_slice)
+    /// The times and the values of the winners after [`Winners::sweep`], in the order of their slots.
+    pub fn into_parts(self) -> (Vec<i64>, Vec<ArrayRef>) {
+        let filled = self.best.iter().filter(|best| best.chunk != EMPTY);
+        let times = filled.map(|best| best.rank.0).collect();
+        (times, self.columns.into_iter().flatten().collect())
     }
-}
-
-fn memory(columns: &[ArrayRef]) -> usize {
-    columns.iter().map(|column| column.get_buffer_memory_size()).sum()
 }
 
 #[cfg(test)]
@@ -213,11 +220,10 @@ mod tests {
 
     fn value(winners: &Winners, slot: usize) -> Option<i64> {
         let (_, row) = winners.winner(slot)?;
-        Some(
-            winners.values().unwrap()[0]
-                .as_primitive::<Int64Type>()
-                .value(row),
-        )
+        let [column] = &winners.columns[0][..] else {
+            panic!("not swept")
+        };
+        Some(column.as_primitive::<Int64Type>().value(row as usize))
     }
 
     #[test]

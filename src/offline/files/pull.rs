@@ -252,7 +252,7 @@ impl FileStore {
             order += batch.num_rows() as u64;
         }
         winners.sweep()?;
-        let values = winners.values().map(<[ArrayRef]>::to_vec).unwrap_or_default();
+        let (_, values) = winners.into_parts();
         let rows = values.first().map_or(0, |column| column.len());
         let output = Arc::clone(&schema);
         let batches = futures::stream::iter((0..rows).step_by(OUTPUT_ROWS)).map(move |start| {

@@ -41,7 +41,8 @@ impl FileStore {
     /// entities add times only when no other view is there, since they have a value for every row anyway.
     pub(super) async fn range(
         &self,
-        sides: &[(Table, Side)],
+        tables: &[Table],
+        sides: &[Side],
         start: DateTime<Utc>,
         end: DateTime<Utc>,
     ) -> Result<Entities> {
@@ -52,16 +53,16 @@ impl FileStore {
         }
         let times = sides
             .iter()
-            .filter_map(|(_, side)| side.schema.field_with_name(&side.timestamp).ok());
+            .filter_map(|side| side.schema.field_with_name(&side.timestamp).ok());
         let scale = Scale::finest(times.map(Field::data_type));
         let schema = schema(sides, scale)?;
         let only_times = sides
             .iter()
-            .flat_map(|(_, side)| &side.views)
+            .flat_map(|side| &side.views)
             .all(|(_, view)| view.join_keys.is_empty());
         let held = MemoryConsumer::new("entity rows of a range").register(&self.pool);
         let mut rows: Vec<Vec<ArrayRef>> = Vec::new();
-        for (table, side) in sides {
+        for (table, side) in tables.iter().zip(sides) {
             let mut seen: Vec<Vec<(&str, &str)>> = Vec::new();
             for (_, view) in &side.views {
                 let keys: Vec<_> = view.join_keys.iter().map(names).collect();
@@ -99,12 +100,12 @@ fn names(key: &JoinKey) -> (&str, &str) {
 }
 
 /// `event_timestamp`, then every key column once, in the type of the first source that has it.
-fn schema(sides: &[(Table, Side)], scale: Scale) -> Result<SchemaRef> {
+fn schema(sides: &[Side], scale: Scale) -> Result<SchemaRef> {
     let in_utc = DataType::Timestamp(scale.unit(), Some("UTC".into()));
     let mut fields = vec![Field::new(EVENT_TIMESTAMP, in_utc, true)];
     let mut views: Vec<_> = sides
         .iter()
-        .flat_map(|(_, side)| side.views.iter().map(move |view| (side, view)))
+        .flat_map(|side| side.views.iter().map(move |view| (side, view)))
         .collect();
     views.sort_by_key(|(_, (place, _))| *place);
     for (side, (_, view)) in views {

@@ -15,6 +15,7 @@ use datafusion::{
         physical_plan::{FileScanConfig, FileScanConfigBuilder, ParquetSource},
         source::DataSourceExec,
     },
+    error::DataFusionError,
     execution::{SendableRecordBatchStream, SessionState},
     logical_expr::Operator,
     physical_expr::{PhysicalExpr, expressions},
@@ -174,13 +175,7 @@ impl Table {
             ))
             .hint("relative paths start at the folder of `feature_store.yaml`"));
         }
-        let unreadable = |error: datafusion::error::DataFusionError| {
-            Error::invalid(format!(
-                "data source `{}`: `{path}` cannot be read: {}",
-                source.name,
-                error.strip_backtrace()
-            ))
-        };
+        let unreadable = |error: DataFusionError| unreadable(&source.name, &location, &error);
         let format: Arc<dyn FileFormat> = match location.format {
             Format::Parquet => {
                 Arc::new(ParquetFormat::default().with_options(state.default_table_options().parquet))
@@ -223,6 +218,11 @@ impl Table {
             timestamp_field: source.timestamp_field.clone(),
             created_column: source.created_timestamp_column.clone(),
         })
+    }
+
+    /// The table for queries, under its stored names.
+    pub(super) fn into_provider(self) -> Arc<dyn TableProvider> {
+        Arc::new(self.listing)
     }
 
     /// The columns as they are stored.
@@ -278,14 +278,23 @@ impl Table {
         self.stored.fields().iter().map(|field| field.name().as_str())
     }
 
+    /// What the column of that mapped name is called in the files.
+    pub(super) fn stored_name<'a>(&'a self, name: &'a str) -> &'a str {
+        self.mapped.get(name).map_or(name, String::as_str)
+    }
+
+    /// The error of a read that failed.
+    pub(super) fn unreadable(&self, error: &DataFusionError) -> Error {
+        unreadable(&self.name, &self.location, error)
+    }
+
     fn place(&self, name: &str) -> Option<usize> {
-        let stored = self.mapped.get(name).map_or(name, String::as_str);
-        self.stored.index_of(stored).ok()
+        self.stored.index_of(self.stored_name(name)).ok()
     }
 
     fn index(&self, name: &str, purpose: &str) -> Result<usize> {
         self.place(name).ok_or_else(|| {
-            let stored = self.mapped.get(name).map_or(name, String::as_str);
+            let stored = self.stored_name(name);
             Error::invalid(format!(
                 "data source `{}`: `{}` has no column `{stored}` for {purpose}; it has {}",
                 self.name,
@@ -334,19 +343,39 @@ impl Table {
         columns: &[String],
         filters: &[Filter],
     ) -> Result<(Vec<SendableRecordBatchStream>, Option<String>)> {
-        let indices = self.indices(columns)?;
-        let plan = self.listing.scan(state, Some(&indices), &[], None).await?;
-        let plan = self.hinted(plan, filters);
+        let plan = self.plan(state, columns, filters).await?;
         let parallel = state.config().target_partitions();
         let plan = plan
             .repartitioned(parallel, state.config_options())?
             .unwrap_or(plan);
-        let schema = self.projected(columns)?;
-        let context = state.task_ctx();
         let streams: Result<Vec<_>> = (0..plan.output_partitioning().partition_count())
-            .map(|partition| Ok(renamed(plan.execute(partition, Arc::clone(&context))?, &schema)))
+            .map(|partition| self.stream(&plan, partition, state, columns))
             .collect();
         Ok((streams?, fingerprint(&plan)))
+    }
+
+    /// The plan of a scan of these columns.
+    pub(super) async fn plan(
+        &self,
+        state: &SessionState,
+        columns: &[String],
+        filters: &[Filter],
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let indices = self.indices(columns)?;
+        let plan = self.listing.scan(state, Some(&indices), &[], None).await?;
+        Ok(self.hinted(plan, filters))
+    }
+
+    /// A partition of such a plan, its columns under their mapped names.
+    pub(super) fn stream(
+        &self,
+        plan: &Arc<dyn ExecutionPlan>,
+        partition: usize,
+        state: &SessionState,
+        columns: &[String],
+    ) -> Result<SendableRecordBatchStream> {
+        let schema = self.projected(columns)?;
+        Ok(renamed(plan.execute(partition, state.task_ctx())?, &schema))
     }
 
     /// The scan with the filters as hints for skipping parts of Parquet files.
@@ -405,6 +434,12 @@ fn fingerprint(plan: &Arc<dyn ExecutionPlan>) -> Option<String> {
         }
     }
     Some(hex::encode(digest.finalize()))
+fn unreadable(source: &str, location: &Location, error: &DataFusionError) -> Error {
+    Error::invalid(format!(
+        "data source `{source}`: `{}` cannot be read: {}",
+        location.path.display(),
+        error.strip_backtrace()
+    ))
 }
 
 fn renamed(stream: SendableRecordBatchStream, schema: &SchemaRef) -> SendableRecordBatchStream {

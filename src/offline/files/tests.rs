@@ -554,3 +554,67 @@ async fn parts_of_a_file_that_cannot_matter_are_not_read() {
         .await;
     assert_eq!(whole(&collect(joined).await.unwrap(), "x"), [Some(12)]);
 }
+
+#[tokio::test]
+async fn equal_rows_are_decided_by_their_place_whatever_is_read_first() {
+    use parquet::file::properties::WriterProperties;
+
+    let folder = TempDir::new().unwrap();
+    std::fs::create_dir(folder.path().join("d")).unwrap();
+    // Driver 1 has the same time in both files, driver 2 only in the first, which also has the latest time.
+    let parts = [
+        [
+            (1, "10:00:00"),
+            (2, "10:00:00"),
+            (2, "10:00:00"),
+            (1, "10:00:00"),
+            (3, "12:00:00"),
+            (3, "11:00:00"),
+        ],
+        [
+            (1, "08:00:00"),
+            (1, "10:00:00"),
+            (1, "10:00:00"),
+            (1, "09:00:00"),
+            (3, "10:00:00"),
+            (3, "12:00:00"),
+        ],
+    ];
+    for (file, rows) in (0..).zip(parts) {
+        let batch = batch(vec![
+            ("driver", numbers(&rows.map(|(driver, _)| driver))),
+            ("ts", times(&rows.map(|(_, time)| time))),
+            ("x", numbers(&[0, 1, 2, 3, 4, 5].map(|row| file * 10 + row))),
+        ]);
+        let properties = WriterProperties::builder()
+            .set_max_row_group_row_count(Some(1))
+            .build();
+        let path = File::create(folder.path().join(format!("d/{file}.parquet"))).unwrap();
+        let mut writer = ArrowWriter::try_new(path, batch.schema(), Some(properties)).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+    }
+    let store = store(&folder);
+    let source = source("d/");
+    let entities = batch(vec![
+        ("from", numbers(&[1, 2, 3])),
+        ("at", times(&["23:00:00", "23:00:00", "23:00:00"])),
+    ]);
+    let joined = store
+        .historical(asked(entities, vec![view(&source, "from", "x", "x", None)]))
+        .await;
+    assert_eq!(
+        whole(&collect(joined).await.unwrap(), "x"),
+        [Some(12), Some(2), Some(15)]
+    );
+    let newest = collect(store.pull(pull(source, None, None, true)).await)
+        .await
+        .unwrap();
+    let mut newest = whole(&newest, "x");
+    newest.sort_unstable();
+    assert_eq!(
+        newest,
+        [Some(2), Some(12), Some(15)],
+        "as materialization sees it"
+    );
+}

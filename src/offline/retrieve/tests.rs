@@ -256,9 +256,9 @@ async fn wrong_questions_are_refused_before_anything_is_read() {
         ("driver_id", text_key),
         ("event_timestamp", times(&["2026-01-01T10:00Z"])),
     ]);
-    let sql = HistoricalRequest {
-        rows: RequestRows::Sql("select 1".to_owned()),
-        ..request(all.clone(), &["fb:x"])
+    let sql = |text: &str| HistoricalRequest {
+        rows: RequestRows::Sql(text.to_owned()),
+        ..request(all.clone(), &["fa:x"])
     };
     let cases = [
         (
@@ -302,13 +302,62 @@ async fn wrong_questions_are_refused_before_anything_is_read() {
             Kind::InvalidArgument,
             "holds `abc`, which is no Int64",
         ),
-        (sql, Kind::Unsupported, "SQL"),
+        (sql("select 1 as x from"), Kind::InvalidArgument, "the SQL"),
+        (
+            sql("select * from '/etc/passwd'"),
+            Kind::InvalidArgument,
+            "reads `/etc/passwd`, which is no data source",
+        ),
+        (
+            sql("select * from information_schema.df_settings"),
+            Kind::InvalidArgument,
+            "which is no data source",
+        ),
+        (sql("drop table fa_source"), Kind::InvalidArgument, "the SQL"),
+        (
+            sql("set datafusion.execution.batch_size = 1"),
+            Kind::InvalidArgument,
+            "the SQL",
+        ),
+        (
+            sql("explain select 1 as driver_id"),
+            Kind::InvalidArgument,
+            "no `SELECT`",
+        ),
+        (
+            sql("select 1 as driver, now() as event_timestamp"),
+            Kind::EntityColumnsMissing,
+            "`driver_id`",
+        ),
     ];
     for (request, kind, part) in cases {
         let error = ask(&fixture, request).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.message().contains(part), "{part} in {error}");
     }
+}
+
+#[tokio::test]
+async fn entity_rows_come_from_a_query_over_the_data_sources() {
+    let fixture = Fixture::new();
+    let given = batch(vec![
+        ("driver_id", numbers(&[1, 2])),
+        (
+            "event_timestamp",
+            times(&["2026-01-01T11:00Z", "2026-01-01T11:00Z"]),
+        ),
+    ]);
+    let want = ask(&fixture, request(given.clone(), &["fa:x"])).await.unwrap();
+    let sql = "WITH drivers AS (SELECT DISTINCT driver_id FROM fa_source WHERE driver_id <= 2) \
+               SELECT driver_id, TIMESTAMP '2026-01-01 11:00:00' AS event_timestamp FROM drivers ORDER BY driver_id";
+    let asked = HistoricalRequest {
+        rows: RequestRows::Sql(sql.to_owned()),
+        ..request(given, &["fa:x"])
+    };
+    let got = ask(&fixture, asked).await.unwrap();
+    assert_eq!(got["driver_id"].as_ref(), want["driver_id"].as_ref());
+    assert_eq!(got["x"].as_ref(), want["x"].as_ref());
+    assert!(got["x"].null_count() < 2);
 }
 
 #[test]
