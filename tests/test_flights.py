@@ -126,6 +126,34 @@ def test_a_feature_service_and_full_names(store: Any, flights: pa.Table, expecte
     assert_join(answer, some, {full: expected[name][100_000:101_000] for full, name in names.items()})
 
 
+SQL = "SELECT origin, event_timestamp FROM weather_hourly WHERE origin = 'JFK' AND wind_gust IS NOT NULL ORDER BY event_timestamp LIMIT 500"
+
+
+def gusts() -> list[float]:
+    """What that query has to be answered: the rows' own values."""
+    rows = facts("weather").sort_by("event_timestamp").to_pylist()
+    return [row["wind_gust"] for row in rows if row["origin"] == "JFK" and row["wind_gust"] is not None][:500]
+
+
+def test_entity_rows_are_a_query_over_the_sources(store: Any) -> None:
+    answer = store.get_historical_features(SQL, ["weather:wind_gust"]).to_arrow()
+    assert answer.column_names == ["origin", "event_timestamp", "wind_gust"]
+    assert plain(answer["wind_gust"]) == gusts()
+    with pytest.raises(Exception, match="`pg_catalog.pg_class`, which is no data source"):
+        store.get_historical_features("SELECT * FROM pg_catalog.pg_class", ["weather:wind_gust"]).to_arrow()
+
+
+def test_the_command_takes_a_query_and_writes_a_file(tmp_path: Path) -> None:
+    repo = harness.copy_flights(tmp_path / "repo")
+    harness.succeed(repo, "apply")
+    output = tmp_path / "answer.parquet"
+    told = harness.succeed(repo, "get-historical-features", "--entity-sql", SQL, "-f", "weather:wind_gust", "-o", output)
+    assert told == f"Wrote 500 rows to {output}\n"
+    assert plain(pq.read_table(output)["wind_gust"]) == gusts()
+    refused = harness.run(repo, "get-historical-features", "--entity-sql", SQL, "-f", "weather:wind_gust", "--filter-by-created-timestamp")
+    assert refused.returncode == 1 and "has no created timestamp column" in refused.stderr, refused.stderr
+
+
 def test_on_demand_features_follow_from_stored_ones(store: Any, flights: pa.Table, expected: dict[str, list[Any]]) -> None:
     some = flights.slice(200_000, 500)
     references = ["weather:temp", "planes:year", "conditions:temp_celsius", "conditions:plane_age"]
