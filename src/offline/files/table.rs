@@ -434,6 +434,8 @@ fn fingerprint(plan: &Arc<dyn ExecutionPlan>) -> Option<String> {
         }
     }
     Some(hex::encode(digest.finalize()))
+}
+
 fn unreadable(source: &str, location: &Location, error: &DataFusionError) -> Error {
     Error::invalid(format!(
         "data source `{source}`: `{}` cannot be read: {}",
