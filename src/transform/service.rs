@@ -103,6 +103,8 @@ impl Service {
         let kind = match status.code() {
             tonic::Code::Unavailable => Kind::Unavailable,
             tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => Kind::DeadlineExceeded,
+            // A connection that ended during the call: what the service itself says comes without a cause.
+            _ if std::error::Error::source(status).is_some() => Kind::Unavailable,
             // Feast's service answers whatever a function raises as `Unknown`.
             _ => Kind::InvalidArgument,
         };

@@ -20,7 +20,7 @@ use crate::{
 pub(super) const PROTOBUF: &str = "application/x-protobuf";
 
 /// Shorter answers are not worth packing: they fit a packet as they are.
-const PACKED_FROM: usize = 1024;
+const PACKED_FROM: usize = 1400;
 
 /// The form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
