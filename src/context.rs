@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio_util::task::TaskTracker;
 
 use crate::{
     config::{Config, OfflineStoreConfig, RegistryBackend},
@@ -41,6 +42,8 @@ pub struct Context {
     pub datasets: Arc<DatasetJobs>,
     pub metrics: Arc<Metrics>,
     pub background: Background,
+    /// Writes into the online store, whoever waits for them; the process ends after them.
+    pub writes: TaskTracker,
 }
 
 impl Context {
@@ -87,6 +90,7 @@ impl Context {
             datasets: Arc::default(),
             metrics,
             background: Background::start()?,
+            writes: TaskTracker::new(),
             config,
         })
     }

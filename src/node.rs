@@ -214,7 +214,11 @@ async fn drain(context: &Context, handle: &Handle<SocketAddr>, stop: &Cancellati
     tokio::time::sleep(thali.shutdown_delay).await;
     stop.cancel();
     handle.graceful_shutdown(Some(thali.shutdown_grace));
-    let finish = async { while tasks.next().await.is_some() {} };
+    let finish = async {
+        while tasks.next().await.is_some() {}
+        context.writes.close();
+        context.writes.wait().await;
+    };
     // A little longer than the listeners' own limit, so that they end first.
     if tokio::time::timeout(thali.shutdown_grace + Duration::from_secs(2), finish)
         .await

@@ -148,8 +148,11 @@ where
             registry::rest::router(context.clone(), role_names(roles)).merge(own_routes(context))
         }
         ListenerKind::Online => {
-            let limits = Limits::new(context.config.thali.online.clone(), Arc::clone(&context.metrics));
-            let limits = Arc::new(limits);
+            let limits = Arc::new(Limits::new(
+                context.config.thali.online.clone(),
+                Arc::clone(&context.metrics),
+                context.writes.clone(),
+            ));
             let router = online::http::router(context, Arc::clone(&limits))?;
             let router = mount(router, online::grpc::serving_service(context, &limits));
             let router = mount(router, online::grpc::feature_server(context, &limits));
@@ -167,7 +170,9 @@ where
 
 /// thali's own API, on the REST registry and on the page's port.
 fn own_routes(context: &Context) -> Router {
-    let routes = schedule::rest::router(context.clone()).merge(online::http::lookup_router(context));
+    let routes = schedule::rest::router(context.clone())
+        .merge(online::http::lookup_router(context))
+        .merge(online::http::rows_router(context));
     Router::new().nest("/api/thali/v1", routes)
 }
 

@@ -74,6 +74,15 @@ impl FeatureServer {
         let _permit = self.limits.admit()?;
         self.limits.in_time(work).await?
     }
+
+    /// The same for a write, which ends whole.
+    async fn written<T: Send + 'static>(
+        &self,
+        write: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let permit = self.limits.admit()?;
+        self.limits.to_the_end(permit, write).await?
+    }
 }
 
 #[tonic::async_trait]
@@ -102,10 +111,10 @@ impl GrpcFeatureServer for FeatureServer {
         let frame = row(request.features, request.typed_features)?;
         let target = Target::parse(&request.to)?;
         let options = options(request.allow_registry_cache);
-        let push = self
-            .writer
-            .push(&request.stream_feature_view, &frame, target, options);
-        self.within(push).await?;
+        let writer = self.writer.clone();
+        let source = request.stream_feature_view;
+        self.written(async move { writer.push(&source, &frame, target, options).await })
+            .await?;
         Ok(Reply::new(PushResponse { status: true }))
     }
 
@@ -116,10 +125,10 @@ impl GrpcFeatureServer for FeatureServer {
         let request = call.into_inner();
         let frame = row(request.features, request.typed_features)?;
         let options = options(request.allow_registry_cache);
-        let write = self
-            .writer
-            .write_to_online_store(&request.feature_view_name, &frame, options);
-        self.within(write).await?;
+        let writer = self.writer.clone();
+        let view = request.feature_view_name;
+        self.written(async move { writer.write_to_online_store(&view, &frame, options).await })
+            .await?;
         Ok(Reply::new(WriteToOnlineStoreResponse { status: true }))
     }
 

@@ -9,6 +9,9 @@ use std::{
     },
 };
 
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+
 use crate::{
     config::OnlineConfig,
     error::{Error, Kind, Result},
@@ -21,25 +24,29 @@ pub struct Limits {
     pub config: OnlineConfig,
     metrics: Arc<Metrics>,
     in_flight: AtomicUsize,
+    /// Writes that nobody may be waiting for any more.
+    writes: TaskTracker,
 }
 
 /// A place among the requests being answered, given back when dropped.
 #[derive(Debug)]
-pub struct Permit<'a>(&'a Limits);
+pub struct Permit(Arc<Limits>);
 
-impl Drop for Permit<'_> {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Limits {
-    /// Limits as they are configured; what is turned away is counted.
-    pub fn new(config: OnlineConfig, metrics: Arc<Metrics>) -> Self {
+    /// Limits as they are configured; what is turned away is counted, and writes are among the tasks that
+    /// the process ends after.
+    pub fn new(config: OnlineConfig, metrics: Arc<Metrics>, writes: TaskTracker) -> Self {
         Self {
             config,
             metrics,
             in_flight: AtomicUsize::new(0),
+            writes,
         }
     }
 
@@ -47,9 +54,9 @@ impl Limits {
     ///
     /// # Errors
     /// `Overloaded` when there is none.
-    pub fn admit(&self) -> Result<Permit<'_>> {
+    pub fn admit(self: &Arc<Self>) -> Result<Permit> {
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let permit = Permit(self);
+        let permit = Permit(Arc::clone(self));
         if before < self.config.max_in_flight {
             return Ok(permit);
         }
@@ -79,6 +86,30 @@ impl Limits {
             )
             .hint("the limit is `thali.online.request_timeout_seconds`")
         })
+    }
+
+    /// Runs a write to its end, whoever stops waiting for it: nobody's hanging up leaves half of it behind.
+    /// It keeps its place for as long as it takes.
+    ///
+    /// # Errors
+    /// `DeadlineExceeded` when the answer is late, which says that the write goes on; `Internal` when it
+    /// panicked.
+    pub async fn to_the_end<T: Send + 'static>(
+        &self,
+        permit: Permit,
+        write: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T> {
+        let write = async move {
+            let _permit = permit;
+            write.await
+        };
+        let task = self.writes.spawn(write.in_current_span());
+        let ended = self.in_time(task).await.map_err(|late| {
+            let message = format!("{}: the rows are still being written", late.message());
+            Error::new(late.kind(), message)
+                .hint("sent again, rows for the online store change nothing, others may be there twice")
+        })?;
+        ended.map_err(|error| Error::internal("a write ended unexpectedly").source_error(error))
     }
 
     /// Refuses more entity rows than one request may have.
@@ -119,7 +150,7 @@ mod tests {
             max_in_flight: 2,
             ..OnlineConfig::default()
         };
-        let limits = Limits::new(config, Arc::default());
+        let limits = Arc::new(Limits::new(config, Arc::default(), TaskTracker::new()));
         let (first, _second) = (limits.admit().unwrap(), limits.admit().unwrap());
         assert_eq!(limits.admit().unwrap_err().kind(), Kind::Overloaded);
         assert_eq!(limits.metrics.shed.get(), 1);
@@ -133,9 +164,38 @@ mod tests {
             request_timeout: Some(Duration::from_millis(1)),
             ..OnlineConfig::default()
         };
-        let limits = Limits::new(config, Arc::default());
+        let limits = Limits::new(config, Arc::default(), TaskTracker::new());
         let error = limits.in_time(std::future::pending::<()>()).await.unwrap_err();
         assert_eq!(error.kind(), Kind::DeadlineExceeded);
         assert_eq!(limits.in_time(async { 7 }).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_write_that_is_late_goes_on() {
+        let config = OnlineConfig {
+            request_timeout: Some(Duration::from_millis(1)),
+            max_in_flight: 1,
+            ..OnlineConfig::default()
+        };
+        let limits = Arc::new(Limits::new(config, Arc::default(), TaskTracker::new()));
+        let (go, gate) = tokio::sync::oneshot::channel::<()>();
+        let (written, done) = tokio::sync::oneshot::channel();
+        let write = async move {
+            gate.await.unwrap();
+            written.send(()).unwrap();
+        };
+        let late = limits.to_the_end(limits.admit().unwrap(), write).await;
+        let late = late.unwrap_err();
+        assert_eq!(late.kind(), Kind::DeadlineExceeded);
+        assert!(late.message().contains("still being written"), "{late}");
+        assert!(
+            limits.admit().is_err(),
+            "it has its place for as long as it takes"
+        );
+        go.send(()).unwrap();
+        done.await.unwrap();
+        limits.writes.close();
+        limits.writes.wait().await;
+        assert!(limits.admit().is_ok());
     }
 }

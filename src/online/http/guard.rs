@@ -27,6 +27,9 @@ use crate::{
     online::limits::Limits,
 };
 
+/// Routes whose work is not left half done when their answer is late or nobody waits for it.
+const WRITES: [&str; 2] = ["/push", "/write-to-online-store"];
+
 /// What the routes are wrapped with.
 pub(super) struct Guard {
     pub(super) limits: Arc<Limits>,
@@ -65,8 +68,13 @@ pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, nex
     response
 }
 
-async fn answer(limits: &Limits, route: &str, request: Request, next: Next) -> Result<Response> {
-    let _permit = limits.admit()?;
+async fn answer(limits: &Arc<Limits>, route: &str, request: Request, next: Next) -> Result<Response> {
+    let permit = limits.admit()?;
+    if WRITES.contains(&route) {
+        // Until its body is here, it is not begun.
+        let request = limits.in_time(read(request, limits)).await??;
+        return limits.to_the_end(permit, next.run(request)).await;
+    }
     let work = async {
         let request = read(request, limits).await?;
         Ok(next.run(request).await)

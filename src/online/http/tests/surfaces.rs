@@ -359,7 +359,7 @@ async fn what_is_over_a_limit_is_refused_in_feasts_form() {
         let app = Arc::new(Parts {
             server: fixture.server.clone(),
             writer: fixture.writer.clone(),
-            limits: Arc::new(Limits::new(config, Arc::<Metrics>::default())),
+            limits: Arc::new(Limits::new(config, Arc::<Metrics>::default(), Default::default())),
         });
         let guard = guard_of(&app);
         routes(&app, Vec::new(), guard)
