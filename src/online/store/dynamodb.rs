@@ -1,11 +1,12 @@
 //! [`DynamoStore`]: the DynamoDB online store in Feast's layout (`feast/infra/online_stores/dynamodb.py`).
 //!
 //! One table per view, one item per entity: `entity_id` (a hash of the key), `event_ts` (text) and
-//! `values`, a map of encoded values. Differences from Feast's own store, none visible in the tables: what
-//! DynamoDB did not get to is asked for again, a row never goes back in event time, and a write of some of a
-//! view's features keeps the others.
+//! `values`, a map of encoded values. Differences from Feast's own store: what DynamoDB did not get to is
+//! asked for again, a row never goes back in event time, and a write of some of a view's features keeps the
+//! others.
 //!
-//! The hash cannot be turned back, so that entity keys cannot be listed.
+//! The hash cannot be turned back, so items have one attribute more, `entity_key`, which Feast does not look
+//! at: the serialized key itself. Of items that Feast wrote last the keys cannot be listed.
 
 mod client;
 mod item;
@@ -23,7 +24,7 @@ use serde_json::json;
 use self::client::Client;
 use super::{OlderRow, OnlineRead, OnlineStore, RowBatch, StoreKind, Table, WriteBatch, kind::Opening};
 use crate::{
-    config::schema::{Kind as Holds, Schema, Unknown, accepted, used},
+    config::schema::{Kind as Holds, Schema, Unknown, accepted, missing, only, used},
     error::{Error, Result},
     model::{FeatureView, entity_key},
     proto::feast::core::{
@@ -63,10 +64,19 @@ static SCHEMA: Schema = Schema {
         used("connect_timeout", Holds::Float, Some("3")),
         used("read_timeout", Holds::Float, Some("10")),
         used("total_max_retry_attempts", Holds::Int, Some("3")),
-        // Credentials are looked for in the same places either way, and every retry backs off.
+        // Credentials are looked for in the same places either way.
         accepted("session_based_auth", Holds::Bool),
-        accepted("retry_mode", Holds::Choice(&["legacy", "standard", "adaptive"])),
-        accepted("warmup_connections", Holds::Bool),
+        only(
+            "retry_mode",
+            Holds::Choice(&["legacy", "standard", "adaptive"]),
+            "standard",
+            "what is throttled is tried again as in mode `standard`",
+        ),
+        missing(
+            "warmup_connections",
+            Holds::Bool,
+            "connections are opened when they are needed",
+        ),
     ],
 };
 
@@ -213,6 +223,15 @@ impl OnlineStore for DynamoStore {
 
     async fn truncate(&self, project: &str, table: &Table) -> Result<()> {
         self.delete_items(&self.table_name(project, &table.name)).await
+    }
+
+    async fn keys(
+        &self,
+        project: &str,
+        table: &Table,
+        page: Option<Bytes>,
+    ) -> Result<(Vec<Bytes>, Option<Bytes>)> {
+        self.list_keys(&self.table_name(project, &table.name), page).await
     }
 
     fn infra(&self, project: &str, view: &FeatureView) -> Option<InfraObject> {

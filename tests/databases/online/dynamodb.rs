@@ -26,8 +26,22 @@ async fn home() -> Home {
     Home::new(&section())
 }
 
-// Entity keys cannot be told from an item, nor may a table be called just anything: tests that list keys or have odd names
-// are left out.
+/// A call of somebody else; moto looks at nothing of a signature but the region.
+async fn call(operation: &str, body: &serde_json::Value) {
+    let region = "AWS4-HMAC-SHA256 Credential=test/20261121/us-east-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0";
+    let sent = reqwest::Client::new()
+        .post(servers::url("THALI_TEST_DYNAMODB"))
+        .header("content-type", "application/x-amz-json-1.0")
+        .header("x-amz-target", format!("DynamoDB_20120810.{operation}"))
+        .header("authorization", region)
+        .body(body.to_string())
+        .send()
+        .await
+        .unwrap();
+    assert!(sent.status().is_success(), "{:?}", sent.text().await);
+}
+
+// A table may not be called just anything: tests that have odd names are left out.
 conformance!(
     home;
     values_of_every_type_come_back,
@@ -39,10 +53,45 @@ conformance!(
     views_are_prepared_and_dropped_as_often_as_wanted,
     rows_are_deleted_by_their_keys,
     rows_are_counted_and_truncated,
+    keys_are_listed_page_by_page,
     five_thousand_keys_in_one_request,
     the_newest_of_many_writers_stays,
     no_value_turns_up_elsewhere,
 );
+
+#[tokio::test]
+async fn keys_of_rows_that_feast_wrote_are_not_left_out_in_silence() {
+    let home = home().await;
+    let store = home.open().await;
+    let v = pair("v");
+    let project = &home.project;
+    store.provision(project, &[Arc::clone(&v)], &[]).await.unwrap();
+    let table = Table::of(&v);
+    let batch = rows(
+        &["a", "b"],
+        &[(key("1"), TEN, &["a", "b"]), (key("2"), TEN, &["a", "b"])],
+    );
+    store
+        .write(project, &table, &batch, OlderRow::Skip)
+        .await
+        .unwrap();
+    // As Feast puts a whole item in place of another.
+    let id = thali::model::entity_key::entity_id(&key("2"));
+    let item = serde_json::json!({
+        "TableName": format!("{project}.v"),
+        "Item": {"entity_id": {"S": id}, "event_ts": {"S": "2026-11-21 10:00:00+00:00"}, "values": {"M": {}}},
+    });
+    call("PutItem", &item).await;
+    let error = store.keys(project, &table, None).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unsupported);
+    assert!(error.message().contains("written by Feast"), "{error}");
+    store
+        .write(project, &table, &batch, OlderRow::Skip)
+        .await
+        .unwrap();
+    let (keys, next) = store.keys(project, &table, None).await.unwrap();
+    assert_eq!((keys.len(), next), (2, None));
+}
 
 #[tokio::test]
 async fn a_write_of_some_features_keeps_the_others() {

@@ -16,6 +16,9 @@ use crate::{
 /// What ends every event time written by thali, and by Feast for times in UTC.
 pub(super) const UTC: &str = "+00:00";
 
+/// The attribute that has the serialized key itself; only thali writes it.
+pub(super) const ENTITY_KEY: &str = "entity_key";
+
 /// A row, or the part of it that was asked for.
 #[derive(Debug, Deserialize)]
 pub(super) struct Item<'a> {

@@ -5,12 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 
 use super::{
     DynamoStore,
     client::{Failure, backoff},
+    item::ENTITY_KEY,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -174,6 +177,38 @@ impl DynamoStore {
         Ok(count)
     }
 
+    /// The entity keys of one page of a scan.
+    pub(super) async fn list_keys(
+        &self,
+        name: &str,
+        page: Option<Bytes>,
+    ) -> Result<(Vec<Bytes>, Option<Bytes>)> {
+        let mut request = json!({
+            "TableName": name,
+            "ProjectionExpression": ENTITY_KEY,
+            "ConsistentRead": true,
+        });
+        if let Some(page) = page {
+            request["ExclusiveStartKey"] = serde_json::from_slice(&page)
+                .map_err(|error| Error::internal(format!("no page of DynamoDB begins there: {error}")))?;
+        }
+        let Some(found) = self.scan(name, "listing", &mut request).await? else {
+            return Ok((Vec::new(), None));
+        };
+        let total = found.items.len();
+        let keys: Vec<Bytes> = found.items.iter().filter_map(key_of).collect();
+        if keys.len() < total {
+            return Err(Error::unsupported(format!(
+                "DynamoDB table `{name}` has rows written by Feast, which keeps no entity keys, so they cannot be listed"
+            ))
+            .hint("materialize the view with thali, which keeps them"));
+        }
+        let next = request
+            .get("ExclusiveStartKey")
+            .map(|next| next.to_string().into());
+        Ok((keys, next))
+    }
+
     /// Deletes every item.
     pub(super) async fn delete_items(&self, name: &str) -> Result<()> {
         let mut request = json!({
@@ -286,6 +321,12 @@ impl DynamoStore {
         }
         Ok(())
     }
+}
+
+/// The serialized entity key of an item, if it has one.
+fn key_of(item: &Json) -> Option<Bytes> {
+    let text = item.get(ENTITY_KEY)?.get("B")?.as_str()?;
+    BASE64_STANDARD.decode(text).ok().map(Bytes::from)
 }
 
 fn as_json(tags: &BTreeMap<String, String>) -> Json {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value as Json, json};
 use super::{
     DynamoStore, WRITERS,
     client::{Failure, backoff},
-    item::{UTC, binary, parse_time, time_text, values},
+    item::{ENTITY_KEY, UTC, binary, parse_time, time_text, values},
 };
 use crate::{
     error::{Error, Result},
@@ -23,8 +23,9 @@ use crate::{
 /// DynamoDB takes 300 operators in an update.
 const MOST_FEATURES_APART: usize = 280;
 
-/// How long a row is tried against others who write the same one.
+/// How long and how often, at least, a row is tried against others who write the same one.
 const PATIENCE: Duration = Duration::from_secs(5);
+const TRIES: usize = 10;
 
 /// How the values of a row are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,7 +184,7 @@ impl RowWrite<'_> {
             let Failure::Refused { code, item, .. } = &failure else {
                 return Err(failure);
             };
-            if code != "ConditionalCheckFailedException" || begin.elapsed() > PATIENCE {
+            if code != "ConditionalCheckFailedException" {
                 return Err(failure);
             }
             // The stored row does not fit; it comes along, and tells why.
@@ -205,6 +206,9 @@ impl RowWrite<'_> {
                 shape = if has_values { Shape::Merged } else { Shape::First };
             }
             attempt += 1;
+            if attempt > TRIES && begin.elapsed() > PATIENCE {
+                return Err(failure);
+            }
             if attempt > 2 {
                 backoff.pause().await;
             }
@@ -217,9 +221,13 @@ impl RowWrite<'_> {
         let mut names = Map::from_iter([
             ("#t".to_owned(), json!("event_ts")),
             ("#v".to_owned(), json!("values")),
+            ("#k".to_owned(), json!(ENTITY_KEY)),
         ]);
-        let mut given = Map::from_iter([(":t".to_owned(), json!({"S": self.time}))]);
-        let mut update = "SET #t=:t".to_owned();
+        let mut given = Map::from_iter([
+            (":t".to_owned(), json!({"S": self.time})),
+            (":k".to_owned(), binary(&self.batch.keys[self.row])),
+        ]);
+        let mut update = "SET #t=:t,#k=:k".to_owned();
         if shape == Shape::Merged {
             for (number, (feature, value)) in features.iter().zip(row).enumerate() {
                 // Writing into a String cannot fail.
