@@ -4,6 +4,7 @@ after the server was gone for a moment.
 Feast and thali have one folder between them: the same feature_store.yaml, the same registry, the same tables.
 """
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -300,6 +301,63 @@ def test_searches_on_sqlite(tmp_path: Path) -> None:
     with Thali.serve(tmp_path / "repo") as thali:
         write_docs(thali)
         searches_find(thali)
+
+
+ITEMS = {
+    "item_id": [1, 2, 3, 4],
+    "title": ["Running shoes", "walk", "Café table", "red running table"],
+    "body": ["for runners who run", "walking shoes", "a table", "run"],
+    "price": [10.0, 20.0, 30.0, 40.0],
+    "sold": [True, False, True, False],
+    "place": [[1.0, 1.0]] * 4,
+}
+QUERIES = ["run", "RUNNING", "shoes", "shoes OR table", "cafe", "run AND table", "walk shoes", '"red running"', "tab*", "title:running", "run NOT red", "nothing"]
+
+
+def test_texts_on_sqlite_are_searched_as_feast_does(tmp_path: Path) -> None:
+    from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
+    from feast.types import Array, Bool, Float32, Float64, Int64, String
+
+    text = "project: sqlstores\nprovider: local\nregistry: registry.db\noffline_store: {type: file}\nentity_key_serialization_version: 3\n"
+    store = "online_store: {type: sqlite, path: online.db, text_search_enabled: true, enable_openai_compatible_store: true}\n"
+    (tmp_path / "feature_store.yaml").write_text(text + store)
+    types = {"item_id": Int64, "title": String, "body": String, "price": Float64, "sold": Bool}
+    items = FeatureView(
+        name="items",
+        entities=[Entity(name="item", join_keys=["item_id"], value_type=ValueType.INT64)],
+        # Feast searches no view without a vector, not even for words.
+        schema=[*(Field(name=name, dtype=dtype) for name, dtype in types.items()), Field(name="place", dtype=Array(Float32), vector_index=True)],
+        source=FileSource(name="items", path="nowhere.parquet", timestamp_field="event_timestamp"),
+    )
+    feast = FeatureStore(repo_path=str(tmp_path))
+    feast.registry.apply_entity(Entity(name="item", join_keys=["item_id"], value_type=ValueType.INT64), "sqlstores", commit=False)
+    feast.registry.apply_feature_view(items, "sqlstores")
+    rows = "SELECT entity_key, feature_name, value, value_text, value_num, event_ts FROM sqlstores_items ORDER BY 1, 2"
+    with Thali.serve(tmp_path) as thali:
+        url = thali.url("online")
+        frame = ITEMS | {"event_timestamp": [NOW.isoformat()] * 4}
+        # thali makes the table, with the column Feast keeps numbers in.
+        status, answer = harness.http("POST", f"{url}/write-to-online-store", {"feature_view_name": "items", "df": frame})
+        assert status == 200, answer
+        with sqlite3.connect(tmp_path / "online.db") as database:
+            ours = database.execute(rows).fetchall()
+            feast.write_to_online_store("items", pd.DataFrame(ITEMS | {"event_timestamp": [NOW] * 4}))
+            assert database.execute(rows).fetchall() == ours and len(ours) == 20
+        for query in QUERIES:
+            # Feast's index grows with every search, so that few results could be all the same one.
+            asked = {"features": ["items:title", "items:price"], "query_string": query, "top_k": 1000}
+            theirs = feast.retrieve_online_documents_v2(query=None, **asked).to_dict()
+            status, answer = harness.http("POST", f"{url}/search", asked | {"api_version": 2})
+            assert status == 200, answer
+            found = dict(zip(answer["metadata"]["feature_names"], (column["values"] for column in answer["results"])))
+            assert sorted(zip(found["title"], found["price"])) == sorted(zip(theirs["title"], theirs["price"])), query
+            assert found["text_rank"] == sorted(found["text_rank"], reverse=True)
+            assert [ITEMS["title"][item - 1] for item in found["item_id"]] == found["title"]
+        # Whoever just writes words gets what has all of them.
+        status, answer = harness.http("POST", f"{url}/search", asked | {"api_version": 2, "query_string": "who's running? (shoes)"})
+        assert status == 200 and answer["results"][0]["values"] == [], answer
+        status, answer = harness.http("POST", f"{url}/search", asked | {"api_version": 2, "query_string": "who: running? (shoes)"})
+        assert status == 200 and answer["results"][0]["values"] == ["Running shoes"], answer
 
 
 @contextmanager

@@ -33,7 +33,7 @@ use super::{
     sql::{connections::Connections, placeholders, table_name, vectors::Metric},
 };
 use crate::{
-    config::schema::{Kind as Holds, Schema, Unknown, accepted, missing, used},
+    config::schema::{Kind as Holds, Schema, Unknown, missing, used},
     error::{Error, Kind, Result},
     model::FeatureView,
     proto::feast::core::{InfraObject, SqliteTable, infra_object::InfraObject as Inner},
@@ -58,6 +58,7 @@ pub static KIND: StoreKind = StoreKind {
             let mut store = SqliteStore::open(opening.repo_path.join(path)).await?;
             store.vector_enabled = opening.section.bool("vector_enabled");
             store.text_enabled = opening.section.bool("text_search_enabled");
+            store.keeps_numbers = opening.section.bool("enable_openai_compatible_store");
             if let Some(name) = opening.section.text("similarity") {
                 store.similarity =
                     Metric::named(name).map_err(|error| Error::config(error.message().to_owned()))?;
@@ -75,12 +76,12 @@ static SCHEMA: Schema = Schema {
         used("vector_enabled", Holds::Bool, Some("false")),
         used("similarity", Holds::Text, None),
         used("text_search_enabled", Holds::Bool, Some("false")),
+        used("enable_openai_compatible_store", Holds::Bool, Some("false")),
         missing(
-            "enable_openai_compatible_store",
-            Holds::Bool,
-            "that interface is not offered by thali",
+            "vector_len",
+            Holds::Int,
+            "vectors are as long as their field's `vector_length`",
         ),
-        accepted("vector_len", Holds::Int),
     ],
 };
 
@@ -99,6 +100,8 @@ pub struct SqliteStore {
     writer: SqlitePool,
     vector_enabled: bool,
     text_enabled: bool,
+    /// Whether tables get the column Feast keeps numbers in.
+    keeps_numbers: bool,
     /// What a search that names none measures by.
     similarity: Metric,
 }
@@ -156,6 +159,7 @@ impl SqliteStore {
             writer,
             vector_enabled: false,
             text_enabled: false,
+            keeps_numbers: false,
             similarity: Metric::L2,
         })
     }
@@ -205,10 +209,15 @@ impl SqliteStore {
     async fn create_table(&self, connection: &mut SqliteConnection, table: &str) -> Result<()> {
         let name = quoted(table);
         let index = quoted(&format!("{table}_ek"));
+        let number = if self.keeps_numbers {
+            "value_num REAL, "
+        } else {
+            ""
+        };
         let statements = [
             format!(
                 "CREATE TABLE IF NOT EXISTS {name} (entity_key BLOB, feature_name TEXT, value BLOB, value_text TEXT, \
-                 vector_value BLOB, event_ts timestamp, created_ts timestamp, PRIMARY KEY(entity_key, feature_name))"
+                 {number}vector_value BLOB, event_ts timestamp, created_ts timestamp, PRIMARY KEY(entity_key, feature_name))"
             ),
             format!("CREATE INDEX IF NOT EXISTS {index} ON {name} (entity_key)"),
         ];
@@ -218,19 +227,24 @@ impl SqliteStore {
                 .await
                 .map_err(|error| self.failed("preparing", error))?;
         }
-        // Tables of older Feast versions lack the column.
+        // Tables of older Feast versions lack the one, and those made before it was wanted the other.
         let columns: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_table_info(?1)")
             .bind(table)
             .fetch_all(&mut *connection)
             .await
             .map_err(|error| self.failed("preparing", error))?;
-        if !columns.iter().any(|column| column == "value_text") {
-            sqlx::query(AssertSqlSafe(format!(
-                "ALTER TABLE {name} ADD COLUMN value_text TEXT"
-            )))
-            .execute(&mut *connection)
-            .await
-            .map_err(|error| self.failed("preparing", error))?;
+        let wanted = [
+            ("value_text", "TEXT", true),
+            ("value_num", "REAL", self.keeps_numbers),
+        ];
+        for (column, holds, is_wanted) in wanted {
+            if is_wanted && !columns.iter().any(|known| known == column) {
+                let statement = format!("ALTER TABLE {name} ADD COLUMN {column} {holds}");
+                sqlx::query(AssertSqlSafe(statement))
+                    .execute(&mut *connection)
+                    .await
+                    .map_err(|error| self.failed("preparing", error))?;
+            }
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! Searching without an extension: every candidate is looked at, however many there are, and only the
-//! best are kept.
+//! Searching without an extension: of vectors every candidate is looked at, however many there are, and
+//! only the best are kept. Texts are the business of `words`.
 
 use std::collections::HashMap;
 
@@ -7,10 +7,7 @@ use bytes::Bytes;
 use futures::{Stream, TryStreamExt as _};
 use sqlx::{AssertSqlSafe, Row as _, SqliteConnection, sqlite::SqliteRow};
 
-use super::{
-    SqliteStore, is_missing_table, quoted, table_name,
-    words::{Words, tokens},
-};
+use super::{SqliteStore, is_missing_table, quoted, table_name, words::Words};
 use crate::{
     error::{Error, Result},
     model::{FeatureView, ValueType},
@@ -63,7 +60,7 @@ impl SqliteStore {
             .map(|query| self.nearness(&table.view, query))
             .transpose()?;
         let words = match &search.text {
-            Some(text) => Some(self.words(&table.view, search, text)?),
+            Some(text) => Some(self.words(&table.view, text)?),
             None => None,
         };
         if vector.is_none() && words.is_none() {
@@ -142,7 +139,7 @@ impl SqliteStore {
         })
     }
 
-    fn words(&self, view: &FeatureView, search: &Search, text: &str) -> Result<Words> {
+    fn words(&self, view: &FeatureView, text: &str) -> Result<Words> {
         if !self.text_enabled {
             return Err(Error::invalid("text search is off in this online store")
                 .hint("set `online_store.text_search_enabled: true`"));
@@ -151,23 +148,17 @@ impl SqliteStore {
             .features
             .iter()
             .filter(|field| field.value_type == ValueType::String);
-        let of_view: Vec<String> = of_view.map(|field| field.name.clone()).collect();
-        let asked: Vec<String> = of_view
-            .iter()
-            .filter(|name| search.features.contains(name))
-            .cloned()
-            .collect();
-        let features = if asked.is_empty() { of_view } else { asked };
+        let features: Vec<String> = of_view.map(|field| field.name.clone()).collect();
         if features.is_empty() {
             return Err(Error::invalid(format!(
                 "view `{}` has no texts to search in",
                 view.name
             )));
         }
-        let mut words: Vec<String> = tokens(text).collect();
-        words.sort_unstable();
-        words.dedup();
-        Ok(Words { features, words })
+        Ok(Words {
+            features,
+            text: text.to_owned(),
+        })
     }
 }
 
@@ -242,14 +233,7 @@ async fn best(
     words
         .rank(connection, place, |key, rank| {
             if let Some(known) = ranks.get_mut(key) {
-                *known = known.max(rank);
-            }
-            // An entity with several texts has the rank of the best.
-            if let Some(known) = matching.hits.iter().position(|hit| hit.key == key) {
-                if matching.hits[known].rank >= rank {
-                    return;
-                }
-                matching.hits.remove(known);
+                *known = rank;
             }
             matching.offer(Hit {
                 key: Bytes::copy_from_slice(key),

@@ -1,103 +1,125 @@
-//! Texts: searched for whole words, and ranked as FTS5 ranks them (BM25).
+//! Texts, indexed by SQLite's own FTS5 for as long as a search takes, as Feast does: words by their stems,
+//! FTS5's language of queries, and its ranks (BM25). Unlike Feast's the index has each entity once, and
+//! goes again: nothing of a search stays in the file.
 
 use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
 
-use super::search::{Place, each};
+use super::{
+    quoted,
+    search::{Place, each},
+};
 
-/// Words that a text should hold, all of them.
+/// The index, which only the connection that searches sees.
+const INDEX: &str = "temp.thali_words";
+
+/// What to search for, in which features.
 pub(super) struct Words {
     pub(super) features: Vec<String>,
-    /// Sorted, each once.
-    pub(super) words: Vec<String>,
-}
-
-/// What BM25 has to know of all texts.
-#[derive(Default)]
-struct Corpus {
-    texts: f64,
-    length: f64,
-    /// In how many texts each word is.
-    holding: Vec<f64>,
+    pub(super) text: String,
 }
 
 impl Words {
-    /// Goes through the texts twice: once to know them all, once to rank those that match.
+    /// The entities that match and their ranks; greater is better.
     pub(super) async fn rank(
         &self,
         connection: &mut SqliteConnection,
         place: &Place<'_>,
         mut found: impl FnMut(&[u8], f64),
     ) -> Result<(), sqlx::Error> {
-        let features: Vec<String> = self
-            .features
-            .iter()
-            .map(|name| format!("'{}'", name.replace('\'', "''")))
-            .collect();
-        let sql = format!(
-            "SELECT entity_key, value_text FROM {} WHERE {} AND feature_name IN ({}) AND value_text IS NOT NULL",
-            place.table,
-            place.condition,
-            features.join(", ")
-        );
-        let bound = || {
-            let query = sqlx::query(AssertSqlSafe(sql.clone())).persistent(false);
-            place
-                .parameters
-                .iter()
-                .fold(query, |query, text| query.bind(text))
-        };
-        let mut corpus = Corpus {
-            holding: vec![0.0; self.words.len()],
-            ..Corpus::default()
-        };
-        each(bound().fetch(&mut *connection), |row| {
-            let (length, counts) = self.counts(row.try_get_unchecked(1)?);
-            corpus.texts += 1.0;
-            corpus.length += length;
-            for (holding, count) in corpus.holding.iter_mut().zip(counts) {
-                *holding += f64::from(u8::from(count > 0.0));
-            }
-            Ok(true)
-        })
-        .await?;
-        each(bound().fetch(&mut *connection), |row| {
-            let (length, counts) = self.counts(row.try_get_unchecked(1)?);
-            if !counts.is_empty() && counts.iter().all(|count| *count > 0.0) {
-                found(row.try_get_unchecked(0)?, corpus.rank(length, &counts));
-            }
-            Ok(true)
-        })
-        .await
-    }
-
-    /// How long a text is in words, and how often each of ours is in it.
-    fn counts(&self, text: &str) -> (f64, Vec<f64>) {
-        let mut counts = vec![0.0; self.words.len()];
-        let mut length = 0.0;
-        for token in tokens(text) {
-            length += 1.0;
-            if let Ok(place) = self.words.binary_search(&token) {
-                counts[place] += 1.0;
-            }
+        // A search that was given up may have left its own.
+        self.run(connection, format!("DROP TABLE IF EXISTS {INDEX}"), &[])
+            .await?;
+        self.index(connection, place).await?;
+        let mut ended = matches(connection, place, &self.text, &mut found).await;
+        if ended.as_ref().is_err_and(is_no_query) {
+            ended = match plain(&self.text) {
+                Some(words) => matches(connection, place, &words, &mut found).await,
+                None => Ok(()),
+            };
         }
-        (length, counts)
+        self.run(connection, format!("DROP TABLE {INDEX}"), &[]).await?;
+        ended
     }
-}
 
-impl Corpus {
-    /// BM25 with FTS5's constants; greater is better, and no match is worth nothing.
-    fn rank(&self, length: f64, counts: &[f64]) -> f64 {
-        let shortness = 1.2 * (0.25 + 0.75 * length * self.texts / self.length);
-        let of_word = |(count, holding): (&f64, &f64)| {
-            let rarity = ((self.texts - holding + 0.5) / (holding + 0.5)).ln().max(1e-6);
-            rarity * count * 2.2 / (count + shortness)
+    /// Indexes the texts of every candidate under the number of one of its rows.
+    async fn index(&self, connection: &mut SqliteConnection, place: &Place<'_>) -> Result<(), sqlx::Error> {
+        let columns: Vec<String> = self.features.iter().map(|name| column(name)).collect();
+        let columns = columns.join(", ");
+        let make = format!(
+            "CREATE VIRTUAL TABLE {INDEX} USING fts5({columns}, content='', tokenize='porter unicode61')"
+        );
+        self.run(connection, make, &[]).await?;
+        let text = |name: &String| {
+            format!(
+                "max(CASE feature_name WHEN '{}' THEN value_text END)",
+                name.replace('\'', "''")
+            )
         };
-        counts.iter().zip(&self.holding).map(of_word).sum()
+        let texts: Vec<String> = self.features.iter().map(text).collect();
+        let fill = format!(
+            "INSERT INTO {INDEX} (rowid, {columns}) SELECT min(rowid), {} FROM {} WHERE {} GROUP BY entity_key",
+            texts.join(", "),
+            place.table,
+            place.condition
+        );
+        self.run(connection, fill, place.parameters).await
+    }
+
+    async fn run(
+        &self,
+        connection: &mut SqliteConnection,
+        sql: String,
+        parameters: &[String],
+    ) -> Result<(), sqlx::Error> {
+        let query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
+        let bound = parameters.iter().fold(query, |query, text| query.bind(text));
+        bound.execute(connection).await.map(drop)
     }
 }
 
-/// Words in lower case, without what is between them.
-pub(super) fn tokens(text: &str) -> impl Iterator<Item = String> {
-    let parts = text.split(|letter: char| !letter.is_alphanumeric());
-    parts.filter(|part| !part.is_empty()).map(str::to_lowercase)
+async fn matches(
+    connection: &mut SqliteConnection,
+    place: &Place<'_>,
+    query: &str,
+    found: &mut impl FnMut(&[u8], f64),
+) -> Result<(), sqlx::Error> {
+    let table = place.table;
+    let sql = format!(
+        "SELECT entity_key, -hit.rank FROM (SELECT rowid AS row, rank FROM {INDEX} WHERE thali_words MATCH ?1) hit \
+         JOIN {table} ON {table}.rowid = hit.row"
+    );
+    let rows = sqlx::query(AssertSqlSafe(sql)).persistent(false).bind(query);
+    each(rows.fetch(connection), |row| {
+        found(row.try_get_unchecked(0)?, row.try_get_unchecked(1)?);
+        Ok(true)
+    })
+    .await
+}
+
+/// The column of a feature; two names mean something else to FTS5.
+fn column(feature: &str) -> String {
+    match feature.to_ascii_lowercase().as_str() {
+        "rank" | "rowid" => quoted(&format!("{feature}_")),
+        _ => quoted(feature),
+    }
+}
+
+/// Whether the text is not one of FTS5's queries: most people just write words.
+fn is_no_query(error: &sqlx::Error) -> bool {
+    let said = |text: &str| matches!(error, sqlx::Error::Database(error) if error.message().contains(text));
+    [
+        "fts5: ",
+        "no such column",
+        "unterminated string",
+        "unknown special query",
+    ]
+    .into_iter()
+    .any(said)
+}
+
+/// The words of a text as a query for all of them.
+fn plain(text: &str) -> Option<String> {
+    let words = text.split(|letter: char| !letter.is_alphanumeric());
+    let words: Vec<String> = words.filter(|word| !word.is_empty()).map(quoted).collect();
+    (!words.is_empty()).then(|| words.join(" "))
 }

@@ -10,7 +10,11 @@ use crate::{
     model::value::text::value_text,
     online::store::{
         OlderRow, WriteBatch,
-        sql::{cells::decoded, placeholders, vectors::floats},
+        sql::{
+            cells::{decoded, value_number},
+            placeholders,
+            vectors::floats,
+        },
     },
 };
 
@@ -52,9 +56,12 @@ impl SqliteStore {
                         || known.is_none_or(|&known| known <= seconds(batch.event_times[row]))
                 })
                 .collect();
-            self.upsert(&mut transaction, table, batch, &fresh)
-                .await
-                .map_err(failed)?;
+            let mut upserted = self.upsert(&mut transaction, table, batch, &fresh).await;
+            if upserted.as_ref().is_err_and(is_missing_column) {
+                self.create_table(&mut transaction, table).await?;
+                upserted = self.upsert(&mut transaction, table, batch, &fresh).await;
+            }
+            upserted.map_err(failed)?;
             written += fresh.len() as u64;
         }
         transaction.commit().await.map_err(failed)?;
@@ -108,7 +115,7 @@ impl SqliteStore {
             .flat_map(|&row| (0..width).map(move |column| (row, column)))
             .collect();
         for chunk in cells.chunks(VALUES_PER_UPSERT) {
-            let statement = upsert_statement(table, chunk.len(), self.vector_enabled);
+            let statement = self.upsert_statement(table, chunk.len());
             let mut query = sqlx::query(AssertSqlSafe(statement));
             for &(row, column) in chunk {
                 let bytes = &batch.values[row * width + column];
@@ -125,37 +132,48 @@ impl SqliteStore {
                     let packed = |vector: Vec<f32>| vector.into_iter().flat_map(f32::to_ne_bytes).collect();
                     query = query.bind(floats(&value).map(packed).map(|bytes: Vec<u8>| bytes));
                 }
+                if self.keeps_numbers {
+                    query = query.bind(value_number(&value));
+                }
             }
             query.execute(&mut *connection).await?;
         }
         Ok(())
     }
+
+    fn upsert_statement(&self, table: &str, values: usize) -> String {
+        let mut columns = vec![
+            "entity_key",
+            "feature_name",
+            "value",
+            "value_text",
+            "event_ts",
+            "created_ts",
+        ];
+        if self.vector_enabled {
+            columns.push("vector_value");
+        }
+        if self.keeps_numbers {
+            columns.push("value_num");
+        }
+        let set = format!("({})", placeholders(columns.len()));
+        let updates: Vec<String> = columns[2..]
+            .iter()
+            .map(|name| format!("{name} = excluded.{name}"))
+            .collect();
+        format!(
+            "INSERT INTO {} ({}) VALUES {} ON CONFLICT(entity_key, feature_name) DO UPDATE SET {}",
+            quoted(table),
+            columns.join(", "),
+            vec![set; values].join(","),
+            updates.join(", ")
+        )
+    }
 }
 
-fn upsert_statement(table: &str, values: usize, with_vectors: bool) -> String {
-    let mut columns = vec![
-        "entity_key",
-        "feature_name",
-        "value",
-        "value_text",
-        "event_ts",
-        "created_ts",
-    ];
-    if with_vectors {
-        columns.push("vector_value");
-    }
-    let set = format!("({})", placeholders(columns.len()));
-    let updates: Vec<String> = columns[2..]
-        .iter()
-        .map(|name| format!("{name} = excluded.{name}"))
-        .collect();
-    format!(
-        "INSERT INTO {} ({}) VALUES {} ON CONFLICT(entity_key, feature_name) DO UPDATE SET {}",
-        quoted(table),
-        columns.join(", "),
-        vec![set; values].join(","),
-        updates.join(", ")
-    )
+/// Whether the table was made before it had to have the column of numbers.
+fn is_missing_column(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error) if error.message().contains("has no column named"))
 }
 
 /// Whole seconds of a time in microseconds.
