@@ -195,9 +195,12 @@ impl Walk {
                             .hint("only `$NAME` and `${NAME}` are replaced"),
                     );
                 }
-                if let Effect::Missing(what) = key.effect
-                    && value != Value::Bool(false)
-                {
+                let ignored = match key.effect {
+                    Effect::Missing(what) => (value != Value::Bool(false)).then_some(what),
+                    Effect::Only(done, what) => (value != Value::Text(done.to_owned())).then_some(what),
+                    Effect::Used | Effect::Accepted => None,
+                };
+                if let Some(what) = ignored {
                     self.report(Problem::warning(what).at(node.line).key(path));
                 }
                 let origin = self.origin(path, node.line);

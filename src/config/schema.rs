@@ -38,6 +38,8 @@ pub(crate) enum Effect {
     Accepted,
     /// Feast has it and a user would miss it: a warning with this text when it is switched on.
     Missing(&'static str),
+    /// Of its values thali does this one; any other is a warning with the text.
+    Only(&'static str, &'static str),
 }
 
 /// One key.
@@ -96,6 +98,15 @@ pub(crate) const fn missing(name: &'static str, kind: Kind, what: &'static str) 
         kind,
         default: None,
         effect: Effect::Missing(what),
+    }
+}
+
+pub(crate) const fn only(name: &'static str, kind: Kind, value: &'static str, what: &'static str) -> Key {
+    Key {
+        name,
+        kind,
+        default: None,
+        effect: Effect::Only(value, what),
     }
 }
 

@@ -247,3 +247,32 @@ fn the_file_is_found_where_feast_finds_it() {
     sources.chdir = None;
     assert!(Report::load(&sources).is_err());
 }
+
+#[test]
+fn no_key_of_a_store_is_ignored_in_silence() {
+    use crate::{config::schema::Effect, online::store::kind::KINDS};
+    // What these ask for is done whether or not they ask.
+    let done = [("mysql", "batch_write"), ("dynamodb", "session_based_auth")];
+    for kind in KINDS {
+        for key in kind.schema.keys {
+            let silent = matches!(key.effect, Effect::Accepted) && !done.contains(&(kind.name, key.name));
+            assert!(!silent, "`{}` of {}", key.name, kind.name);
+        }
+    }
+    let yaml = "project: p\nregistry: r.db\nonline_store:\n  type: dynamodb\n  region: us-east-1\n  retry_mode: standard\n  warmup_connections: true\n";
+    let warnings = |yaml: &str| load(yaml).unwrap().warnings.to_string();
+    assert!(
+        warnings(yaml)
+            .contains("`online_store.warmup_connections`: connections are opened when they are needed"),
+        "{}",
+        warnings(yaml)
+    );
+    assert!(!warnings(yaml).contains("retry_mode"));
+    let yaml = yaml.replace("standard", "adaptive").replace("true", "false");
+    let said = warnings(&yaml);
+    assert!(
+        said.contains("`online_store.retry_mode`: what is throttled"),
+        "{said}"
+    );
+    assert!(!said.contains("warmup_connections"));
+}

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     config::{
         Section,
-        schema::{Kind as Holds, Schema, Unknown, accepted, used},
+        schema::{Kind as Holds, Schema, Unknown, accepted, missing, used},
     },
     error::{Error, Result},
     model::FeatureView,
@@ -65,8 +65,9 @@ static SCHEMA: Schema = Schema {
         used("user", Holds::Text, Some("test")),
         used("password", Holds::Secret, Some("test")),
         used("database", Holds::Text, Some("feast")),
+        // Rows are always written in batches.
         accepted("batch_write", Holds::Bool),
-        accepted("batch_size", Holds::Int),
+        missing("batch_size", Holds::Int, "thali chooses the size of its batches"),
     ],
 };
 

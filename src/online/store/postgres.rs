@@ -35,7 +35,7 @@ use super::{
 use crate::{
     config::{
         Section,
-        schema::{Kind as Holds, Schema, Unknown, accepted, used},
+        schema::{Kind as Holds, Schema, Unknown, missing, only, used},
     },
     error::{Error, Result},
     model::FeatureView,
@@ -84,14 +84,35 @@ static SCHEMA: Schema = Schema {
         used("sslcert_path", Holds::Text, None),
         used("sslrootcert_path", Holds::Text, None),
         used("max_conn", Holds::Int, Some("10")),
-        accepted("min_conn", Holds::Int),
-        accepted("conn_type", Holds::Choice(&["singleton", "pool"])),
-        accepted("keepalives_idle", Holds::Int),
+        missing(
+            "min_conn",
+            Holds::Int,
+            "connections are opened when they are needed",
+        ),
+        only(
+            "conn_type",
+            Holds::Choice(&["singleton", "pool"]),
+            "pool",
+            "there is always a pool, of up to `max_conn` connections",
+        ),
+        missing(
+            "keepalives_idle",
+            Holds::Int,
+            "connections are kept alive as the system has it",
+        ),
         used("vector_enabled", Holds::Bool, Some("false")),
         used("similarity", Holds::Text, None),
-        accepted("vector_len", Holds::Int),
+        missing(
+            "vector_len",
+            Holds::Int,
+            "vectors are as long as their field's `vector_length`",
+        ),
         used("enable_openai_compatible_store", Holds::Bool, Some("false")),
-        accepted("max_batched_result_rows", Holds::Int),
+        missing(
+            "max_batched_result_rows",
+            Holds::Int,
+            "a request is one round trip, however many rows it has",
+        ),
     ],
 };
 

@@ -15,7 +15,7 @@ const PORT: u16 = 6379;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Options of redis-py that say how its own objects work; here they change nothing.
+/// Options of redis-py that say how its own objects work; here they change nothing but a warning.
 const ACCEPTED: &[&str] = &[
     "address_remap",
     "auto_close_connection_pool",
@@ -124,6 +124,11 @@ impl Connections {
                     let name = name.trim();
                     if !USED.contains(&name) && !ACCEPTED.contains(&name) {
                         return Err(unknown(name));
+                    }
+                    if ACCEPTED.contains(&name) {
+                        tracing::warn!(
+                            "`{name}` of `online_store.connection_string` is redis-py's own and is not used"
+                        );
                     }
                     given.insert(name, Given::new(name, value));
                 }
