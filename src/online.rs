@@ -8,6 +8,7 @@ pub mod limits;
 pub mod message;
 pub mod plan;
 pub mod precompute;
+pub mod rows;
 pub mod search;
 pub mod serve;
 pub mod store;

@@ -10,10 +10,11 @@ use std::{
 
 use clap::Args;
 
-use super::{Global, Outcome, output, repository};
+use super::{Global, Outcome, output};
 use crate::{
     context::Context,
     error::{Error, Result},
+    online::rows::served,
     registry::archive::{Archive, Existing},
     schedule::ledger::RunFilter,
 };
@@ -96,7 +97,7 @@ impl ImportArguments {
         for project in &archive.projects {
             context.ledger.restore(&project.name, &project.runs).await?;
             let catalog = context.registry.fresh_catalog(&project.name).await?;
-            let views = repository::served(&catalog);
+            let views = served(&catalog);
             let provisioned = context.online.provision(&project.name, &views, &[]).await;
             provisioned.map_err(|error| {
                 error

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     context::Context,
     error::Result,
+    online::rows::served,
     registry::{
         apply::PlannedChange,
         store::history::{HistoryEntry, HistoryPage, ObjectChange},
@@ -178,10 +179,7 @@ async fn follow(
     changes: &[PlannedChange],
 ) -> Result<()> {
     let after = context.registry.catalog(project).await?;
-    let served: Vec<String> = repository::served(&after)
-        .iter()
-        .map(|view| view.name.clone())
-        .collect();
+    let served: Vec<String> = served(&after).iter().map(|view| view.name.clone()).collect();
     let tables = Tables::between(before, &served, changes);
     if after.state().is_empty() {
         return context.online.provision(project, &[], &tables.dropped).await;

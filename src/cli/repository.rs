@@ -1,8 +1,6 @@
 //! What `plan`, `apply` and `demo` share: definitions into a plan, a plan into text, and the tables of
 //! the online store that go with it.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use clap::Args;
 use prost::Message as _;
@@ -13,11 +11,11 @@ use crate::{
     context::Context,
     definitions::{Definitions, Validation},
     error::Result,
-    model::{FeatureView, ObjectKind, feature_view::DUMMY_ENTITY_NAME},
-    online::{plan::stored_form, store::Table},
+    model::{ObjectKind, feature_view::DUMMY_ENTITY_NAME},
+    online::{rows::served, store::Table},
     proto::feast::core,
     registry::{
-        Catalog, View,
+        Catalog,
         apply::{FieldChange, Plan, PlannedAction, PlannedChange},
         changes::served_view,
     },
@@ -108,25 +106,6 @@ impl Tables {
                 .collect(),
         }
     }
-}
-
-/// The views that have a table in the online store.
-pub(super) fn served(catalog: &Catalog) -> Vec<Arc<FeatureView>> {
-    let mut views: Vec<Arc<FeatureView>> = catalog
-        .stored_views()
-        .into_iter()
-        .filter(|view| view.online)
-        .map(Arc::clone)
-        .collect();
-    for view in catalog.views() {
-        if let View::OnDemand(view) = view
-            && view.write_to_online_store
-        {
-            views.push(Arc::new(stored_form(view, catalog)));
-        }
-    }
-    views.sort_by(|a, b| a.name.cmp(&b.name));
-    views
 }
 
 /// Makes the online store's tables those of the catalog, and notes them in the registry as Feast does.

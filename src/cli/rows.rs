@@ -8,19 +8,13 @@ use clap::{Args, Subcommand, ValueEnum};
 use prost::Message as _;
 use serde_json::{Map, Value as Json, json};
 
-use super::{Global, Outcome, key_value, output, repository::served};
+use super::{Global, Outcome, key_value, output};
 use crate::{
     context::Context,
     error::{Error, Result},
-    model::{
-        FeatureView, ObjectKind,
-        entity_key::KeyEncoder,
-        feature_view::DUMMY_JOIN_KEY,
-        value::{self, Kind, Value},
-    },
+    model::value::{self, Value},
     online::{
-        plan::table_of,
-        precompute::Maker,
+        rows::Rows,
         store::{KeyGroup, OnlineRead, Table, ViewColumns, batch::described},
     },
 };
@@ -105,14 +99,15 @@ impl Command {
 }
 
 async fn get(context: &Context, arguments: &GetArguments) -> Outcome {
-    let table = table(context, &arguments.view).await?;
+    let stored = stored(context, &arguments.view).await?;
+    let table = &stored.table;
     let mut rows = Vec::new();
     if arguments.all {
         let mut page = None;
         loop {
-            let (keys, next) = context.online.keys(&context.config.project, &table, page).await?;
+            let (keys, next) = context.online.keys(&context.config.project, table, page).await?;
             for keys in keys.chunks(ROWS_PER_READ) {
-                rows.extend(read(context, &table, keys).await?);
+                rows.extend(read(context, table, keys).await?);
             }
             page = next;
             if page.is_none() {
@@ -120,8 +115,8 @@ async fn get(context: &Context, arguments: &GetArguments) -> Outcome {
             }
         }
     } else {
-        let keys = arguments.entities.keys(context, &table.view)?;
-        rows = read(context, &table, &keys).await?;
+        let keys = stored.keys(&arguments.entities.columns())?;
+        rows = read(context, table, &keys).await?;
     }
     match arguments.output {
         Format::Json => output::json(&Json::Array(rows.iter().map(Row::json).collect()), 2)?,
@@ -135,16 +130,9 @@ async fn get(context: &Context, arguments: &GetArguments) -> Outcome {
 }
 
 async fn delete(context: &Context, arguments: &DeleteArguments) -> Outcome {
-    let table = table(context, &arguments.view).await?;
-    let keys = arguments.entities.keys(context, &table.view)?;
-    let deleted = context
-        .online
-        .delete(&context.config.project, &table, &keys)
-        .await?;
-    let catalog = context.registry.fresh_catalog(&context.config.project).await?;
-    Maker::new(context, &catalog)
-        .after_write(&arguments.view, &keys)
-        .await?;
+    let rows = stored(context, &arguments.view).await?;
+    let keys = rows.keys(&arguments.entities.columns())?;
+    let deleted = rows.delete(&keys).await?;
     output::line(format_args!(
         "{deleted} of {} rows deleted from {}",
         keys.len(),
@@ -154,16 +142,16 @@ async fn delete(context: &Context, arguments: &DeleteArguments) -> Outcome {
 }
 
 async fn count(context: &Context, arguments: &CountArguments) -> Outcome {
-    let mut views = arguments.views.clone();
-    if views.is_empty() {
-        let catalog = context.registry.fresh_catalog(&context.config.project).await?;
-        views = served(&catalog).iter().map(|view| view.name.clone()).collect();
+    let mut all = Vec::new();
+    for view in &arguments.views {
+        all.push(stored(context, view).await?);
     }
-    let mut counts = Vec::with_capacity(views.len());
-    for view in views {
-        let table = table(context, &view).await?;
-        let count = context.online.count(&context.config.project, &table).await?;
-        counts.push((view, count));
+    if all.is_empty() {
+        all = Rows::of_all(context, &context.config.project).await?;
+    }
+    let mut counts = Vec::with_capacity(all.len());
+    for rows in all {
+        counts.push((rows.view().to_owned(), rows.count().await?));
     }
     match arguments.output {
         Format::Json => {
@@ -182,16 +170,12 @@ async fn count(context: &Context, arguments: &CountArguments) -> Outcome {
 }
 
 async fn truncate(context: &Context, arguments: &TruncateArguments) -> Outcome {
-    let table = table(context, &arguments.view).await?;
+    let rows = stored(context, &arguments.view).await?;
     if !arguments.yes && !confirmed(&arguments.view)? {
         output::note(format_args!("Aborted!"));
         return Ok(ExitCode::from(1));
     }
-    context.online.truncate(&context.config.project, &table).await?;
-    let catalog = context.registry.fresh_catalog(&context.config.project).await?;
-    Maker::new(context, &catalog)
-        .after_truncate(&arguments.view)
-        .await?;
+    rows.truncate().await?;
     output::line(format_args!("All rows deleted from {}", arguments.view));
     Ok(ExitCode::SUCCESS)
 }
@@ -208,66 +192,15 @@ fn confirmed(view: &str) -> Result<bool> {
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
-/// Where the active version of a view is stored.
-async fn table(context: &Context, name: &str) -> Result<Table> {
-    let project = &context.config.project;
-    let catalog = context.registry.fresh_catalog(project).await?;
-    let view = served(&catalog).into_iter().find(|view| view.name == name);
-    let view = view.ok_or_else(|| match catalog.view(name) {
-        Some(_) => Error::invalid(format!("`{name}` is not stored online")),
-        None => ObjectKind::FeatureView.not_found(name, project),
-    })?;
-    let versioning = context.config.registry.enable_online_versioning;
-    let name = table_of(&view.name, view.version, versioning);
-    Ok(Table { view, name })
+async fn stored(context: &Context, view: &str) -> Result<Rows> {
+    Rows::of(context, &context.config.project, view).await
 }
 
 impl Entities {
-    /// The keys of the entities, in the order they were written.
-    fn keys(&self, context: &Context, view: &Arc<FeatureView>) -> Result<Vec<Bytes>> {
-        let version = context.config.entity_key_version;
-        if view.is_entityless() {
-            let dummy: Value = Kind::StringVal(String::new()).into();
-            return Ok(vec![
-                KeyEncoder::new(&[DUMMY_JOIN_KEY], version)?.encode(&[&dummy])?,
-            ]);
-        }
-        let names: Vec<&str> = view.join_keys.iter().map(|key| key.name.as_str()).collect();
-        if let Some((name, _)) = self
-            .entities
-            .iter()
-            .find(|(name, _)| !names.contains(&name.as_str()))
-        {
-            return Err(
-                Error::invalid(format!("`{}` has no join key `{name}`", view.name))
-                    .hint(format!("its join keys are {}", names.join(", "))),
-            );
-        }
-        let columns = view.join_keys.iter().map(|key| {
-            let texts = self.entities.iter().filter(|(name, _)| *name == key.name);
-            let value = |(_, text): &(String, String)| {
-                value::json::from_json(&Json::String(text.clone()), key.value_type)
-                    .map_err(|error| error.context(format!("join key `{}`", key.name)))
-            };
-            texts.map(value).collect::<Result<Vec<_>>>()
-        });
-        let columns = columns.collect::<Result<Vec<_>>>()?;
-        let rows = columns.first().map_or(0, Vec::len);
-        if rows == 0 || columns.iter().any(|column| column.len() != rows) {
-            return Err(Error::invalid(format!(
-                "every entity of `{}` needs a value of each of {}",
-                view.name,
-                names.join(", ")
-            ))
-            .hint("write `-e KEY=VALUE` for each"));
-        }
-        let mut encoder = KeyEncoder::new(&names, version)?;
-        (0..rows)
-            .map(|row| {
-                let values: Vec<&Value> = columns.iter().map(|column| &column[row]).collect();
-                encoder.encode(&values)
-            })
-            .collect()
+    /// The values that were written, by join key.
+    fn columns(&self) -> Vec<(String, Vec<Json>)> {
+        let column = |(name, text): &(String, String)| (name.clone(), vec![Json::String(text.clone())]);
+        self.entities.iter().map(column).collect()
     }
 }
 

@@ -8,6 +8,7 @@ mod lookup;
 mod materialize;
 mod reply;
 mod routes;
+mod rows;
 mod search;
 mod vector_stores;
 
@@ -28,6 +29,7 @@ use guard::{Guard, Size};
 pub use lookup::lookup_router;
 use prost::Message as _;
 use reply::{Failure, json_bytes};
+pub use rows::rows_router;
 use serde_json::json;
 use tower::ServiceBuilder;
 
@@ -87,6 +89,8 @@ fn routes(app: &App, more: Vec<route::Route<()>>, guard: Guard) -> Router {
             .layer(middleware::from_fn_with_state(Arc::new(guard), guard::guard)),
     );
     route::router(plain)
+        .route("/chat", get(no_chat_page))
+        .route("/ws/chat", get(no_chat_page))
         .route(
             "/openapi.json",
             get(move || openapi::answer(Arc::clone(&document))),
@@ -185,6 +189,12 @@ async fn health(State(app): State<App>) -> StatusCode {
             StatusCode::SERVICE_UNAVAILABLE
         }
     }
+}
+
+/// Feast's chat page and its socket are not here; a client that looks for them is told so.
+async fn no_chat_page() -> Response {
+    let text = "Feast's chat page is not served by thali: its answers are always the same. POST /chat gives the answer.";
+    (StatusCode::NOT_FOUND, axum::Json(json!({"detail": text}))).into_response()
 }
 
 /// Feast's feature server has a chat page whose answer is fixed.
