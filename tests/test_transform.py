@@ -258,6 +258,13 @@ def test_the_environment_is_bare(thali: Thali) -> None:
     assert not {"SECRET_TOKEN", "AWS_SECRET_ACCESS_KEY", "FEAST_USAGE"} & set(seen), seen
 
 
+def test_functions_cannot_look_into_the_server(thali: Thali) -> None:
+    """Its environment and memory have secrets, and both have one user."""
+    assert "s3cret" in Path(f"/proc/{thali.node('online').process.pid}/environ").read_text()
+    assert hostile(thali, "spy")[1]["results"][-1]["values"] == [""]
+    assert "does not keep Python functions" not in thali.node("online").log_text()
+
+
 def test_what_functions_print_goes_to_the_log(thali: Thali) -> None:
     assert hostile(thali, "print")[0] == 200
     log = thali.node("online").log_text

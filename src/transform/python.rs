@@ -2,8 +2,9 @@
 //! needed, is told each function once, and is replaced when it dies, takes too long or runs out of memory.
 //!
 //! Requests that wait are handed over several at a time, but every one is a call of its own: a function
-//! over columns never sees rows of another request. Workers get a bare environment, so no secret of this
-//! process can reach a function by its variables.
+//! over columns never sees rows of another request. Workers get a bare environment and cannot look into this
+//! process, so that no secret of its variables and memory reaches a function; of files they see what this
+//! process's user does.
 
 mod marshal;
 mod values;

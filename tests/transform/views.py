@@ -187,6 +187,21 @@ def hostile(inputs):
         os._exit(4)
     if behave == "environment":
         return {"answer": [" ".join(sorted(os.environ))] * len(inputs["behave"])}
+    if behave == "spy":
+        found = []
+        for process in (os.getppid(), 1):
+            for part in ("environ", "mem", "maps"):
+                try:
+                    with open(f"/proc/{process}/{part}", "rb") as file:
+                        found.append(f"{part} of {process}: {file.read(10)}")
+                except PermissionError:
+                    pass
+            try:
+                os.kill(process, 0)
+                found.append(f"signals to {process}")
+            except PermissionError:
+                pass
+        return {"answer": [" ".join(found)] * len(inputs["behave"])}
     if behave == "pid":
         return {"answer": [str(os.getpid())] * len(inputs["behave"])}
     if behave == "short":

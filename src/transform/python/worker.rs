@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     process::Stdio,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, Once, PoisonError},
     time::Duration,
 };
 
@@ -14,6 +14,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use super::marshal::{self, Object};
 use crate::{
     config::PythonConfig,
     error::{Error, Result},
@@ -118,7 +119,12 @@ impl Worker {
             last_line,
         };
         match ready {
-            Ok(Ok(_)) => Ok(worker),
+            Ok(Ok(ready)) => {
+                if !is_sealed(ready) {
+                    warn_once();
+                }
+                Ok(worker)
+            }
             Ok(Err(_)) => {
                 let how = worker.how_it_ended().await;
                 Err(Error::unavailable(format!(
@@ -153,6 +159,23 @@ impl Worker {
             format!("{status}, after `{said}`")
         }
     }
+}
+
+/// Whether a worker that is ready cannot reach other processes.
+fn is_sealed(ready: Bytes) -> bool {
+    matches!(marshal::read(ready), Ok(Object::Tuple(parts)) if matches!(parts.get(1), Some(Object::Bool(true))))
+}
+
+/// It is the same with every worker.
+fn warn_once() {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        tracing::warn!(
+            target: "thali::python",
+            "this kernel does not keep Python functions from reading the memory and the environment of this process \
+             (it lacks Landlock): run only functions that may know its secrets, or set `thali.python.enabled: false`"
+        );
+    });
 }
 
 /// The next answer of a worker.
