@@ -261,6 +261,11 @@ def test_tls_on_every_port(repo: Path, layout: str, certificate: tuple[Path, Pat
             assert url.startswith("https://"), url
             with urllib.request.urlopen(f"{url}/ready", context=context, timeout=harness.DEADLINE) as response:
                 assert response.status == 200
+            # Who can speak HTTP/2 is offered it while TLS is agreed on, and who cannot is understood all the same.
+            for ask, version in (("--http2", "2"), ("--http1.1", "1.1")):
+                command = ["curl", "-sS", ask, "--cacert", cert, "-o", "/dev/null", "-w", "%{http_version} %{http_code}", f"{url}/ready"]
+                said = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True).stdout
+                assert said == f"{version} 200", (name, said)
         credentials = grpc.ssl_channel_credentials(cert.read_bytes())
         for name in GRPC:
             assert health(thali.url(name), credentials=credentials) == health_pb2.HealthCheckResponse.SERVING, name
