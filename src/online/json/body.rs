@@ -15,6 +15,9 @@ use crate::online::{
 
 pub use search::{Query, SearchBody, VectorStoreBody, read_search, read_vector_store_search};
 
+/// How many problems are told at once: a body may have millions, each longer when it is told.
+const TOLD: usize = 100;
+
 /// Columns of JSON values by name, in the caller's order.
 pub type Columns = Vec<(String, Vec<Json>)>;
 
@@ -114,6 +117,9 @@ impl<'a> Body<'a> {
     }
 
     fn problem(&mut self, kind: &str, location: &[Json], message: &str, input: &Json) {
+        if self.problems.len() >= TOLD {
+            return;
+        }
         let mut path = vec![Json::from("body")];
         path.extend_from_slice(location);
         self.problems
@@ -460,6 +466,14 @@ mod tests {
                 .detail;
         assert_eq!(detail.len(), 3);
         assert_eq!(detail[1]["loc"], json!(["body", "df", "a"]));
+    }
+
+    #[test]
+    fn millions_of_problems_are_not_all_told() {
+        let many = format!(r#"{{"features":[{}0],"entities":{{}}}}"#, "0,".repeat(10_000));
+        let detail = read_request(many.as_bytes()).unwrap_err().detail;
+        assert_eq!(detail.len(), TOLD);
+        assert_eq!(detail[TOLD - 1]["loc"], json!(["body", "features", TOLD - 1]));
     }
 
     #[test]
