@@ -32,6 +32,10 @@ use crate::{
 
 /// The most rows that one search answers.
 const MOST_ROWS: i64 = 10_000;
+/// The most comparisons of a filter, and the most values they name: each is a parameter of a statement, and
+/// databases limit these as well as how long a condition may be.
+const MOST_COMPARISONS: usize = 500;
+const MOST_VALUES: usize = 10_000;
 
 /// A search as it is asked for.
 #[derive(Debug, Clone)]
@@ -100,6 +104,7 @@ impl Server {
         };
         if let Some(filter) = &search.filter {
             check_filter(filter, &table.view)?;
+            check_size(filter)?;
         }
         let found = self.store.search(&self.project, &table, &search).await;
         // Asking a store for what it cannot do is the caller's mistake, and not to be sent again.
@@ -196,6 +201,26 @@ fn check_filter(filter: &Filter, view: &FeatureView) -> Result<()> {
             )))
         }
     }
+}
+
+fn check_size(filter: &Filter) -> Result<()> {
+    fn size(filter: &Filter) -> (usize, usize) {
+        match filter {
+            Filter::And(filters) | Filter::Or(filters) => filters
+                .iter()
+                .map(size)
+                .fold((0, 0), |sum, (one, two)| (sum.0 + one, sum.1 + two)),
+            Filter::Compare { value, .. } => (1, value.as_array().map_or(1, Vec::len)),
+        }
+    }
+    let (comparisons, values) = size(filter);
+    if comparisons <= MOST_COMPARISONS && values <= MOST_VALUES {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "the filter has {comparisons} comparisons with {values} values, and may have {MOST_COMPARISONS} with {MOST_VALUES}"
+    ))
+    .hint("`in` compares with many values at once; send several requests"))
 }
 
 /// What is answered is indexed by what was asked, so a store that breaks its promise is caught here.

@@ -214,6 +214,18 @@ pub(crate) async fn conditions_hold_before_the_best_are_picked(home: &Home) {
         [5]
     );
     assert_eq!(near_one(both(vec![])).await, [1, 2]);
+    // As much as a request may ask for: 500 comparisons, 10,000 values, and as deep as JSON is read.
+    let mut wide: Vec<Filter> = (0..499)
+        .map(|n| compare(Equal, "number", json!(1_000 + n)))
+        .collect();
+    let values: Vec<i64> = (0..9_501).map(|n| 50 - n).collect();
+    wide.push(compare(In, "number", json!(values)));
+    assert_eq!(near_one(Filter::Or(wide)).await, [1, 2]);
+    let deep = (0..60).fold(compare(Equal, "number", json!(50)), |inner, level| match level % 2 {
+        0 => Filter::Or(vec![inner]),
+        _ => Filter::And(vec![inner]),
+    });
+    assert_eq!(near_one(deep).await, [5]);
     assert_eq!(
         near_one(compare(Equal, "title", json!("'; DROP TABLE docs; --"))).await,
         [0_u8; 0]

@@ -171,6 +171,14 @@ async fn searches_that_make_no_sense_are_the_callers_mistake() {
             json!({"filters": {"type": "eq", "key": "nope", "value": 1}}),
             "`nope`",
         ),
+        (
+            json!({"filters": {"type": "or", "filters": vec![json!({"type": "eq", "key": "name", "value": "x"}); 501]}}),
+            "501 comparisons",
+        ),
+        (
+            json!({"filters": {"type": "in", "key": "name", "value": vec!["x"; 10_001]}}),
+            "10001 values",
+        ),
     ] {
         let mut body = json!({"features": ["doc_fv:name"], "query": [0.5, 1], "top_k": 2, "api_version": 2});
         body.as_object_mut()
