@@ -342,6 +342,28 @@ def known_request(dice, rows=None):
     return body | ({"full_feature_names": True} if full else {}), wanted | entities
 
 
+def styled(dice, node):
+    """JSON that says the same in another way: blanks, escapes, fields in any order, some of them twice, of which the last counts."""
+    blank = lambda: dice.choice(["", "", " ", "\n", "\t \r\n"])
+    if isinstance(node, dict):
+        fields = [(name, styled(dice, value)) for name, value in node.items()]
+        dice.shuffle(fields)
+        if dice.random() < 0.2:
+            fields.insert(0, (dice.choice(list(node)), dice.choice(["null", "[]", "{}", '"x"', "[0]"])))
+        if dice.random() < 0.2 and "entities" in node:
+            fields.insert(dice.randrange(len(fields)), ("unknown", dice.choice(["null", '{"a": [1, {"b": "]}"}]}', '"\\\\"', "1e5"])))
+        parts = [f"{blank()}{styled(dice, name)}{blank()}:{blank()}{text}{blank()}" for name, text in fields]
+        return "{" + ",".join(parts) + "}"
+    if isinstance(node, list):
+        return "[" + ",".join(f"{blank()}{styled(dice, item)}{blank()}" for item in node) + "]"
+    if isinstance(node, str):
+        whole = json.dumps(node, ensure_ascii=dice.random() < 0.5)
+        return whole if dice.random() < 0.8 else '"' + "".join(f"\\u{ord(letter):04x}" if ord(letter) < 65536 else json.dumps(letter)[1:-1] for letter in node) + '"'
+    if isinstance(node, int) and not isinstance(node, bool) and dice.random() < 0.05:
+        return dice.choice([f"{node}.0", f'"{node}"'])
+    return json.dumps(node)
+
+
 def protobuf(body):
     from feast.protos.feast.serving.ServingService_pb2 import FeatureList, GetOnlineFeaturesRequest
 
@@ -366,7 +388,7 @@ def known_case(dice):
         return http("/get-online-features", json.dumps(body).encode()), [(wanted | {"thing_key": numbers}, "json")]
     body, wanted = known_request(dice)
     form, headers = "json", {}
-    text = json.dumps(body, ensure_ascii=dice.random() < 0.5).encode()
+    text = (styled(dice, body) if dice.random() < 0.5 else json.dumps(body, ensure_ascii=dice.random() < 0.5)).encode()
     if dice.random() < 0.2:
         text, headers["content_type"] = protobuf(body), "application/x-protobuf"
     if dice.random() < 0.3:
