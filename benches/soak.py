@@ -11,7 +11,7 @@ and started again, with its data. Each answer of status 200 is compared, byte by
 values are those that were loaded. All others have to be 503 with Retry-After and Feast's envelope, begin after the store was
 killed, and end two seconds after it is back.
 
-`fuzz`: see `fuzzing.py`. Each store has its share of the time.
+`fuzz`: see `fuzz/worker.py`. Each store has its share of the time.
 
 `flat`: 16 connections that each send the next request when the answer is in. The slope of the memory is that of the line through
 the samples, one a second, of all but the first tenth of the time.
@@ -30,9 +30,9 @@ import tempfile
 import threading
 import time
 
-import fuzzing
 import online
 import servers
+from fuzz import project, wire, worker
 
 ENTITIES = 10_000
 STORM_SHAPES = [(10, 1), (10, 10), (50, 1)]
@@ -194,7 +194,7 @@ def judge(report, down, back):
     for why, many in report["lost"]:
         complaints.append(f"{many} requests without an answer: {text(why)}")
     for what, many in report["others"]:
-        if problem := fuzzing.refusal_problem(text(what)):
+        if problem := wire.refusal_problem(text(what)):
             complaints.append(f"{many} × {problem}: {text(what)}")
     if not any(row[2] for row in report["tenths"]):
         complaints.append("no refusals: was the store away at all?")
@@ -224,10 +224,10 @@ def flat(name, options, folder):
 def fuzz(name, options, folder):
     """A share of the time on one store."""
     seconds = options.seconds / len(options.stores.split(","))
-    with fuzzing.served(name, options, folder) as (pid, port, log):
+    with project.served(name, options, folder) as (pid, port, log):
         warm = online.memory(pid)
         with Memory(pid) as memory:
-            found = fuzzing.run(port, seconds, options, folder)
+            found = worker.run(port, seconds, options)
         after = settled(pid)
         panics = [line for line in log.read_text(errors="replace").splitlines() if "panicked" in line]
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(found.kinds.items()))

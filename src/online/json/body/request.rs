@@ -14,6 +14,9 @@ use crate::online::{
     serve::{Given, Request},
 };
 
+/// Requests name few columns; to look for each among all before it would take long with thousands.
+const USUAL_COLUMNS: usize = 64;
+
 #[derive(Deserialize)]
 struct Usual<'a> {
     #[serde(borrow)]
@@ -52,6 +55,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Entities<'a> {
                 while let Some((Text(name), values)) = map.next_entry()? {
                     if columns.iter().any(|(known, _)| *known == name) {
                         return Err(M::Error::custom("a column comes twice"));
+                    }
+                    if columns.len() == USUAL_COLUMNS {
+                        return Err(M::Error::custom("many columns"));
                     }
                     columns.push((name, values));
                 }
@@ -139,6 +145,12 @@ mod tests {
         ] {
             assert!(read(raw.as_bytes()).is_none(), "{raw}");
         }
+        let columns = |count: usize| {
+            let columns: serde_json::Map<_, _> = (0..count).map(|n| (format!("c{n}"), json!([n]))).collect();
+            json!({"features": ["v:a"], "entities": columns}).to_string()
+        };
+        assert!(same(&columns(USUAL_COLUMNS)));
+        assert!(read(columns(USUAL_COLUMNS + 1).as_bytes()).is_none());
     }
 
     proptest! {
