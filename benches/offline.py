@@ -343,7 +343,7 @@ def measure(options, repo, case):
             case |= {"server": pid, "port": port}
             store = f"{{type: remote, host: 127.0.0.1, port: {port}}}"
         if store:
-            case["yaml"] = str(repo / f"{engine}.yaml")
+            case["yaml"] = str(repo / f"{engine}.settings")
             pathlib.Path(case["yaml"]).write_text(settings(repo, store))
         done, out = command([sys.executable, __file__, "--worker", json.dumps(case)], options.deadline)
     return (json.loads(out.strip().splitlines()[-1]), None) if done else (None, out)
