@@ -182,7 +182,7 @@ fn source_batch(source: &Source, first: usize, rows: &[FeatureRow]) -> RecordBat
 }
 
 fn stream(schema: &SchemaRef, batches: Vec<RecordBatch>) -> SendableRecordBatchStream {
-    let batches = futures::stream::iter(batches.into_iter().map(Ok));
+    let batches = stream::iter(batches.into_iter().map(Ok));
     Box::pin(RecordBatchStreamAdapter::new(Arc::clone(schema), batches))
 }
 
@@ -476,7 +476,7 @@ async fn a_failing_scan_fails_the_join_and_a_dropped_join_drops_its_scans() {
     let case = big(300);
     let schema = side(&case, 0).schema;
     let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
-    let failing = futures::stream::once(async { Err(Error::unavailable("the disk is gone").into()) });
+    let failing = stream::once(async { Err(Error::unavailable("the disk is gone").into()) });
     let failing: SendableRecordBatchStream =
         Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), failing));
     let join = new_join(&case, Scale::Micros, Arc::clone(&pool));
@@ -489,7 +489,7 @@ async fn a_failing_scan_fails_the_join_and_a_dropped_join_drops_its_scans() {
     );
 
     let (alive, mut dropped) = tokio::sync::mpsc::channel::<()>(1);
-    let endless = futures::stream::pending().chain(futures::stream::once(async move {
+    let endless = stream::pending().chain(stream::once(async move {
         drop(alive);
         Err(Error::internal("never").into())
     }));
