@@ -166,7 +166,7 @@ impl World {
     /// What is answered online now, of both views, by key.
     pub async fn online(&self, keys: i64) -> BTreeMap<&'static str, Vec<Values>> {
         let request = serve::Request {
-            wanted: Wanted::Features(references()),
+            wanted: Wanted::Features(references().into_iter().map(Into::into).collect()),
             full_names: true,
             version_metadata: false,
             columns: vec![(
