@@ -66,7 +66,10 @@ def places(node, found):
 def disturb(dice, path, body):
     body = copy.deepcopy(body)
     for _ in range(dice.choice([1, 1, 1, 2, 4])):
-        node, key = dice.choice(places(body, []) or [(body, "x")])
+        found = places(body, []) or [(body, "x")]
+        if len(found) > 10_000:  # lists of lists that were made longer
+            break
+        node, key = dice.choice(found)
         match dice.randrange(8):
             case 0 if isinstance(node, dict):
                 node.pop(key, None)
