@@ -221,9 +221,11 @@ pub(crate) async fn conditions_hold_before_the_best_are_picked(home: &Home) {
     let values: Vec<i64> = (0..9_501).map(|n| 50 - n).collect();
     wide.push(compare(In, "number", json!(values)));
     assert_eq!(near_one(Filter::Or(wide)).await, [1, 2]);
-    let deep = (0..60).fold(compare(Equal, "number", json!(50)), |inner, level| match level % 2 {
-        0 => Filter::Or(vec![inner]),
-        _ => Filter::And(vec![inner]),
+    let deep = (0..60).fold(compare(Equal, "number", json!(50)), |inner, level| {
+        match level % 2 {
+            0 => Filter::Or(vec![inner]),
+            _ => Filter::And(vec![inner]),
+        }
     });
     assert_eq!(near_one(deep).await, [5]);
     assert_eq!(
