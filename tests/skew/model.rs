@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 
-pub const SECOND: i64 = 1_000_000;
-pub const HOUR: i64 = 3_600 * SECOND;
+pub(crate) const SECOND: i64 = 1_000_000;
+pub(crate) const HOUR: i64 = 3_600 * SECOND;
 
 /// The values of a row.
-pub type Values = (Option<i64>, Option<f64>);
+pub(crate) type Values = (Option<i64>, Option<f64>);
 
 /// A row of the source.
 #[derive(Debug, Clone, Copy)]
-pub struct Row {
+pub(crate) struct Row {
     pub key: i64,
     /// Microseconds since 1970, as the created time.
     pub event: i64,
@@ -20,7 +20,7 @@ pub struct Row {
 
 /// The rows of the source in its order, and the online store.
 #[derive(Default)]
-pub struct Model {
+pub(crate) struct Model {
     pub rows: Vec<Row>,
     online: HashMap<i64, Row>,
 }
@@ -35,7 +35,7 @@ impl Model {
     }
 
     /// The as-of join at a moment: what was known of a key, unless it is older than `ttl`.
-    pub fn join(&self, key: i64, moment: i64, ttl: Option<i64>) -> Values {
+    pub(crate) fn join(&self, key: i64, moment: i64, ttl: Option<i64>) -> Values {
         let first = ttl.map_or(i64::MIN, |ttl| moment - ttl);
         self.newest(key, first, moment)
             .map_or((None, None), |row| row.values)
@@ -51,13 +51,13 @@ impl Model {
     }
 
     /// A row comes to both stores at once.
-    pub fn push(&mut self, row: Row) {
+    pub(crate) fn push(&mut self, row: Row) {
         self.rows.push(row);
         self.store(row);
     }
 
     /// The newest rows of a window go to the online store.
-    pub fn materialize(&mut self, keys: i64, first: i64, last: i64) {
+    pub(crate) fn materialize(&mut self, keys: i64, first: i64, last: i64) {
         for key in 0..keys {
             if let Some(row) = self.newest(key, first, last) {
                 self.store(row);
@@ -66,7 +66,7 @@ impl Model {
     }
 
     /// What the online store answers.
-    pub fn online(&self, key: i64) -> Values {
+    pub(crate) fn online(&self, key: i64) -> Values {
         self.online.get(&key).map_or((None, None), |row| row.values)
     }
 }

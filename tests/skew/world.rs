@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::model::{HOUR, Row, Values};
 
 /// Half hours, so that no row is as old as that to the second.
-pub const TTL: i64 = 5 * HOUR / 2;
+pub(crate) const TTL: i64 = 5 * HOUR / 2;
 const SETTINGS: &str = "project: skew\nprovider: local\nregistry: registry.db\n\
     online_store: {type: sqlite, path: online.db}\noffline_store: {type: file}\n\
     entity_key_serialization_version: 3\nthali: {ttl_mode: 'null', materialize_lookback: 4h}\n";
@@ -47,7 +47,7 @@ feature_views:
   - {name: aged, entities: [id], source: facts_push, ttl: 150m, schema: [{name: a, type: Int64}, {name: b, type: Float64}]}
 ";
 
-pub struct World {
+pub(crate) struct World {
     folder: TempDir,
     context: Context,
 }
@@ -89,7 +89,7 @@ async fn open(folder: &TempDir) -> Context {
 }
 
 impl World {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let folder = TempDir::new().unwrap();
         std::fs::write(folder.path().join("feature_store.yaml"), SETTINGS).unwrap();
         let empty = batch(&[]);
@@ -114,11 +114,11 @@ impl World {
     }
 
     /// As a process that ends and another that begins.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.context = open(&self.folder).await;
     }
 
-    pub async fn append(&self, rows: &[Row]) {
+    pub(crate) async fn append(&self, rows: &[Row]) {
         let catalog = self.context.registry.catalog("skew").await.unwrap();
         let source = catalog
             .stored_view("plain")
@@ -133,7 +133,7 @@ impl World {
             .unwrap();
     }
 
-    pub async fn push(&self, rows: &[Row]) {
+    pub(crate) async fn push(&self, rows: &[Row]) {
         let column = |of: fn(&Row) -> serde_json::Value| rows.iter().map(of).collect();
         let frame = Frame::from_json(vec![
             ("id".into(), column(|row| json!(row.key))),
@@ -149,7 +149,7 @@ impl World {
             .unwrap();
     }
 
-    pub async fn materialize(&self, first: Option<i64>, last: i64) {
+    pub(crate) async fn materialize(&self, first: Option<i64>, last: i64) {
         let window = match first {
             Some(first) => Window::Between {
                 start: time(first),
@@ -164,7 +164,7 @@ impl World {
     }
 
     /// What is answered online now, of both views, by key.
-    pub async fn online(&self, keys: i64) -> BTreeMap<&'static str, Vec<Values>> {
+    pub(crate) async fn online(&self, keys: i64) -> BTreeMap<&'static str, Vec<Values>> {
         let request = serve::Request {
             wanted: Wanted::Features(references().into_iter().map(Into::into).collect()),
             full_names: true,
@@ -185,7 +185,7 @@ impl World {
     }
 
     /// What the join answers at a moment, of both views, by key.
-    pub async fn join(&self, keys: i64, moment: i64) -> BTreeMap<&'static str, Vec<Values>> {
+    pub(crate) async fn join(&self, keys: i64, moment: i64) -> BTreeMap<&'static str, Vec<Values>> {
         let ids: Int64Array = (0..keys).collect();
         let times = TimestampMicrosecondArray::from_value(moment, ids.len()).with_timezone("UTC");
         let columns: [(&str, ArrayRef); 2] = [("id", Arc::new(ids)), ("event_timestamp", Arc::new(times))];

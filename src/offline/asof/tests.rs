@@ -458,7 +458,7 @@ async fn without_memory_for_the_entity_rows_the_query_is_refused() {
 struct Once(std::sync::Mutex<Option<SendableRecordBatchStream>>);
 
 impl Once {
-    fn new(rows: SendableRecordBatchStream) -> Arc<dyn Sources> {
+    fn of(rows: SendableRecordBatchStream) -> Arc<dyn Sources> {
         Arc::new(Self(std::sync::Mutex::new(Some(rows))))
     }
 }
@@ -480,7 +480,7 @@ async fn a_failing_scan_fails_the_join_and_a_dropped_join_drops_its_scans() {
     let failing: SendableRecordBatchStream =
         Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), failing));
     let join = new_join(&case, Scale::Micros, Arc::clone(&pool));
-    let Err(error) = join.run(Once::new(failing)).await else {
+    let Err(error) = join.run(Once::of(failing)).await else {
         panic!("no error")
     };
     assert_eq!(
@@ -496,7 +496,7 @@ async fn a_failing_scan_fails_the_join_and_a_dropped_join_drops_its_scans() {
     let endless: SendableRecordBatchStream =
         Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), endless));
     let join = new_join(&case, Scale::Micros, pool);
-    let running = tokio::spawn(join.run(Once::new(endless)));
+    let running = tokio::spawn(join.run(Once::of(endless)));
     tokio::task::yield_now().await;
     running.abort();
     assert_eq!(dropped.recv().await, None);

@@ -220,9 +220,9 @@ mod tests {
 
     fn value(winners: &Winners, slot: usize) -> Option<i64> {
         let (_, row) = winners.winner(slot)?;
-        let [column] = &winners.columns[0][..] else {
-            panic!("not swept")
-        };
+        let columns = &winners.columns[0];
+        assert_eq!(columns.len(), 1, "not swept");
+        let column = &columns[0];
         Some(column.as_primitive::<Int64Type>().value(row as usize))
     }
 
