@@ -96,9 +96,10 @@ pub enum OnlineStoreConfig {
 }
 
 /// The `offline_store:` section; `file`, `dask` and `duckdb` all run on the embedded engine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum OfflineStoreConfig {
     Files,
+    Postgres(Section),
 }
 
 /// The `materialization:` section.

@@ -10,7 +10,7 @@ use crate::{
     database::{Database, DatabaseOptions},
     error::{Error, Result},
     metrics::Metrics,
-    offline::{files, store::OfflineStore},
+    offline::{files, postgres::PostgresStore, store::OfflineStore},
     online::{
         ingest::Journal,
         store::{OnlineStore, kind},
@@ -70,11 +70,13 @@ impl Context {
             &metrics,
         )
         .await?;
-        let offline: Arc<dyn OfflineStore> = match config.offline_store {
-            OfflineStoreConfig::Files => Arc::new(files::FileStore::new(files::FileStoreConfig {
-                repo_path: config.repo_path.clone(),
-                memory_limit: usize::try_from(config.thali.memory_limit).unwrap_or(usize::MAX),
-            })?),
+        let files = files::FileStore::new(files::FileStoreConfig {
+            repo_path: config.repo_path.clone(),
+            memory_limit: usize::try_from(config.thali.memory_limit).unwrap_or(usize::MAX),
+        })?;
+        let offline: Arc<dyn OfflineStore> = match &config.offline_store {
+            OfflineStoreConfig::Files => Arc::new(files),
+            OfflineStoreConfig::Postgres(section) => Arc::new(PostgresStore::new(section, files)?),
         };
         let ledger = open_ledger(&config).await?;
         Ok(Self {

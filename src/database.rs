@@ -4,6 +4,7 @@
 
 pub(crate) mod failure;
 mod migrate;
+pub(crate) mod postgres;
 mod url;
 
 use std::{

@@ -3,6 +3,7 @@
 pub mod asof;
 pub mod files;
 pub mod flight;
+pub mod postgres;
 pub mod retrieve;
 pub mod store;
 

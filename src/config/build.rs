@@ -145,7 +145,10 @@ fn build(root: &Node, walk: &mut Walk, found: &Found, env: &BTreeMap<String, Str
     let provider = provider(root, walk);
     let registry = registry(root, walk, found, env);
     let online_store = online_store(root, walk);
-    store(root, walk, &schema::OFFLINE);
+    let offline_store = match store(root, walk, &schema::OFFLINE) {
+        Some("postgres") => OfflineStoreConfig::Postgres(Section::new(&walk.settings, "offline_store")),
+        _ => OfflineStoreConfig::Files,
+    };
     store(root, walk, &schema::ENGINE);
     store(root, walk, &schema::AUTH);
     for (name, schema) in [
@@ -176,7 +179,7 @@ fn build(root: &Node, walk: &mut Walk, found: &Found, env: &BTreeMap<String, Str
         file: found.file.clone(),
         registry,
         online_store: online_store?,
-        offline_store: OfflineStoreConfig::Files,
+        offline_store,
         entity_key_version: entity_key_version?,
         materialization: MaterializationConfig {
             online_write_batch_size: positive(walk, "materialization.online_write_batch_size"),

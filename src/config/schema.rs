@@ -2,7 +2,7 @@
 //! Tables only; `super::check` walks them.
 
 use super::serving;
-use crate::online::store::kind::KINDS;
+use crate::{offline::postgres, online::store::kind::KINDS};
 
 /// What a key holds.
 #[derive(Debug, Clone, Copy)]
@@ -395,14 +395,20 @@ pub(crate) static OFFLINE: Store = Store {
     section: "offline_store",
     label: "offline store",
     default: "dask",
-    supported: || vec![("dask", &DASK), ("file", &DASK), ("duckdb", &DUCKDB)],
+    supported: || {
+        vec![
+            ("dask", &DASK),
+            ("file", &DASK),
+            ("duckdb", &DUCKDB),
+            ("postgres", &postgres::SCHEMA),
+        ]
+    },
     other: &[
         "bigquery",
         "redshift",
         "snowflake.offline",
         "spark",
         "trino",
-        "postgres",
         "athena",
         "mssql",
         "remote",

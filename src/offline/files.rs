@@ -24,6 +24,7 @@ use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use datafusion::{
+    catalog::TableProvider,
     execution::{
         SendableRecordBatchStream, SessionState, SessionStateBuilder,
         memory_pool::{GreedyMemoryPool, MemoryPool},
@@ -32,6 +33,7 @@ use datafusion::{
     prelude::SessionConfig,
 };
 use futures::{StreamExt, TryStreamExt};
+use prost::Message as _;
 
 use self::table::{Filter, Table};
 use super::{
@@ -55,9 +57,17 @@ pub struct FileStoreConfig {
     pub memory_limit: usize,
 }
 
+/// Sources that are no files, for a store that joins and pulls them as it does files.
+#[async_trait]
+pub trait Tables: Send + Sync {
+    /// The rows of a source and where they are, for messages; `None` when the source is of another kind.
+    async fn open(&self, source: &DataSource) -> Result<Option<(Arc<dyn TableProvider>, String)>>;
+}
+
 /// See the module.
 pub struct FileStore {
     config: FileStoreConfig,
+    tables: Option<Arc<dyn Tables>>,
     state: SessionState,
     pool: Arc<dyn MemoryPool>,
     parallel: usize,
@@ -93,13 +103,26 @@ impl FileStore {
             .build();
         Ok(Self {
             config,
+            tables: None,
             state,
             pool,
             parallel,
         })
     }
 
+    /// The store with these sources besides its files.
+    #[must_use]
+    pub fn with_tables(mut self, tables: Arc<dyn Tables>) -> Self {
+        self.tables = Some(tables);
+        self
+    }
+
     async fn open(&self, source: &DataSource) -> Result<Table> {
+        if let Some(tables) = &self.tables
+            && let Some((provider, place)) = tables.open(source).await?
+        {
+            return Ok(Table::of(source, provider, place));
+        }
         Table::open(&self.state, &self.config.repo_path, source).await
     }
 
@@ -111,8 +134,12 @@ impl FileStore {
             let source = &view.source;
             let mapping: std::collections::BTreeMap<_, _> =
                 source.field_mapping.clone().into_iter().collect();
+            let place = DataSource {
+                options: source.options.clone(),
+                ..DataSource::default()
+            };
             let name = (
-                location::uri(source)?.to_owned(),
+                place.encode_to_vec(),
                 mapping,
                 source.timestamp_field.clone(),
                 source.created_timestamp_column.clone(),

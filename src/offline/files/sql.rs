@@ -12,7 +12,7 @@ use datafusion::{
         SchemaProvider,
     },
     common::TableReference,
-    execution::{SessionStateBuilder, memory_pool::MemoryConsumer},
+    execution::{SendableRecordBatchStream, SessionStateBuilder, memory_pool::MemoryConsumer},
     logical_expr::LogicalPlan,
     prelude::{SQLOptions, SessionContext},
 };
@@ -90,7 +90,14 @@ impl FileStore {
             .execute_logical_plan(plan)
             .await
             .map_err(wrong)?;
-        let mut rows = frame.execute_stream().await?;
+        self.gathered(frame.execute_stream().await?).await
+    }
+
+    /// Entity rows of a query, as far as the memory limit allows.
+    pub(in crate::offline) async fn gathered(
+        &self,
+        mut rows: SendableRecordBatchStream,
+    ) -> Result<(SchemaRef, Vec<RecordBatch>)> {
         let held = MemoryConsumer::new("entity rows of a query").register(&self.pool);
         let (schema, mut batches) = (rows.schema(), Vec::new());
         while let Some(batch) = rows.next().await {

@@ -1,4 +1,4 @@
-//! [`Table`]: an opened file source: its stored columns, their mapped names, and scans of some of them.
+//! [`Table`]: an opened source, of files or another store's: its stored columns, their mapped names, and scans of some of them.
 
 use std::{collections::HashMap, io::SeekFrom, path::Path, sync::Arc};
 
@@ -8,7 +8,7 @@ use arrow::{
 };
 use datafusion::{
     catalog::TableProvider,
-    common::ScalarValue,
+    common::{Column, ScalarValue},
     datasource::{
         file_format::{FileFormat, csv::CsvFormat, parquet::ParquetFormat},
         listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl},
@@ -17,7 +17,7 @@ use datafusion::{
     },
     error::DataFusionError,
     execution::{SendableRecordBatchStream, SessionState},
-    logical_expr::Operator,
+    logical_expr::{self, Expr, Operator},
     physical_expr::{PhysicalExpr, expressions},
     physical_plan::{ExecutionPlan, ExecutionPlanProperties, stream::RecordBatchStreamAdapter},
 };
@@ -150,9 +150,13 @@ async fn check_footer(path: &Path) -> std::io::Result<()> {
 /// See the module.
 pub(super) struct Table {
     name: String,
-    location: Location,
-    listing: ListingTable,
+    /// Where its rows are, for messages.
+    place: String,
+    provider: Arc<dyn TableProvider>,
     stored: SchemaRef,
+    is_partitioned: bool,
+    /// Whether the provider is told which rows are of use; hints for files go into their plan.
+    takes_conditions: bool,
     /// Stored column by mapped name, for columns that are mapped.
     mapped: HashMap<String, String>,
     timestamp_field: String,
@@ -175,7 +179,8 @@ impl Table {
             ))
             .hint("relative paths start at the folder of `feature_store.yaml`"));
         }
-        let unreadable = |error: DataFusionError| unreadable(&source.name, &location, &error);
+        let unreadable =
+            |error: DataFusionError| unreadable(&source.name, &location.path.display().to_string(), &error);
         let format: Arc<dyn FileFormat> = match location.format {
             Format::Parquet => {
                 Arc::new(ParquetFormat::default().with_options(state.default_table_options().parquet))
@@ -204,25 +209,36 @@ impl Table {
         }
         let config = config.infer_schema(state).await.map_err(unreadable)?;
         let listing = ListingTable::try_new(config).map_err(unreadable)?;
-        let mapped = source
-            .field_mapping
-            .iter()
-            .map(|(stored, mapped)| (mapped.clone(), stored.clone()))
-            .collect();
+        let is_partitioned = !listing.options().table_partition_cols.is_empty();
+        let place = location.path.display().to_string();
         Ok(Self {
+            is_partitioned,
+            takes_conditions: false,
+            ..Self::of(source, Arc::new(listing), place)
+        })
+    }
+
+    /// A source whose rows are not in files.
+    pub(super) fn of(source: &DataSource, provider: Arc<dyn TableProvider>, place: String) -> Self {
+        let mapped = source.field_mapping.iter();
+        Self {
             name: source.name.clone(),
-            stored: listing.schema(),
-            location,
-            listing,
-            mapped,
+            place,
+            stored: provider.schema(),
+            provider,
+            is_partitioned: false,
+            takes_conditions: true,
+            mapped: mapped
+                .map(|(stored, mapped)| (mapped.clone(), stored.clone()))
+                .collect(),
             timestamp_field: source.timestamp_field.clone(),
             created_column: source.created_timestamp_column.clone(),
-        })
+        }
     }
 
     /// The table for queries, under its stored names.
     pub(super) fn into_provider(self) -> Arc<dyn TableProvider> {
-        Arc::new(self.listing)
+        self.provider
     }
 
     /// The columns as they are stored.
@@ -232,7 +248,7 @@ impl Table {
 
     /// Whether some columns are names of folders.
     pub(super) fn is_partitioned(&self) -> bool {
-        !self.listing.options().table_partition_cols.is_empty()
+        self.is_partitioned
     }
 
     /// The mapped name of the timestamp column.
@@ -285,7 +301,7 @@ impl Table {
 
     /// The error of a read that failed.
     pub(super) fn unreadable(&self, error: &DataFusionError) -> Error {
-        unreadable(&self.name, &self.location, error)
+        unreadable(&self.name, &self.place, error)
     }
 
     fn place(&self, name: &str) -> Option<usize> {
@@ -298,7 +314,7 @@ impl Table {
             Error::invalid(format!(
                 "data source `{}`: `{}` has no column `{stored}` for {purpose}; it has {}",
                 self.name,
-                self.location.path.display(),
+                self.place,
                 listed(self.columns())
             ))
         })
@@ -362,7 +378,13 @@ impl Table {
         filters: &[Filter],
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let indices = self.indices(columns)?;
-        let plan = self.listing.scan(state, Some(&indices), &[], None).await?;
+        let conditions = if self.takes_conditions {
+            self.conditions(filters)
+        } else {
+            Vec::new()
+        };
+        let scan = self.provider.scan(state, Some(&indices), &conditions, None);
+        let plan = scan.await?;
         Ok(self.hinted(plan, filters))
     }
 
@@ -394,24 +416,40 @@ impl Table {
 
     fn predicate(&self, filters: &[Filter]) -> Option<Arc<dyn PhysicalExpr>> {
         let mut all: Option<Arc<dyn PhysicalExpr>> = None;
+        for (place, operator, end) in self.limits(filters) {
+            let column = Arc::new(expressions::Column::new(self.stored.field(place).name(), place));
+            let compared = expressions::BinaryExpr::new(column, operator, expressions::lit(end));
+            let compared: Arc<dyn PhysicalExpr> = Arc::new(compared);
+            all = Some(match all {
+                None => compared,
+                Some(before) => Arc::new(expressions::BinaryExpr::new(before, Operator::And, compared)),
+            });
+        }
+        all
+    }
+
+    fn conditions(&self, filters: &[Filter]) -> Vec<Expr> {
+        let limits = self.limits(filters).into_iter();
+        limits
+            .map(|(place, operator, end)| {
+                let column = Column::new_unqualified(self.stored.field(place).name());
+                logical_expr::binary_expr(Expr::Column(column), operator, logical_expr::lit(end))
+            })
+            .collect()
+    }
+
+    /// The ends of the filters, with the places of their columns.
+    fn limits(&self, filters: &[Filter]) -> Vec<(usize, Operator, ScalarValue)> {
+        let mut limits = Vec::new();
         for filter in filters {
             let Some(place) = self.place(filter.column()) else {
                 continue;
             };
-            let field = self.stored.field(place);
-            let (least, greatest) = filter.ends(field.data_type());
-            for (operator, end) in [(Operator::GtEq, least), (Operator::LtEq, greatest)] {
-                let Some(end) = end else { continue };
-                let column = Arc::new(expressions::Column::new(field.name(), place));
-                let compared = expressions::BinaryExpr::new(column, operator, expressions::lit(end));
-                let compared: Arc<dyn PhysicalExpr> = Arc::new(compared);
-                all = Some(match all {
-                    None => compared,
-                    Some(before) => Arc::new(expressions::BinaryExpr::new(before, Operator::And, compared)),
-                });
-            }
+            let (least, greatest) = filter.ends(self.stored.field(place).data_type());
+            limits.extend(least.map(|end| (place, Operator::GtEq, end)));
+            limits.extend(greatest.map(|end| (place, Operator::LtEq, end)));
         }
-        all
+        limits
     }
 }
 
@@ -436,10 +474,9 @@ fn fingerprint(plan: &Arc<dyn ExecutionPlan>) -> Option<String> {
     Some(hex::encode(digest.finalize()))
 }
 
-fn unreadable(source: &str, location: &Location, error: &DataFusionError) -> Error {
+fn unreadable(source: &str, place: &str, error: &DataFusionError) -> Error {
     Error::invalid(format!(
-        "data source `{source}`: `{}` cannot be read: {}",
-        location.path.display(),
+        "data source `{source}`: `{place}` cannot be read: {}",
         error.strip_backtrace()
     ))
 }

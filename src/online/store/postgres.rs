@@ -19,10 +19,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, PgConnection, Row as _,
-    postgres::{PgConnectOptions, PgSslMode},
-};
+use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
 use self::tables::Columns;
 use super::{
@@ -37,6 +34,7 @@ use crate::{
         Section,
         schema::{Kind as Holds, Schema, Unknown, missing, only, used},
     },
+    database::postgres::Server,
     error::{Error, Result},
     model::FeatureView,
 };
@@ -138,65 +136,22 @@ impl PostgresStore {
     /// # Errors
     /// `Config` naming the key that is missing or makes no sense.
     pub fn open(section: &Section) -> Result<Self> {
-        let needed = |key: &str| {
-            section.text(key).ok_or_else(|| {
-                Error::config(format!("online store `postgres` needs `{key}`"))
-                    .hint(format!("set `online_store.{key}` in feature_store.yaml"))
-            })
-        };
-        let number = |key: &str, default: i64| section.int(key).unwrap_or(default);
-        let (host, database, user) = (needed("host")?, needed("database")?, needed("user")?);
-        let port = u16::try_from(number("port", 5432))
-            .map_err(|_error| Error::config("`online_store.port` is no port number"))?;
-        let schema = section.text("db_schema").unwrap_or("public").trim();
-        let search_path = match schema {
-            "public" => "public".to_owned(),
-            other => format!("{other},public"),
-        };
-        let mut ssl_mode: PgSslMode = section
-            .text("sslmode")
-            .unwrap_or("require")
-            .parse()
-            .map_err(|error: sqlx::Error| Error::config(format!("`online_store.sslmode`: {error}")))?;
-        let mut options = PgConnectOptions::new_without_pgpass()
-            .host(host)
-            .port(port)
-            .database(database)
-            .username(user)
-            .password(needed("password")?)
-            .application_name("thali")
-            .statement_cache_capacity(STATEMENTS)
-            .options([
-                ("search_path", search_path.as_str()),
-                // The plans are those of key look-ups; making one anew takes longer than the look-up.
-                ("plan_cache_mode", "force_generic_plan"),
-                ("jit", "off"),
-            ])
-            .disable_statement_logging();
-        if let Some(path) = section.text("sslrootcert_path") {
-            options = options.ssl_root_cert(path);
-            // libpq checks the certificate when it is given one to check it by.
-            if matches!(ssl_mode, PgSslMode::Require) {
-                ssl_mode = PgSslMode::VerifyCa;
-            }
-        }
-        if let Some(path) = section.text("sslcert_path") {
-            options = options.ssl_client_cert(path);
-        }
-        if let Some(path) = section.text("sslkey_path") {
-            options = options.ssl_client_key(path);
-        }
-        let limit = usize::try_from(number("max_conn", 10)).unwrap_or(10);
-        let place = format!("the online store `postgresql://{user}@{host}:{port}/{database}`");
+        let server = Server::of(section, "online_store")?;
+        let options = server.options.statement_cache_capacity(STATEMENTS).options([
+            // The plans are those of key look-ups; making one anew takes longer than the look-up.
+            ("plan_cache_mode", "force_generic_plan"),
+            ("jit", "off"),
+        ]);
+        let place = format!("the online store `{}`", server.address);
         Ok(Self {
             connections: Connections::new(
-                options.ssl_mode(ssl_mode),
+                options,
                 |_| Box::pin(ready(Ok(()))),
                 place,
-                limit,
+                server.connections,
             ),
-            user: user.to_owned(),
-            schema: schema.to_owned(),
+            user: server.user,
+            schema: server.schema,
             vector_enabled: section.bool("vector_enabled"),
             keeps_numbers: section.bool("enable_openai_compatible_store"),
             similarity: section

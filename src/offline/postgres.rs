@@ -1,0 +1,258 @@
+//! [`PostgresStore`]: Feast's `offline_store: {type: postgres}`: sources that are tables or queries of
+//! a PostgreSQL server.
+//!
+//! Joining and pulling is done here as for files, by [`super::files`]: the server is asked for the wanted
+//! columns in the wanted range of times and keys, and its rows stream past ([`scan`]); nothing is made in
+//! the server but what is written there. Sources that are files work besides. Times without a zone are
+//! UTC, whatever the server's zone.
+
+mod cells;
+mod scan;
+mod source;
+mod text;
+mod write;
+
+use std::{sync::Arc, time::Duration};
+
+use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use datafusion::{catalog::TableProvider, execution::SendableRecordBatchStream};
+use sqlx::{ConnectOptions as _, PgConnection, postgres::PgConnectOptions};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+use self::{scan::Rows, source::Source};
+use super::{
+    files::{FileStore, Tables},
+    store::{HistoricalQuery, OfflineStore, Parts, Pull},
+};
+use crate::{
+    config::{
+        Section,
+        schema::{Kind as Holds, Schema, Unknown, accepted, used},
+    },
+    database::{self, failure},
+    error::{Error, Kind, Result},
+    proto::feast::core::DataSource,
+};
+
+/// How long connecting may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long a scan waits for another to end.
+const TURN_LIMIT: Duration = Duration::from_secs(60);
+/// How long the answer to a question without rows may take.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// The keys of the section (Feast's `PostgreSQLOfflineStoreConfig`).
+pub(crate) static SCHEMA: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[
+        used("type", Holds::Text, Some("postgres")),
+        used("host", Holds::Text, None),
+        used("port", Holds::Int, Some("5432")),
+        used("database", Holds::Text, None),
+        used("db_schema", Holds::Text, Some("public")),
+        used("user", Holds::Text, None),
+        used("password", Holds::Secret, None),
+        used(
+            "sslmode",
+            Holds::Choice(&[
+                "disable",
+                "allow",
+                "prefer",
+                "require",
+                "verify-ca",
+                "verify-full",
+            ]),
+            Some("require"),
+        ),
+        used("sslkey_path", Holds::Text, None),
+        used("sslcert_path", Holds::Text, None),
+        used("sslrootcert_path", Holds::Text, None),
+        used("max_conn", Holds::Int, Some("10")),
+        accepted("min_conn", Holds::Int),
+        accepted("conn_type", Holds::Choice(&["singleton", "pool"])),
+        accepted("keepalives_idle", Holds::Int),
+        // Entity rows stay here, so there is neither a table nor a query to put them in.
+        accepted("entity_select_mode", Holds::Choice(&["temp_table", "embed_query"])),
+    ],
+};
+
+/// See the module.
+pub struct PostgresStore {
+    files: FileStore,
+    server: Arc<Server>,
+}
+
+impl PostgresStore {
+    /// A store that joins with what `files` may hold; connects when it is first used.
+    ///
+    /// # Errors
+    /// `Config` naming the key that is missing or makes no sense.
+    pub fn new(section: &Section, files: FileStore) -> Result<Self> {
+        let server = Arc::new(Server::new(database::postgres::Server::of(section, "offline_store")?));
+        let files = files.with_tables(Arc::new(OfServer(Arc::clone(&server))));
+        Ok(Self { files, server })
+    }
+}
+
+/// The server. Each scan has a connection of its own, which is closed when the scan ends, however it ends:
+/// the server then stops working on it.
+struct Server {
+    options: PgConnectOptions,
+    /// In words, without the password.
+    place: String,
+    /// Scans at the same time.
+    turns: Arc<Semaphore>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.place)
+    }
+}
+
+impl Server {
+    fn new(server: database::postgres::Server) -> Self {
+        let limit = server.connections.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            options: server.options.options([("timezone", "UTC")]),
+            place: format!("the offline store `{}`", server.address),
+            turns: Arc::new(Semaphore::new(limit)),
+        }
+    }
+
+    /// A connection that changes nothing, and its turn.
+    async fn reading(&self) -> Result<(PgConnection, OwnedSemaphorePermit)> {
+        let turn = timeout(TURN_LIMIT, Arc::clone(&self.turns).acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else {
+            return Err(
+                Error::new(Kind::Overloaded, format!("all scans of {} are in use", self.place))
+                    .hint("raise `offline_store.max_conn`"),
+            );
+        };
+        let options = self.options.clone();
+        let connection = self
+            .connect(options.options([("default_transaction_read_only", "on")]))
+            .await?;
+        Ok((connection, turn))
+    }
+
+    /// A connection for changes.
+    async fn writing(&self) -> Result<PgConnection> {
+        self.connect(self.options.clone()).await
+    }
+
+    async fn connect(&self, options: PgConnectOptions) -> Result<PgConnection> {
+        self.within(CONNECT_LIMIT, options.connect()).await
+    }
+
+    /// What a server does that may vanish without a word.
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T> {
+        let done = timeout(limit, work).await;
+        done.unwrap_or_else(|_elapsed| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
+            .map_err(|error| self.failed(error))
+    }
+
+    /// The error of a statement.
+    fn failed(&self, error: sqlx::Error) -> Error {
+        failure::in_words(&self.place, error)
+    }
+
+    /// As [`Server::failed`], of a statement with parts that users wrote: `whose` they are.
+    fn refused(&self, whose: &str, error: sqlx::Error) -> Error {
+        match &error {
+            sqlx::Error::Database(said) if is_about_the_statement(said.code().as_deref()) => {
+                Error::invalid(format!("{whose}: PostgreSQL says: {}", said.message())).source_error(error)
+            }
+            _ => self.failed(error),
+        }
+    }
+}
+
+/// Syntax and names (class 42, but for missing rights), values (22), features (0A), and writing where there
+/// is only reading (25006).
+fn is_about_the_statement(code: Option<&str>) -> bool {
+    code.is_some_and(|code| {
+        (code.starts_with("42") && code != "42501")
+            || code.starts_with("22")
+            || code.starts_with("0A")
+            || code == "25006"
+    })
+}
+
+/// The sources of a server.
+struct OfServer(Arc<Server>);
+
+#[async_trait]
+impl Tables for OfServer {
+    async fn open(&self, source: &DataSource) -> Result<Option<(Arc<dyn TableProvider>, String)>> {
+        let Some(lies) = Source::of(source)? else {
+            return Ok(None);
+        };
+        let rows = Rows::open(&self.0, &format!("data source `{}`", source.name), &lies).await?;
+        Ok(Some((Arc::new(rows), lies.to_string())))
+    }
+}
+
+#[async_trait]
+impl OfflineStore for PostgresStore {
+    async fn historical(&self, query: HistoricalQuery) -> Result<SendableRecordBatchStream> {
+        self.files.historical(query).await
+    }
+
+    async fn pull(&self, pull: Pull) -> Result<SendableRecordBatchStream> {
+        self.files.pull(pull).await
+    }
+
+    async fn pull_parts(&self, pull: Pull) -> Result<Parts> {
+        self.files.pull_parts(pull).await
+    }
+
+    async fn append(&self, source: &DataSource, batches: Vec<RecordBatch>) -> Result<u64> {
+        match Source::of(source)? {
+            Some(lies) => self.server.append(&source.name, &lies, &batches).await,
+            None => self.files.append(source, batches).await,
+        }
+    }
+
+    async fn save(
+        &self,
+        target: &DataSource,
+        rows: SendableRecordBatchStream,
+        overwrite: bool,
+    ) -> Result<u64> {
+        match Source::of(target)? {
+            Some(lies) => self.server.save(&lies, rows, overwrite).await,
+            None => self.files.save(target, rows, overwrite).await,
+        }
+    }
+
+    /// The query is run by the server, over its tables, as it is by Feast.
+    async fn select(&self, sql: &str, _sources: &[DataSource]) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+        let whose = "the SQL for the entity rows";
+        let rows = Rows::open(&self.server, whose, &Source::query(sql)).await?;
+        self.files.gathered(rows.all()).await
+    }
+
+    async fn schema(&self, source: &DataSource) -> Result<SchemaRef> {
+        self.files.schema(source).await
+    }
+
+    fn rows_at_most(&self, source: &DataSource, start: DateTime<Utc>, end: DateTime<Utc>) -> Option<u64> {
+        self.files.rows_at_most(source, start, end)
+    }
+
+    async fn check(&self) -> Result<()> {
+        let mut connection = self.server.writing().await?;
+        let asked = sqlx::query("SELECT 1").execute(&mut connection);
+        self.server.within(ANSWER_LIMIT, asked).await.map(drop)
+    }
+}
