@@ -8,6 +8,8 @@
 mod connect;
 #[path = "databases/ledger.rs"]
 mod ledger;
+#[path = "databases/offline.rs"]
+mod offline;
 #[path = "databases/online.rs"]
 mod online;
 #[path = "databases/registry.rs"]

@@ -134,12 +134,12 @@ impl FileStore {
             let source = &view.source;
             let mapping: std::collections::BTreeMap<_, _> =
                 source.field_mapping.clone().into_iter().collect();
-            let place = DataSource {
+            let rows = DataSource {
                 options: source.options.clone(),
                 ..DataSource::default()
             };
             let name = (
-                place.encode_to_vec(),
+                rows.encode_to_vec(),
                 mapping,
                 source.timestamp_field.clone(),
                 source.created_timestamp_column.clone(),

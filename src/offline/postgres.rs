@@ -77,7 +77,10 @@ pub(crate) static SCHEMA: Schema = Schema {
         accepted("conn_type", Holds::Choice(&["singleton", "pool"])),
         accepted("keepalives_idle", Holds::Int),
         // Entity rows stay here, so there is neither a table nor a query to put them in.
-        accepted("entity_select_mode", Holds::Choice(&["temp_table", "embed_query"])),
+        accepted(
+            "entity_select_mode",
+            Holds::Choice(&["temp_table", "embed_query"]),
+        ),
     ],
 };
 
@@ -93,7 +96,10 @@ impl PostgresStore {
     /// # Errors
     /// `Config` naming the key that is missing or makes no sense.
     pub fn new(section: &Section, files: FileStore) -> Result<Self> {
-        let server = Arc::new(Server::new(database::postgres::Server::of(section, "offline_store")?));
+        let server = Arc::new(Server::new(database::postgres::Server::of(
+            section,
+            "offline_store",
+        )?));
         let files = files.with_tables(Arc::new(OfServer(Arc::clone(&server))));
         Ok(Self { files, server })
     }
@@ -129,10 +135,11 @@ impl Server {
     async fn reading(&self) -> Result<(PgConnection, OwnedSemaphorePermit)> {
         let turn = timeout(TURN_LIMIT, Arc::clone(&self.turns).acquire_owned()).await;
         let Ok(Ok(turn)) = turn else {
-            return Err(
-                Error::new(Kind::Overloaded, format!("all scans of {} are in use", self.place))
-                    .hint("raise `offline_store.max_conn`"),
-            );
+            return Err(Error::new(
+                Kind::Overloaded,
+                format!("all scans of {} are in use", self.place),
+            )
+            .hint("raise `offline_store.max_conn`"));
         };
         let options = self.options.clone();
         let connection = self

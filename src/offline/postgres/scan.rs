@@ -308,7 +308,11 @@ fn after_header(bytes: &[u8]) -> Result<&[u8]> {
     let rest = bytes.strip_prefix(SIGNATURE).ok_or_else(malformed)?;
     // Flags, then an extension that no server has had yet.
     let (head, rest) = rest.split_at_checked(8).ok_or_else(malformed)?;
-    if head[4..] == [0; 4] { Ok(rest) } else { Err(malformed()) }
+    if head[4..] == [0; 4] {
+        Ok(rest)
+    } else {
+        Err(malformed())
+    }
 }
 
 /// The fields of the next row, when all of it is there; the end of the data is no row.
@@ -322,7 +326,9 @@ fn next_row<'a>(rest: &mut &'a [u8], columns: usize) -> Result<Option<&'a [u8]>>
         return Ok(None);
     }
     if usize::try_from(count) != Ok(columns) {
-        return Err(Error::internal("PostgreSQL sent a row with other columns than asked for"));
+        return Err(Error::internal(
+            "PostgreSQL sent a row with other columns than asked for",
+        ));
     }
     let mut length = 0;
     for _ in 0..columns {

@@ -41,14 +41,15 @@ impl Source {
         if !(class.is_empty() || class.ends_with(CLASS)) {
             return Ok(None);
         }
-        let found = serde_json::from_slice(&options.configuration)
-            .ok()
-            .and_then(|Configuration { table, query }| {
-                let set = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
-                set(table)
-                    .map(Self::Table)
-                    .or_else(|| set(query).map(|query| Self::query(&query)))
-            });
+        let found =
+            serde_json::from_slice(&options.configuration)
+                .ok()
+                .and_then(|Configuration { table, query }| {
+                    let set = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
+                    set(table)
+                        .map(Self::Table)
+                        .or_else(|| set(query).map(|query| Self::query(&query)))
+                });
         let nothing = || {
             Error::invalid(format!(
                 "data source `{}` names neither a table nor a query of PostgreSQL",
@@ -107,14 +108,23 @@ mod tests {
 
     #[test]
     fn tables_and_queries_are_told_apart() {
-        let class = "feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source.PostgreSQLSource";
+        let class =
+            "feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source.PostgreSQLSource";
         let table = source(class, r#"{"name": "s", "query": "", "table": "a.b"}"#);
         assert_eq!(Source::of(&table).unwrap(), Some(Source::Table("a.b".to_owned())));
-        let query = source("", r#"{"name": "s", "query": "SELECT 1 -- one ;\n", "table": null}"#);
+        let query = source(
+            "",
+            r#"{"name": "s", "query": "SELECT 1 -- one ;\n", "table": null}"#,
+        );
         let query = Source::of(&query).unwrap().unwrap();
         assert_eq!(query.from(), "(\nSELECT 1 -- one\n) AS source");
         let neither = source(class, "{}");
-        assert!(Source::of(&neither).unwrap_err().message().contains("`s` names neither"));
+        assert!(
+            Source::of(&neither)
+                .unwrap_err()
+                .message()
+                .contains("`s` names neither")
+        );
         assert_eq!(Source::of(&source("a.TrinoSource", "{}")).unwrap(), None);
         assert_eq!(Source::of(&DataSource::default()).unwrap(), None);
     }

@@ -61,15 +61,24 @@ fn texts(column: &ArrayRef) -> Result<Vec<Option<String>>> {
     match column.data_type() {
         DataType::List(field) if !is_nested(field.data_type()) => {
             let lists = column.as_list::<i32>();
-            lists.iter().map(|list| list.as_ref().map(array_text).transpose()).collect()
+            lists
+                .iter()
+                .map(|list| list.as_ref().map(array_text).transpose())
+                .collect()
         }
         DataType::LargeList(field) if !is_nested(field.data_type()) => {
             let lists = column.as_list::<i64>();
-            lists.iter().map(|list| list.as_ref().map(array_text).transpose()).collect()
+            lists
+                .iter()
+                .map(|list| list.as_ref().map(array_text).transpose())
+                .collect()
         }
         DataType::FixedSizeList(field, _) if !is_nested(field.data_type()) => {
             let lists = column.as_fixed_size_list();
-            lists.iter().map(|list| list.as_ref().map(array_text).transpose()).collect()
+            lists
+                .iter()
+                .map(|list| list.as_ref().map(array_text).transpose())
+                .collect()
         }
         nested if is_nested(nested) || element(nested).is_some() => json_texts(column),
         plain => {
@@ -101,7 +110,11 @@ fn array_text(list: &ArrayRef) -> Result<String> {
 
 fn json_texts(column: &ArrayRef) -> Result<Vec<Option<String>>> {
     const BEFORE: &str = "{\"v\":";
-    let schema = Arc::new(Schema::new(vec![Field::new("v", column.data_type().clone(), true)]));
+    let schema = Arc::new(Schema::new(vec![Field::new(
+        "v",
+        column.data_type().clone(),
+        true,
+    )]));
     let batch = RecordBatch::try_new(schema, vec![Arc::clone(column)])?;
     let mut bytes = Vec::new();
     let mut writer = WriterBuilder::new()
@@ -181,7 +194,12 @@ mod tests {
 \","{""1"",NULL}","{""a"":1}","\x00ff","1970-01-01T00:00:00.000001Z""#;
         let second = r#""",,"{""a"":null}",,"1970-01-01T00:00:00Z""#;
         assert_eq!(text, format!("{first}\n{second}\n"));
-        let types: Vec<_> = batch.schema().fields().iter().map(|field| column_type(field.data_type())).collect();
+        let types: Vec<_> = batch
+            .schema()
+            .fields()
+            .iter()
+            .map(|field| column_type(field.data_type()))
+            .collect();
         assert_eq!(types, ["text", "integer[]", "jsonb", "bytea", "timestamptz"]);
     }
 }

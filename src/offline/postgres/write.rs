@@ -161,16 +161,17 @@ impl Server {
 fn table_of<'a>(whose: &str, source: &'a Source) -> Result<&'a str> {
     match source {
         Source::Table(name) => Ok(name),
-        Source::Query(_) => Err(
-            Error::unsupported(format!("{whose} is a query: rows cannot be written to it"))
-                .hint("write to a source that is a table"),
-        ),
+        Source::Query(_) => Err(Error::unsupported(format!(
+            "{whose} is a query: rows cannot be written to it"
+        ))
+        .hint("write to a source that is a table")),
     }
 }
 
 fn columns_of(schema: &Schema) -> String {
-    let column =
-        |field: &arrow::datatypes::FieldRef| format!("{} {}", quoted(field.name()), column_type(field.data_type()));
+    let column = |field: &arrow::datatypes::FieldRef| {
+        format!("{} {}", quoted(field.name()), column_type(field.data_type()))
+    };
     let columns: Vec<_> = schema.fields().iter().map(column).collect();
     columns.join(", ")
 }

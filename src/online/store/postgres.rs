@@ -144,12 +144,7 @@ impl PostgresStore {
         ]);
         let place = format!("the online store `{}`", server.address);
         Ok(Self {
-            connections: Connections::new(
-                options,
-                |_| Box::pin(ready(Ok(()))),
-                place,
-                server.connections,
-            ),
+            connections: Connections::new(options, |_| Box::pin(ready(Ok(()))), place, server.connections),
             user: server.user,
             schema: server.schema,
             vector_enabled: section.bool("vector_enabled"),
