@@ -32,7 +32,7 @@ use super::{
 use crate::{
     config::{
         Section,
-        schema::{Kind as Holds, Schema, Unknown, accepted, used},
+        schema::{Kind as Holds, Schema, Unknown, missing, only, used},
     },
     database::{self, failure},
     error::{Error, Kind, Result},
@@ -73,13 +73,26 @@ pub(crate) static SCHEMA: Schema = Schema {
         used("sslcert_path", Holds::Text, None),
         used("sslrootcert_path", Holds::Text, None),
         used("max_conn", Holds::Int, Some("10")),
-        accepted("min_conn", Holds::Int),
-        accepted("conn_type", Holds::Choice(&["singleton", "pool"])),
-        accepted("keepalives_idle", Holds::Int),
-        // Entity rows stay here, so there is neither a table nor a query to put them in.
-        accepted(
+        missing(
+            "min_conn",
+            Holds::Int,
+            "connections are opened when they are needed",
+        ),
+        only(
+            "conn_type",
+            Holds::Choice(&["singleton", "pool"]),
+            "pool",
+            "each scan has a connection of its own, up to `max_conn` of them",
+        ),
+        missing(
+            "keepalives_idle",
+            Holds::Int,
+            "connections are kept alive as the system has it",
+        ),
+        missing(
             "entity_select_mode",
             Holds::Choice(&["temp_table", "embed_query"]),
+            "entity rows are joined here: no table and no query is made of them",
         ),
     ],
 };
