@@ -8,6 +8,7 @@
 mod apply;
 mod archive;
 mod config;
+mod dataset;
 mod demo;
 mod export;
 mod features;
@@ -106,6 +107,8 @@ struct Global {
 enum ThaliCommand {
     /// Serve some or all roles from one process
     Serve(serve::Arguments),
+    /// Compare the values of a dataset or a log with a reference
+    Validate(dataset::ValidateArguments),
     #[command(flatten)]
     Common(Command),
 }
@@ -114,6 +117,12 @@ enum ThaliCommand {
 enum FeastCommand {
     /// Serve the online store: HTTP and gRPC on one port
     Serve(servers::Online),
+    /// Feast's own profiles are Python
+    #[command(hide = true, disable_help_flag = true)]
+    Validate {
+        #[arg(num_args = 0.., trailing_var_arg = true, allow_hyphen_values = true)]
+        _arguments: Vec<String>,
+    },
     #[command(flatten)]
     Common(Command),
 }
@@ -151,6 +160,9 @@ enum Command {
     Online(rows::Command),
     /// Join features to entity rows as they were known at each row's time
     GetHistoricalFeatures(historical::Arguments),
+    /// Make saved datasets, prove that they can be made again, say what moved
+    #[command(subcommand)]
+    Dataset(dataset::Command),
     #[command(flatten)]
     Objects(objects::Objects),
     /// Features of the project
@@ -220,6 +232,7 @@ struct Invocation {
 enum Asked {
     Serve(serve::Arguments),
     ServeOnline(servers::Online),
+    Validate(dataset::ValidateArguments),
     Common(Command),
 }
 
@@ -238,6 +251,7 @@ where
             let thali = Thali::from_arg_matches(&command.try_get_matches_from(arguments)?)?;
             let command = match thali.command {
                 ThaliCommand::Serve(arguments) => Asked::Serve(arguments),
+                ThaliCommand::Validate(arguments) => Asked::Validate(arguments),
                 ThaliCommand::Common(command) => Asked::Common(command),
             };
             (thali.global, command)
@@ -246,6 +260,7 @@ where
             let feast = Feast::try_parse_from(arguments)?;
             let command = match feast.command {
                 FeastCommand::Serve(arguments) => Asked::ServeOnline(arguments),
+                FeastCommand::Validate { .. } => Asked::Common(Command::Refused(refused::VALIDATE)),
                 FeastCommand::Common(command) => Asked::Common(command),
             };
             (feast.global, command)
@@ -261,6 +276,7 @@ impl Invocation {
         match self.command {
             Asked::Serve(arguments) => serve::run(global, arguments).await,
             Asked::ServeOnline(arguments) => arguments.run(global).await,
+            Asked::Validate(arguments) => dataset::run_validate(global, arguments).await,
             Asked::Common(command) => command.run(global).await,
         }
     }
@@ -278,6 +294,7 @@ impl Command {
             Self::GetOnlineFeatures(arguments) => online::run(global, arguments).await,
             Self::Online(command) => command.run(global).await,
             Self::GetHistoricalFeatures(arguments) => historical::run(global, arguments).await,
+            Self::Dataset(command) => command.run(global).await,
             Self::Objects(objects) => objects.run(global).await,
             Self::Features(command) => command.run(global).await,
             Self::Delete(arguments) => objects::remove::run(global, &arguments).await,

@@ -1,6 +1,7 @@
 //! The offline role: point-in-time joins and pulls over historical data, and the Arrow Flight server.
 
 pub mod asof;
+pub mod dataset;
 pub mod files;
 pub mod flight;
 pub mod postgres;

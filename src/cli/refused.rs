@@ -12,7 +12,14 @@ pub(super) struct Refused {
     instead: &'static str,
 }
 
-const REFUSED: [Refused; 8] = [
+/// Feast's validation runs profiles that are Python; thali's own command of this name is another.
+pub(super) const VALIDATE: Refused = Refused {
+    command: "validate",
+    instead: "run `feast validate` of Feast's SDK against this registry (`registry_type: remote`), or `thali \
+              validate`, which compares distributions",
+};
+
+const REFUSED: [Refused; 7] = [
     Refused {
         command: "serve_transformations",
         instead: "on-demand views are computed by the online server itself: `feast serve`",
@@ -21,10 +28,6 @@ const REFUSED: [Refused; 8] = [
         command: "serve_lineage",
         instead: "lineage is answered by the registry's REST server: `feast serve_registry --rest-api`, \
                   GET /api/v1/lineage/registry",
-    },
-    Refused {
-        command: "validate",
-        instead: "run `feast validate` of Feast's SDK against this registry (`registry_type: remote`)",
     },
     Refused {
         command: "monitor",

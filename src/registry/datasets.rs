@@ -14,6 +14,8 @@ use std::{
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use datafusion::{execution::SendableRecordBatchStream, physical_plan::stream::RecordBatchStreamAdapter};
+use futures::{TryStreamExt, future::ready};
 use prost::Message;
 use tokio::{sync::Semaphore, task::JoinSet};
 use uuid::Uuid;
@@ -28,7 +30,13 @@ use crate::{
     context::Context,
     error::{Error, Kind, Result},
     model::{Object, ObjectKind},
-    offline::retrieve::{HistoricalRequest, RequestRows, Wanted, historical},
+    offline::{
+        dataset::{
+            file_source,
+            manifest::{Definition, Fingerprinter, Manifest},
+        },
+        retrieve::{HistoricalRequest, RequestRows, Wanted, historical},
+    },
     proto::feast::{
         core::{self, data_source},
         registry::{CreateDatasetFromRetrievalRequest, GetDatasetJobStatusResponse},
@@ -172,18 +180,7 @@ impl DatasetJobs {
 /// `InvalidArgument` when the request cannot lead to a dataset, `AlreadyExists` when there is one of that
 /// name and it may not be replaced, `Overloaded` when too many wait.
 pub(crate) async fn create(context: &Context, mut request: CreateDatasetFromRetrievalRequest) -> Result<Job> {
-    for text in [&mut request.name, &mut request.project, &mut request.storage_path] {
-        *text = text.trim().to_owned();
-    }
-    check(&request)?;
-    let catalog = context.registry.fresh_catalog(&request.project).await?;
-    if !request.allow_overwrite && catalog.object(ObjectKind::SavedDataset, &request.name).is_some() {
-        let message = format!(
-            "A dataset named \"{}\" already exists in project \"{}\".",
-            request.name, request.project
-        );
-        return Err(Error::new(Kind::AlreadyExists, message).hint("allow it to be overwritten"));
-    }
+    prepare(context, &mut request).await?;
     let job = Job {
         id: Uuid::new_v4().to_string(),
         status: Status::Pending,
@@ -194,6 +191,35 @@ pub(crate) async fn create(context: &Context, mut request: CreateDatasetFromRetr
         error: None,
     };
     submit(context, job, request)
+}
+
+/// Makes a dataset and returns when it is there.
+///
+/// # Errors
+/// As [`create`], and what making it returns.
+pub(crate) async fn create_now(
+    context: &Context,
+    mut request: CreateDatasetFromRetrievalRequest,
+) -> Result<()> {
+    prepare(context, &mut request).await?;
+    make(context, &request).await
+}
+
+/// Refuses what cannot lead to a dataset.
+async fn prepare(context: &Context, request: &mut CreateDatasetFromRetrievalRequest) -> Result<()> {
+    for text in [&mut request.name, &mut request.project, &mut request.storage_path] {
+        *text = text.trim().to_owned();
+    }
+    check(request)?;
+    let catalog = context.registry.fresh_catalog(&request.project).await?;
+    if !request.allow_overwrite && catalog.object(ObjectKind::SavedDataset, &request.name).is_some() {
+        let message = format!(
+            "A dataset named \"{}\" already exists in project \"{}\".",
+            request.name, request.project
+        );
+        return Err(Error::new(Kind::AlreadyExists, message).hint("allow it to be overwritten"));
+    }
+    Ok(())
 }
 
 fn check(request: &CreateDatasetFromRetrievalRequest) -> Result<()> {
@@ -291,21 +317,28 @@ async fn make(context: &Context, request: &CreateDatasetFromRetrievalRequest) ->
         full_feature_names: false,
         filter_by_created: false,
     };
+    let definition = Definition::of(&catalog, &question.wanted, question.full_feature_names)?;
+    let known_as_of = Utc::now();
     let answer = historical(context, &request.project, question).await?;
-    let target = core::DataSource {
-        name: request.name.clone(),
-        r#type: data_source::SourceType::BatchFile.into(),
-        options: Some(data_source::Options::FileOptions(data_source::FileOptions {
-            uri: request.storage_path.clone(),
-            ..Default::default()
-        })),
+    let place = data_source::FileOptions {
+        uri: request.storage_path.clone(),
         ..Default::default()
     };
+    let target = file_source(request.name.clone(), place);
+    let (answer, taken) = fingerprinted(answer);
     context
         .offline
         .save(&target, answer, request.allow_overwrite)
         .await?;
-    let dataset = described(&catalog, request, rows.keys, (rows.first, rows.last));
+    let manifest = Manifest {
+        definition,
+        known_as_of,
+        rows: taken.lock().unwrap_or_else(PoisonError::into_inner).finish(),
+    };
+    let mut dataset = described(&catalog, request, rows.keys, (rows.first, rows.last));
+    if let Some(spec) = &mut dataset.spec {
+        spec.tags.extend(manifest.tags());
+    }
     let object = Object {
         kind: ObjectKind::SavedDataset,
         project: request.project.clone(),
@@ -318,6 +351,21 @@ async fn make(context: &Context, request: &CreateDatasetFromRetrievalRequest) ->
         .apply(&request.project, vec![object], ApplyMode::Single, &author)
         .await
         .map(drop)
+}
+
+/// Rows of which a fingerprint is taken as they pass.
+fn fingerprinted(
+    rows: SendableRecordBatchStream,
+) -> (SendableRecordBatchStream, Arc<Mutex<Fingerprinter>>) {
+    let schema = rows.schema();
+    let taken = Arc::new(Mutex::new(Fingerprinter::new(&schema)));
+    let taking = Arc::clone(&taken);
+    let passed = rows.and_then(move |batch| {
+        let mut taking = taking.lock().unwrap_or_else(PoisonError::into_inner);
+        let added = taking.add(&batch).map(|()| batch);
+        ready(added.map_err(Into::into))
+    });
+    (Box::pin(RecordBatchStreamAdapter::new(schema, passed)), taken)
 }
 
 /// What the registry keeps of the dataset.

@@ -11,15 +11,12 @@ use arrow::{
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use futures::TryStreamExt;
 
-use super::sample;
 use crate::{
     context::Context,
     error::{Error, Result},
     model::ValueType,
-    proto::feast::{
-        core::{self, data_source},
-        registry::CreateDatasetFromRetrievalRequest,
-    },
+    offline::dataset::{every_row, file_source},
+    proto::feast::{core::data_source, registry::CreateDatasetFromRetrievalRequest},
     registry::Catalog,
 };
 
@@ -184,15 +181,10 @@ async fn from_file(context: &Context, path: &str) -> Result<Vec<RecordBatch>> {
         uri: path.to_owned(),
         ..Default::default()
     };
-    let source = core::DataSource {
-        name: "entity rows".to_owned(),
-        r#type: data_source::SourceType::BatchFile.into(),
-        options: Some(data_source::Options::FileOptions(file)),
-        ..Default::default()
-    };
+    let source = file_source("entity rows".to_owned(), file);
     let offline = Arc::clone(&context.offline);
     let read = async move {
-        sample::rows(&offline, source)
+        every_row(&offline, source)
             .await?
             .try_collect()
             .await

@@ -2,24 +2,19 @@
 
 use std::sync::Arc;
 
-use arrow::{
-    datatypes::{DataType, SchemaRef},
-    json::{WriterBuilder, writer::JsonArray},
-};
+use arrow::json::{WriterBuilder, writer::JsonArray};
 use chrono::{DateTime, Utc};
-use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 use serde_json::{Map, Value};
 
 use crate::{
     error::{Error, Result},
     model::Object,
-    offline::store::{OfflineStore, Pull},
-    proto::feast::core::{self, data_source, saved_dataset_storage},
+    offline::{
+        dataset::{every_row, source_of},
+        store::OfflineStore,
+    },
 };
-
-/// Columns that Feast takes for the time of a row, in this order.
-const TIMES: [&str; 3] = ["event_timestamp", "datetime", "timestamp"];
 
 /// The first rows of a dataset, and how many it has.
 pub(crate) struct Sample {
@@ -37,9 +32,9 @@ pub(crate) async fn sample(
     dataset: &Object,
     limit: usize,
 ) -> Result<Sample> {
-    let source = source(dataset)?;
+    let source = source_of(dataset)?;
     let known = offline.rows_at_most(&source, DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC);
-    let mut stream = rows(offline, source).await?;
+    let mut stream = every_row(offline, source).await?;
     let columns = stream.schema();
     let columns = columns
         .fields()
@@ -70,59 +65,4 @@ pub(crate) async fn sample(
         }
     }
     Ok(Sample { columns, rows, total })
-}
-
-/// Every row of a source that says nothing about its times.
-pub(super) async fn rows(
-    offline: &Arc<dyn OfflineStore>,
-    mut source: core::DataSource,
-) -> Result<SendableRecordBatchStream> {
-    let schema = offline.schema(&source).await?;
-    source.timestamp_field = time_column(&schema);
-    let columns = schema.fields().iter().map(|field| field.name().clone());
-    let features = columns.filter(|name| *name != source.timestamp_field).collect();
-    let pull = Pull {
-        source: Arc::new(source),
-        join_keys: Vec::new(),
-        features,
-        start: None,
-        end: None,
-        latest_only: false,
-    };
-    offline.pull(pull).await
-}
-
-/// The column that says when a row was; empty when there is none, of which the store complains if it minds.
-fn time_column(schema: &SchemaRef) -> String {
-    let is_time = |name: &str| {
-        let field = schema.field_with_name(name).ok()?;
-        matches!(
-            field.data_type(),
-            DataType::Timestamp(..) | DataType::Date32 | DataType::Date64
-        )
-        .then(|| name.to_owned())
-    };
-    let names = schema.fields().iter().map(|field| field.name().as_str());
-    TIMES
-        .into_iter()
-        .chain(names)
-        .find_map(is_time)
-        .unwrap_or_default()
-}
-
-/// The place a dataset lies in, as a source to read.
-fn source(dataset: &Object) -> Result<core::DataSource> {
-    let spec = dataset.decode::<core::SavedDataset>()?.spec.unwrap_or_default();
-    match spec.storage.and_then(|storage| storage.kind) {
-        Some(saved_dataset_storage::Kind::FileStorage(file)) => Ok(core::DataSource {
-            name: dataset.name.clone(),
-            r#type: data_source::SourceType::BatchFile.into(),
-            options: Some(data_source::Options::FileOptions(file)),
-            ..Default::default()
-        }),
-        _ => Err(Error::unsupported(format!(
-            "saved dataset `{}` does not lie in files",
-            dataset.name
-        ))),
-    }
 }

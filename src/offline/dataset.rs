@@ -1,0 +1,315 @@
+//! Saved datasets as rows that can be trusted: what they were made of ([`manifest`]), whether the same comes
+//! out again ([`verify`]), what moved between two of them ([`compare`]), and whether the values of one are
+//! distributed like those of another ([`validate`]).
+//!
+//! Datasets are made by `crate::registry::datasets`; here they are only read.
+
+mod cells;
+pub mod compare;
+mod drift;
+pub mod manifest;
+mod statistics;
+pub mod validate;
+pub mod verify;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::execution::SendableRecordBatchStream;
+use futures::TryStreamExt;
+
+use self::manifest::Manifest;
+use super::{
+    retrieve::{HistoricalRequest, RequestRows, Wanted, historical},
+    store::{OfflineStore, Pull, listed},
+};
+use crate::{
+    context::Context,
+    error::{Error, Result},
+    model::{FeatureRef, Object, ObjectKind},
+    proto::feast::core::{
+        self, data_source, logging_config::Destination, saved_dataset_storage, DataSource, SavedDatasetSpec,
+    },
+    registry::Catalog,
+};
+
+/// Columns that Feast takes for the time of a row, in this order.
+const TIMES: [&str; 3] = ["event_timestamp", "datetime", "timestamp"];
+/// The time of a served request in a service's log.
+const LOG_TIMESTAMP: &str = "__log_timestamp";
+
+/// Rows that can be read more than once.
+#[async_trait]
+pub trait Readable: Send + Sync {
+    /// All of them, from the start.
+    async fn read(&self) -> Result<SendableRecordBatchStream>;
+}
+
+/// A saved dataset, to be read from where it lies.
+pub struct Dataset {
+    pub name: String,
+    project: String,
+    spec: SavedDatasetSpec,
+    source: DataSource,
+    offline: Arc<dyn OfflineStore>,
+}
+
+impl Dataset {
+    /// The dataset of that name.
+    ///
+    /// # Errors
+    /// `SavedDatasetNotFound`; `Unsupported` when it does not lie in files.
+    pub fn open(context: &Context, catalog: &Catalog, name: &str) -> Result<Self> {
+        let object = catalog.require(ObjectKind::SavedDataset, name)?;
+        Ok(Self {
+            name: name.to_owned(),
+            project: catalog.project().to_owned(),
+            spec: spec_of(object)?,
+            source: source_of(object)?,
+            offline: Arc::clone(&context.offline),
+        })
+    }
+
+    /// What it was made of, if thali made it.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when its tags are malformed.
+    pub fn manifest(&self) -> Result<Option<Manifest>> {
+        Manifest::of_tags(&self.spec.tags)
+    }
+
+    /// The names of the entities' columns.
+    pub fn join_keys(&self) -> &[String] {
+        &self.spec.join_keys
+    }
+
+    /// The columns that tell its rows apart: join keys and the time, as far as it has them.
+    ///
+    /// # Errors
+    /// What the offline store returns.
+    pub async fn key(&self) -> Result<Vec<String>> {
+        let schema = self.offline.schema(&self.source).await?;
+        let keys = self.spec.join_keys.iter();
+        let mut key: Vec<String> = keys
+            .filter(|key| schema.index_of(key).is_ok())
+            .cloned()
+            .collect();
+        let time = time_column(&schema);
+        if !time.is_empty() && !key.contains(&time) {
+            key.push(time);
+        }
+        Ok(key)
+    }
+
+    fn wanted(&self) -> Wanted {
+        match self.spec.feature_service_name.as_str() {
+            "" => Wanted::features(self.spec.features.clone()),
+            service => Wanted::Service(service.to_owned()),
+        }
+    }
+
+    /// The columns that came with the entity rows: those that are no feature.
+    async fn entity_columns(&self, catalog: &Catalog) -> Result<Vec<String>> {
+        let features = self.feature_columns(catalog)?;
+        let schema = self.offline.schema(&self.source).await?;
+        let names = schema.fields().iter().map(|field| field.name());
+        Ok(names.filter(|name| !features.contains(*name)).cloned().collect())
+    }
+
+    fn feature_columns(&self, catalog: &Catalog) -> Result<BTreeSet<String>> {
+        let full = self.spec.full_feature_names;
+        let name = |view: &str, version: Option<u32>, feature: &str| match (full, version) {
+            (false, _) => feature.to_owned(),
+            (true, None) => format!("{view}__{feature}"),
+            (true, Some(version)) => format!("{view}@v{version}__{feature}"),
+        };
+        let mut names = BTreeSet::new();
+        for reference in &self.spec.features {
+            let reference = FeatureRef::parse(reference)?;
+            names.insert(name(&reference.view, reference.version, &reference.feature));
+        }
+        if let Ok(service) = catalog.service(&self.spec.feature_service_name) {
+            let projections = service.spec.iter().flat_map(|spec| &spec.features);
+            for projection in projections {
+                let view = match projection.feature_view_name_alias.as_str() {
+                    "" => &projection.feature_view_name,
+                    alias => alias,
+                };
+                let version = projection.version_tag.and_then(|tag| u32::try_from(tag).ok());
+                let columns = projection.feature_columns.iter();
+                names.extend(columns.map(|column| name(view, version, &column.name)));
+            }
+        }
+        Ok(names)
+    }
+}
+
+#[async_trait]
+impl Readable for Dataset {
+    async fn read(&self) -> Result<SendableRecordBatchStream> {
+        every_row(&self.offline, self.source.clone()).await
+    }
+}
+
+/// A dataset made anew from its entity rows and the definitions that there are now.
+struct Rebuilt<'a> {
+    context: &'a Context,
+    catalog: &'a Catalog,
+    dataset: &'a Dataset,
+}
+
+#[async_trait]
+impl Readable for Rebuilt<'_> {
+    async fn read(&self) -> Result<SendableRecordBatchStream> {
+        let dataset = self.dataset;
+        let columns = dataset.entity_columns(self.catalog).await?;
+        let rows = columns_of(&dataset.offline, dataset.source.clone(), columns).await?;
+        let request = HistoricalRequest {
+            rows: RequestRows::Given {
+                schema: rows.schema(),
+                batches: rows.try_collect().await?,
+            },
+            wanted: dataset.wanted(),
+            full_feature_names: dataset.spec.full_feature_names,
+            filter_by_created: false,
+        };
+        historical(self.context, &dataset.project, request).await
+    }
+}
+
+/// What a feature service logged of served requests.
+pub struct ServedLog {
+    source: DataSource,
+    offline: Arc<dyn OfflineStore>,
+}
+
+impl ServedLog {
+    /// The log of a service.
+    ///
+    /// # Errors
+    /// `FeatureServiceNotFound`; `InvalidArgument` when the service does not log into files.
+    pub fn open(context: &Context, catalog: &Catalog, service: &str) -> Result<Self> {
+        let spec = catalog.service(service)?.spec.clone().unwrap_or_default();
+        let destination = spec.logging_config.and_then(|logging| logging.destination);
+        let Some(Destination::FileDestination(file)) = destination else {
+            return Err(
+                Error::invalid(format!("feature service `{service}` does not log into files"))
+                    .hint("give it a `logging_config` with a file destination"),
+            );
+        };
+        let mut source = file_source(
+            format!("log of {service}"),
+            data_source::FileOptions {
+                uri: file.path,
+                s3_endpoint_override: file.s3_endpoint_override,
+                ..Default::default()
+            },
+        );
+        LOG_TIMESTAMP.clone_into(&mut source.timestamp_field);
+        Ok(Self {
+            source,
+            offline: Arc::clone(&context.offline),
+        })
+    }
+}
+
+#[async_trait]
+impl Readable for ServedLog {
+    async fn read(&self) -> Result<SendableRecordBatchStream> {
+        every_row(&self.offline, self.source.clone()).await
+    }
+}
+
+fn spec_of(dataset: &Object) -> Result<SavedDatasetSpec> {
+    Ok(dataset.decode::<core::SavedDataset>()?.spec.unwrap_or_default())
+}
+
+/// The place a dataset lies in, as a source to read.
+pub(crate) fn source_of(dataset: &Object) -> Result<DataSource> {
+    match spec_of(dataset)?.storage.and_then(|storage| storage.kind) {
+        Some(saved_dataset_storage::Kind::FileStorage(file)) => Ok(file_source(dataset.name.clone(), file)),
+        _ => Err(Error::unsupported(format!(
+            "saved dataset `{}` does not lie in files",
+            dataset.name
+        ))),
+    }
+}
+
+/// A file or folder as a source that says nothing about its times.
+pub(crate) fn file_source(name: String, file: data_source::FileOptions) -> DataSource {
+    DataSource {
+        name,
+        r#type: data_source::SourceType::BatchFile.into(),
+        options: Some(data_source::Options::FileOptions(file)),
+        ..Default::default()
+    }
+}
+
+/// Every row of a source.
+pub(crate) async fn every_row(
+    offline: &Arc<dyn OfflineStore>,
+    source: DataSource,
+) -> Result<SendableRecordBatchStream> {
+    let schema = offline.schema(&source).await?;
+    let columns = schema.fields().iter().map(|field| field.name().clone());
+    columns_of(offline, source, columns.collect()).await
+}
+
+/// These columns of every row of a source.
+async fn columns_of(
+    offline: &Arc<dyn OfflineStore>,
+    mut source: DataSource,
+    columns: Vec<String>,
+) -> Result<SendableRecordBatchStream> {
+    if source.timestamp_field.is_empty() {
+        source.timestamp_field = time_column(&offline.schema(&source).await?);
+    }
+    let time = &source.timestamp_field;
+    let features = columns.into_iter().filter(|name| name != time).collect();
+    let pull = Pull {
+        source: Arc::new(source),
+        join_keys: Vec::new(),
+        features,
+        start: None,
+        end: None,
+        latest_only: false,
+    };
+    offline.pull(pull).await
+}
+
+/// The column that says when a row was; empty when there is none, of which the store complains if it minds.
+fn time_column(schema: &SchemaRef) -> String {
+    let is_time = |name: &str| {
+        let field = schema.field_with_name(name).ok()?;
+        matches!(
+            field.data_type(),
+            DataType::Timestamp(..) | DataType::Date32 | DataType::Date64
+        )
+        .then(|| name.to_owned())
+    };
+    let names = schema.fields().iter().map(|field| field.name().as_str());
+    TIMES
+        .into_iter()
+        .chain(names)
+        .find_map(is_time)
+        .unwrap_or_default()
+}
+
+/// Refuses columns that are not there.
+fn require(schema: &Schema, columns: &[String], of: &str) -> Result<()> {
+    let missing = columns.iter().filter(|column| schema.index_of(column).is_err());
+    let missing: Vec<_> = missing.map(String::as_str).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let has = listed(schema.fields().iter().map(|field| field.name().as_str()));
+    Err(Error::invalid(format!(
+        "{of} lacks {}; it has {has}",
+        listed(missing)
+    )))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests;
