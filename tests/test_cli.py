@@ -366,7 +366,6 @@ def test_arguments_that_make_no_sense_end_with_feasts_status(feast: Path, repo: 
         "dbt import -m manifest.json -e driver",
         "mlflow list-sources",
         "demo-notebooks -o there",
-        "validate -f s -r r 2024-01-01 2024-02-01",
     ],
 )
 def test_commands_that_are_missing_are_refused_by_name(feast: Path, repo: Path, command: str) -> None:
@@ -375,6 +374,11 @@ def test_commands_that_are_missing_are_refused_by_name(feast: Path, repo: Path, 
         assert done.returncode == 1
         told = done.stdout + done.stderr
         assert f"`{command.split()[0]}`" in told and "hint" in told, told
+
+
+def test_feasts_validation_is_refused_under_its_name(feast: Path, repo: Path) -> None:
+    done = call(feast, repo, *"validate -f s -r r 2024-01-01 2024-02-01".split())
+    assert done.returncode == 1 and "`validate`" in done.stdout and "thali validate" in done.stdout, done
 
 
 def test_flags_that_would_be_pretence_are_refused(feast: Path, tmp_path: Path) -> None:

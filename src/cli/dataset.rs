@@ -242,7 +242,11 @@ fn print_difference(difference: &Difference) {
             .iter()
             .map(|(name, before)| format!("{name} {before} -> {}", changed.after[name]));
         let cells: Vec<_> = cells.collect();
-        output::line(format_args!("  ~ {}: {}", cells_of(&changed.key), cells.join(", ")));
+        output::line(format_args!(
+            "  ~ {}: {}",
+            cells_of(&changed.key),
+            cells.join(", ")
+        ));
     }
     for (rows, sign) in [(&difference.added, '+'), (&difference.removed, '-')] {
         for row in rows {
@@ -251,8 +255,16 @@ fn print_difference(difference: &Difference) {
     }
 }
 
+/// Text without its quotes, everything else as JSON.
+fn plain(value: &Json) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
 fn cells_of(row: &Map<String, Json>) -> String {
-    let cells: Vec<_> = row.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let cells: Vec<_> = row
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
     cells.join(" ")
 }
 
@@ -287,7 +299,7 @@ fn print_report(report: &Report) {
         .map(|column| {
             let nulls = |side: Option<&Side>| number(side.map(|side| side.null_rate));
             let range = column.dataset.as_ref().and_then(|side| side.range.as_ref());
-            let range = range.map(|[least, greatest]| format!("{least} .. {greatest}"));
+            let range = range.map(|[least, greatest]| format!("{} .. {}", plain(least), plain(greatest)));
             let exact = if column.exact { "" } else { "~" };
             let measure = |value: Option<f64>| value.map(|value| format!("{exact}{value:.4}"));
             vec![

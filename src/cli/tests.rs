@@ -55,6 +55,11 @@ fn feasts_spelling_is_understood() {
         "projects list",
         "delete x",
         "registry-dump",
+        "dataset create d -f v:a --entity-file e.parquet --path d.parquet --overwrite",
+        "dataset verify d --json",
+        "dataset diff a b -k id -k event_timestamp",
+        "validate --dataset d --reference r --max-null-rate 0.1 --json",
+        "validate --log s -r r --max-psi 0.1",
     ] {
         if let Err(error) = parse(arguments) {
             unreachable!("{arguments}: {error}");
@@ -75,6 +80,9 @@ fn feasts_spelling_is_understood() {
         "demo --role ui",
         "entities",
         "entities list --tags a",
+        "dataset create d -f v:a --path d.parquet",
+        "validate --reference r",
+        "validate --dataset d --log s -r r",
     ] {
         assert!(parse(arguments).is_err(), "{arguments}");
     }
@@ -127,6 +135,7 @@ fn called_feast_it_takes_feasts_flags() {
         "materialize 2024-01-01T00:00:00 2024-02-01T00:00:00 -v a --version v2",
         "materialize-incremental 2024-02-01T00:00:00 --version v2",
         "monitor run -p x --set-baseline",
+        "validate -f s -r r 2024-01-01 2024-02-01",
         "dbt import -m manifest.json -e driver",
         "demo-notebooks --help",
         "mcp",

@@ -29,7 +29,7 @@ use crate::{
     error::{Error, Result},
     model::{FeatureRef, Object, ObjectKind},
     proto::feast::core::{
-        self, data_source, logging_config::Destination, saved_dataset_storage, DataSource, SavedDatasetSpec,
+        self, DataSource, SavedDatasetSpec, data_source, logging_config::Destination, saved_dataset_storage,
     },
     registry::Catalog,
 };
@@ -91,10 +91,7 @@ impl Dataset {
     pub async fn key(&self) -> Result<Vec<String>> {
         let schema = self.offline.schema(&self.source).await?;
         let keys = self.spec.join_keys.iter();
-        let mut key: Vec<String> = keys
-            .filter(|key| schema.index_of(key).is_ok())
-            .cloned()
-            .collect();
+        let mut key: Vec<String> = keys.filter(|key| schema.index_of(key).is_ok()).cloned().collect();
         let time = time_column(&schema);
         if !time.is_empty() && !key.contains(&time) {
             key.push(time);
@@ -109,12 +106,22 @@ impl Dataset {
         }
     }
 
+    /// Its columns, without those in which an index of pandas travels.
+    async fn columns(&self) -> Result<Vec<String>> {
+        let schema = self.offline.schema(&self.source).await?;
+        let names = schema.fields().iter().map(|field| field.name());
+        Ok(names
+            .filter(|name| !name.starts_with("__index_level_"))
+            .cloned()
+            .collect())
+    }
+
     /// The columns that came with the entity rows: those that are no feature.
     async fn entity_columns(&self, catalog: &Catalog) -> Result<Vec<String>> {
         let features = self.feature_columns(catalog)?;
-        let schema = self.offline.schema(&self.source).await?;
-        let names = schema.fields().iter().map(|field| field.name());
-        Ok(names.filter(|name| !features.contains(*name)).cloned().collect())
+        let mut columns = self.columns().await?;
+        columns.retain(|name| !features.contains(name));
+        Ok(columns)
     }
 
     fn feature_columns(&self, catalog: &Catalog) -> Result<BTreeSet<String>> {
@@ -148,7 +155,8 @@ impl Dataset {
 #[async_trait]
 impl Readable for Dataset {
     async fn read(&self) -> Result<SendableRecordBatchStream> {
-        every_row(&self.offline, self.source.clone()).await
+        let columns = self.columns().await?;
+        columns_of(&self.offline, self.source.clone(), columns).await
     }
 }
 

@@ -354,9 +354,7 @@ async fn make(context: &Context, request: &CreateDatasetFromRetrievalRequest) ->
 }
 
 /// Rows of which a fingerprint is taken as they pass.
-fn fingerprinted(
-    rows: SendableRecordBatchStream,
-) -> (SendableRecordBatchStream, Arc<Mutex<Fingerprinter>>) {
+fn fingerprinted(rows: SendableRecordBatchStream) -> (SendableRecordBatchStream, Arc<Mutex<Fingerprinter>>) {
     let schema = rows.schema();
     let taken = Arc::new(Mutex::new(Fingerprinter::new(&schema)));
     let taking = Arc::clone(&taken);

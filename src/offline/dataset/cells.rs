@@ -125,9 +125,7 @@ impl Cells {
             DataType::Binary
             | DataType::LargeBinary
             | DataType::BinaryView
-            | DataType::FixedSizeBinary(_) => {
-                Self::Bytes(to(&DataType::LargeBinary)?.as_binary().clone())
-            }
+            | DataType::FixedSizeBinary(_) => Self::Bytes(to(&DataType::LargeBinary)?.as_binary().clone()),
             DataType::Dictionary(_, values) => Self::new(&to(values)?)?,
             DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
                 let item = Field::new(item.name(), item.data_type().clone(), true);
@@ -141,7 +139,12 @@ impl Cells {
                 let map = array.as_map();
                 let offsets = map.offsets().iter().map(|at| usize::try_from(*at).unwrap_or(0));
                 let (keys, values) = (Self::new(map.keys())?, Self::new(map.values())?);
-                Self::Map(ArrayRef::clone(array), offsets.collect(), Box::new(keys), Box::new(values))
+                Self::Map(
+                    ArrayRef::clone(array),
+                    offsets.collect(),
+                    Box::new(keys),
+                    Box::new(values),
+                )
             }
             DataType::Struct(fields) => {
                 let columns = fields.iter().zip(array.as_struct().columns());

@@ -104,7 +104,9 @@ pub(super) async fn compare_within(
     kept_rows: usize,
 ) -> Result<Difference> {
     if key.is_empty() {
-        return Err(Error::invalid("there are no columns that tell rows apart").hint("name them with `--key`"));
+        return Err(
+            Error::invalid("there are no columns that tell rows apart").hint("name them with `--key`")
+        );
     }
     let (old, new) = (before.read().await?.schema(), after.read().await?.schema());
     require(&old, key, "the first dataset")?;
@@ -298,7 +300,12 @@ impl Comparison<'_> {
             }
         }
         let alone = |side: usize| move |rows: &[Vec<Map<String, Json>>; 2]| rows[side].last().cloned();
-        difference.removed = marks.removed.iter().filter_map(rows).filter_map(alone(0)).collect();
+        difference.removed = marks
+            .removed
+            .iter()
+            .filter_map(rows)
+            .filter_map(alone(0))
+            .collect();
         difference.added = marks.added.iter().filter_map(rows).filter_map(alone(1)).collect();
         Ok(())
     }
@@ -306,7 +313,8 @@ impl Comparison<'_> {
     /// Takes out of rows of one key those that are on both sides.
     fn leave_what_differs(&self, [before, after]: &mut [Vec<Map<String, Json>>; 2]) {
         before.retain(|row| {
-            let same = |other: &Map<String, Json>| self.compared.iter().all(|name| row.get(name) == other.get(name));
+            let same =
+                |other: &Map<String, Json>| self.compared.iter().all(|name| row.get(name) == other.get(name));
             match after.iter().position(same) {
                 Some(place) => {
                     after.remove(place);
@@ -322,7 +330,10 @@ impl Comparison<'_> {
             let cell = |name: &&String| ((*name).clone(), row.get(*name).cloned().unwrap_or_default());
             names.iter().map(cell).collect()
         };
-        let differing = self.compared.iter().filter(|name| before.get(*name) != after.get(*name));
+        let differing = self
+            .compared
+            .iter()
+            .filter(|name| before.get(*name) != after.get(*name));
         let differing: Vec<_> = differing.collect();
         Changed {
             key: some(&self.key.iter().collect::<Vec<_>>(), before),

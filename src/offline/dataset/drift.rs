@@ -8,8 +8,8 @@ use super::statistics::Categories;
 
 /// Bins of numbers: as many as the index is usually taken over, which its usual limit is meant for.
 const BINS: usize = 10;
-/// The share that an empty bin is given, so that the index stays finite.
-const EMPTY: f64 = 1e-4;
+/// Rows that an empty bin is taken to have, so that the index stays finite.
+const EMPTY: f64 = 0.5;
 /// Of the normal distribution, what is exceeded once in a hundred times.
 const ONE_IN_HUNDRED: f64 = 2.326;
 /// Of Kolmogorov's distribution.
@@ -31,7 +31,8 @@ fn index(bins: &[(u64, u64)]) -> Option<Measure> {
         return None;
     }
     let part = |(one, other): &&(u64, u64)| {
-        let (one, other) = ((real(*one) / expected).max(EMPTY), (real(*other) / actual).max(EMPTY));
+        let one = real(*one).max(EMPTY) / expected;
+        let other = real(*other).max(EMPTY) / actual;
         (other - one) * (other / one).ln()
     };
     let freedom = real(used.len() as u64 - 1);
@@ -82,7 +83,9 @@ pub(super) fn index_of_numbers(reference: &[f64], data: &[f64]) -> Option<Measur
     let tenth = |part: usize| reference.get((part * reference.len()).div_ceil(BINS).saturating_sub(1));
     let mut edges: Vec<f64> = (1..BINS).filter_map(tenth).copied().collect();
     edges.dedup();
-    counted(&edges, &|edges, value| edges.partition_point(|edge| *edge < value))
+    counted(&edges, &|edges, value| {
+        edges.partition_point(|edge| *edge < value)
+    })
 }
 
 /// The index of categories; those that the reference does not have, or that were too many, are one.
@@ -111,7 +114,10 @@ pub(super) fn kolmogorov_smirnov(reference: &[f64], data: &[f64]) -> Option<Meas
     );
     while let (Some(one), Some(other)) = (reference.get(at.0), data.get(at.1)) {
         let value = one.min(*other);
-        at.0 += reference[at.0..].iter().take_while(|next| **next <= value).count();
+        at.0 += reference[at.0..]
+            .iter()
+            .take_while(|next| **next <= value)
+            .count();
         at.1 += data[at.1..].iter().take_while(|next| **next <= value).count();
         let distance = real(at.0 as u64) / sizes.0 - real(at.1 as u64) / sizes.1;
         greatest = greatest.max(distance.abs());

@@ -104,7 +104,10 @@ impl Sample {
             return;
         }
         let place = self.next() % self.seen;
-        if let Some(kept) = usize::try_from(place).ok().and_then(|place| self.kept.get_mut(place)) {
+        if let Some(kept) = usize::try_from(place)
+            .ok()
+            .and_then(|place| self.kept.get_mut(place))
+        {
             *kept = value;
         }
     }
@@ -217,7 +220,10 @@ impl Column {
             }
             Sort::Time => {
                 let micros = DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, None);
-                let times = cast(&cast(&cast(array, &micros)?, &DataType::Int64)?, &DataType::Float64)?;
+                let times = cast(
+                    &cast(&cast(array, &micros)?, &DataType::Int64)?,
+                    &DataType::Float64,
+                )?;
                 self.nulls += times.null_count() as u64;
                 for time in times.as_primitive::<Float64Type>().iter().flatten() {
                     self.widen(time);

@@ -14,10 +14,7 @@ use super::{
     statistics::{Column, Sort, Statistics},
 };
 use crate::{
-    context::Context,
-    error::Result,
-    model::ObjectKind,
-    proto::feast::core::ValidationReference,
+    context::Context, error::Result, model::ObjectKind, proto::feast::core::ValidationReference,
     registry::Catalog,
 };
 
@@ -168,7 +165,10 @@ pub(super) async fn report(
         })
         .collect();
     // A log has statuses and times of its own, which no dataset has.
-    let more = seen.columns.iter().filter(|column| !is_log && known.column(&column.name).is_none());
+    let more = seen
+        .columns
+        .iter()
+        .filter(|column| !is_log && known.column(&column.name).is_none());
     columns.extend(more.map(|column| ColumnReport {
         reference: None,
         dataset: Some(Side::of(column)),
@@ -238,7 +238,10 @@ fn compared(reference: &Column, seen: &Column, keys: &[String], limits: &Limits)
     if now - before > limits.null_rise {
         fail(
             &mut report,
-            format!("null rate rose from {before:.4} to {now:.4}, by more than {}", limits.null_rise),
+            format!(
+                "null rate rose from {before:.4} to {now:.4}, by more than {}",
+                limits.null_rise
+            ),
         );
     }
     if reference.sort != seen.sort {
@@ -265,7 +268,10 @@ fn compared(reference: &Column, seen: &Column, keys: &[String], limits: &Limits)
             continue;
         };
         if value > limit.max(by_chance) {
-            fail(&mut report, format!("{name} {value:.4} is above {}", limit.max(by_chance)));
+            fail(
+                &mut report,
+                format!("{name} {value:.4} is above {}", limit.max(by_chance)),
+            );
         }
     }
     report.psi = psi.map(|measure| measure.value);
@@ -285,7 +291,10 @@ fn compared(reference: &Column, seen: &Column, keys: &[String], limits: &Limits)
         }
     }
     if !seen.categories.new.is_empty() && !report.failures.is_empty() {
-        fail(&mut report, format!("new values: {}", seen.categories.new.join(", ")));
+        fail(
+            &mut report,
+            format!("new values: {}", seen.categories.new.join(", ")),
+        );
     }
     report
 }
