@@ -108,7 +108,7 @@ impl Table {
 }
 
 /// Where the rows of a file or partition begin: 2^40 rows each, so that places never meet.
-fn place_of(file: u64) -> u64 {
+pub(super) fn place_of(file: u64) -> u64 {
     file << 40
 }
 

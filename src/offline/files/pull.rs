@@ -12,10 +12,11 @@ use datafusion::{
     execution::{SendableRecordBatchStream, memory_pool::MemoryConsumer},
     physical_plan::stream::{RecordBatchReceiverStreamBuilder, RecordBatchStreamAdapter},
 };
-use futures::StreamExt;
+use futures::{StreamExt, stream::select_all};
 
 use super::{
     FileStore,
+    parts::place_of,
     table::{Filter, Table},
 };
 use crate::{
@@ -190,37 +191,27 @@ impl FileStore {
     pub(super) async fn pull_from(&self, table: Table, pull: Pull) -> Result<SendableRecordBatchStream> {
         let ((partitions, _), window) = self.scan_window(&table, &pull).await?;
         let window = Arc::new(window);
-        // Each partition reads ahead a little; a reader that stops taking stops them, one that goes ends them.
-        let mut reading = RecordBatchReceiverStreamBuilder::new(Arc::clone(&window.schema), WAITING);
-        for mut partition in partitions {
-            let (window, sender) = (Arc::clone(&window), reading.tx());
-            reading.spawn(async move {
-                while let Some(batch) = partition.next().await {
-                    let batch = window.apply(&batch?)?;
-                    if batch.num_rows() > 0 && sender.send(Ok(batch)).await.is_err() {
-                        break;
-                    }
-                }
-                Ok(())
-            });
-        }
-        let all = reading.build();
+        let partitions: Vec<_> = partitions.into_iter().map(|rows| ahead(rows, &window)).collect();
         if pull.latest_only {
-            self.newest(all, &pull.join_keys, &table, window.scale).await
-        } else {
-            Ok(all)
+            return self.newest(partitions, &pull.join_keys, &table, &window).await;
         }
+        let (schema, all) = (Arc::clone(&window.schema), select_all(partitions));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, all)))
     }
 
-    /// Keeps the newest row of each key. Rows with a null in their key belong to nobody and are dropped.
+    /// Keeps the newest row of each key; of equal times the later row of the source. Rows with a null in
+    /// their key belong to nobody and are dropped.
     async fn newest(
         &self,
-        mut rows: SendableRecordBatchStream,
+        partitions: Vec<SendableRecordBatchStream>,
         join_keys: &[String],
         table: &Table,
-        scale: Scale,
+        window: &Window,
     ) -> Result<SendableRecordBatchStream> {
-        let schema = rows.schema();
+        let (schema, scale) = (Arc::clone(&window.schema), window.scale);
+        let mut orders: Vec<u64> = (0..).take(partitions.len()).map(place_of).collect();
+        let parts = partitions.into_iter().enumerate();
+        let mut rows = select_all(parts.map(|(part, rows)| rows.map(move |batch| (part, batch))));
         let place = |name: &str| schema.index_of(name).map_err(Error::from);
         let keys = join_keys
             .iter()
@@ -231,8 +222,8 @@ impl FileStore {
         let held = MemoryConsumer::new("newest rows").register(&self.pool);
         let mut numbering: Option<KeyTable> = None;
         let mut winners = Winners::new(0);
-        let (mut numbers, mut order) = (Vec::new(), 0);
-        while let Some(batch) = rows.next().await {
+        let mut numbers = Vec::new();
+        while let Some((part, batch)) = rows.next().await {
             let batch = batch?;
             let key = |&key: &usize| {
                 let value_type = comparable(schema.field(key).data_type());
@@ -246,10 +237,14 @@ impl FileStore {
             let made = created
                 .map(|created| moments(batch.column(created), scale, schema.field(created).name()))
                 .transpose()?;
-            winners.offer(&offers(&numbers, &times, made.as_ref()), batch.columns(), order)?;
+            winners.offer(
+                &offers(&numbers, &times, made.as_ref()),
+                batch.columns(),
+                orders[part],
+            )?;
             held.try_resize(winners.memory() + numbering.memory())
                 .map_err(|error| out_of_memory(&error))?;
-            order += batch.num_rows() as u64;
+            orders[part] += batch.num_rows() as u64;
         }
         winners.sweep()?;
         let (_, values) = winners.into_parts();
@@ -263,6 +258,22 @@ impl FileStore {
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
     }
+}
+
+/// Reads a partition ahead a little; a reader that stops taking stops it, one that goes ends it.
+fn ahead(mut rows: SendableRecordBatchStream, window: &Arc<Window>) -> SendableRecordBatchStream {
+    let mut reading = RecordBatchReceiverStreamBuilder::new(Arc::clone(&window.schema), WAITING);
+    let (window, sender) = (Arc::clone(window), reading.tx());
+    reading.spawn(async move {
+        while let Some(batch) = rows.next().await {
+            let batch = window.apply(&batch?)?;
+            if batch.num_rows() > 0 && sender.send(Ok(batch)).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    });
+    reading.build()
 }
 
 fn offers(numbers: &[u32], times: &Int64Array, created: Option<&Int64Array>) -> Vec<Candidate> {
