@@ -2,7 +2,7 @@
 //! a PostgreSQL server.
 //!
 //! Joining and pulling is done here as for files, by [`super::files`]: the server is asked for the wanted
-//! columns in the wanted range of times and keys, and its rows stream past ([`scan`]); nothing is made in
+//! columns in the wanted range of times and keys, and its rows stream past (`scan`); nothing is made in
 //! the server but what is written there. Sources that are files work besides. Times without a zone are
 //! UTC, whatever the server's zone.
 

@@ -3,7 +3,7 @@
 //! Rows are told apart by key columns. Of each row two digests are kept, of its key and of its values; when
 //! that gets too much, only the keys of one part of the digests' range are kept, and the sets are read again
 //! for every other part. So the answer is exact whatever the size, and the memory stays below
-//! [`KEPT_ROWS`] rows of 48 bytes; rows that share one key are always kept together.
+//! `KEPT_ROWS` rows of 48 bytes; rows that share one key are always kept together.
 //! Then the rows to be shown are fetched, a limited number, by a last reading.
 
 use std::collections::{BTreeMap, HashMap};

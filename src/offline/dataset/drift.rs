@@ -90,10 +90,10 @@ pub(super) fn index_of_numbers(reference: &[f64], data: &[f64]) -> Option<Measur
 
 /// The index of categories; those that the reference does not have, or that were too many, are one.
 pub(super) fn index_of_categories(reference: &Categories, data: &Categories) -> Option<Measure> {
-    let mut names: Vec<_> = reference.counts.keys().collect();
+    let mut names: Vec<&str> = reference.counts.keys().map(AsRef::as_ref).collect();
     // Sums of real numbers depend on their order.
     names.sort_unstable();
-    let bin = |name: &Box<str>| {
+    let bin = |name: &str| {
         let count = |of: &Categories| of.counts.get(name).copied().unwrap_or_default();
         (count(reference), count(data))
     };

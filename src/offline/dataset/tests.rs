@@ -231,7 +231,9 @@ fn psi_oracle(reference: &[f64], data: &[f64]) -> f64 {
         }
         bins.push(Box::new(move |x| !distinct.contains(&x)));
     } else {
-        let mut edges: Vec<f64> = (1..10).map(|tenth| sorted[(tenth * n + 9) / 10 - 1]).collect();
+        let mut edges: Vec<f64> = (1..10)
+            .map(|tenth| sorted[(tenth * n).div_ceil(10) - 1])
+            .collect();
         edges.dedup();
         let mut below = f64::NEG_INFINITY;
         for edge in edges.into_iter().chain([f64::INFINITY]) {

@@ -1,5 +1,5 @@
 //! Validation: whether the values of a dataset, or of a service's log, are distributed like those of a
-//! reference. Both are read once ([`statistics`](super::statistics)); nothing is kept of the rows themselves.
+//! reference. Both are read once (`statistics`); nothing is kept of the rows themselves.
 //!
 //! Columns are compared by name. Join keys and times are only looked at for nulls: other entities at other
 //! times are no fault. A measure fails when it passes its limit and also what chance alone explains for so
