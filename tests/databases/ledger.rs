@@ -259,5 +259,5 @@ async fn an_older_file_is_opened() {
     assert!(ledger.start(&new_run("v", None)).await.unwrap().is_some());
     let versions = sqlx::query("SELECT MAX(version) FROM thali_jobs_migrations");
     let row = versions.fetch_one(database.pool()).await.unwrap();
-    assert_eq!(row.get::<i64, _>(0), 1);
+    assert_eq!(row.get::<i64, _>(0), 2);
 }

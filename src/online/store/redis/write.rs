@@ -155,28 +155,23 @@ impl RedisStore {
                 calls += 1;
             }
             let later = rest.split_off(calls);
-            let now = std::mem::replace(&mut rest, later);
-            let again = match self.send(pipeline).await {
-                Ok(frames) => done.take(&now, &frames, false),
-                Err(error) => {
-                    done.lost(error, now.iter().chain(&rest).copied());
-                    return done;
+            let mut now = std::mem::replace(&mut rest, later);
+            let mut by_text = false;
+            loop {
+                match self.send(pipeline).await {
+                    Ok(frames) => now = done.take(&now, &frames, by_text),
+                    Err(error) => {
+                        done.lost(error, now.iter().chain(&rest).copied());
+                        return done;
+                    }
                 }
-            };
-            if again.is_empty() {
-                continue;
-            }
-            let mut pipeline = Pipeline::default();
-            for rows in &again {
-                append(&mut pipeline, rows, true);
-            }
-            match self.send(pipeline).await {
-                Ok(frames) => {
-                    done.take(&again, &frames, true);
+                if now.is_empty() {
+                    break;
                 }
-                Err(error) => {
-                    done.lost(error, again.iter().chain(&rest).copied());
-                    return done;
+                pipeline = Pipeline::default();
+                by_text = true;
+                for rows in &now {
+                    append(&mut pipeline, rows, by_text);
                 }
             }
         }
@@ -195,12 +190,12 @@ struct Done {
 impl Done {
     /// Counts the answers of some calls. Answers what to call again, by the script's text: calls of one that
     /// the server does not know, and each row of a call that failed for one of its rows.
-    fn take<'a>(&mut self, calls: &[&'a [usize]], frames: &[Bytes], is_last: bool) -> Vec<&'a [usize]> {
+    fn take<'a>(&mut self, calls: &[&'a [usize]], frames: &[Bytes], by_text: bool) -> Vec<&'a [usize]> {
         let mut again = Vec::new();
         for (&rows, frame) in calls.iter().zip(frames) {
             match error_of(frame) {
-                Some(said) if !is_last && said.starts_with("NOSCRIPT") => again.push(rows),
-                Some(_) if !is_last && rows.len() > 1 => again.extend(rows.chunks(1)),
+                Some(said) if !by_text && said.starts_with("NOSCRIPT") => again.push(rows),
+                Some(_) if rows.len() > 1 => again.extend(rows.chunks(1)),
                 Some(said) => self.fail(refused(said), rows.iter().copied()),
                 None => match Walk::new(frame).int() {
                     Ok(count) => self.count += u64::try_from(count).unwrap_or_default(),
