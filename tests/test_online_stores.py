@@ -181,8 +181,7 @@ def test_dynamodb_both_ways(aws: servers.S3, tmp_path: Path) -> None:
     harness.succeed(repo.folder, "online", "truncate", "first", "--yes")
     assert repo.feast_reads([1])["first__i32"] == [None]
     assert repo.feast_reads([1])["second__i32"] == [1]
-    refused = harness.run(repo.folder, "online", "get", "first", "--all")
-    assert refused.returncode == 2 and "cannot list entity keys" in refused.stderr
+    assert len(harness.succeed(repo.folder, "online", "get", "first", "--all").splitlines()) == 1
     repo.store.teardown()
 
 

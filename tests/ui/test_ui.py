@@ -166,7 +166,7 @@ def job(state, **more):
     return {
         "id": "1", "project": "p", "featureView": "weather", "kind": "materialize", "trigger": "cli", "state": state,
         "windowStart": "2013-01-01T00:00:00Z", "windowEnd": "2013-01-02T00:00:00Z", "startedAt": "2013-01-02T00:00:00Z",
-        "endedAt": None, "rowsRead": 10, "rowsWritten": 5, "error": None, **more,
+        "endedAt": None, "rowsRead": 10, "rowsWritten": 5, "rowsResumed": 0, "chunks": 1, "error": None, **more,
     }  # fmt: skip
 
 
