@@ -11,7 +11,7 @@ use opentelemetry_sdk::{
     propagation::TraceContextPropagator,
     trace::{Sampler, SdkTracerProvider},
 };
-use tracing::Span;
+use tracing::{Dispatch, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
@@ -41,27 +41,30 @@ pub struct Telemetry {
 /// # Errors
 /// `Config` when the level or the endpoint is malformed.
 pub fn start(level: &str, traces: Option<Traces<'_>>) -> Result<Telemetry> {
-    let log = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_filter(log_filter(level)?);
+    let log = log_filter(level)?;
     let provider = traces.map(tracer).transpose()?;
-    let log = tracing_subscriber::registry().with(log);
-    // A layer that is `None` would ask for every span.
-    let started = match &provider {
-        None => log.try_init(),
-        Some(provider) => {
-            let spans = tracing_opentelemetry::layer()
-                .with_tracer(provider.tracer("thali"))
-                .with_filter(EnvFilter::new("thali=info"));
-            log.with(spans).try_init()
-        }
-    };
     // A second start (tests) keeps the first subscriber.
-    if let Err(error) = started {
+    if let Err(error) = subscriber(log, provider.as_ref()).try_init() {
         tracing::debug!(%error, "telemetry was set up before");
     }
     Ok(Telemetry { traces: provider })
+}
+
+/// Where events and spans go: to standard error what passes `log`, and to `provider` its traces.
+fn subscriber(log: EnvFilter, provider: Option<&SdkTracerProvider>) -> Dispatch {
+    let log = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_filter(log);
+    let log = tracing_subscriber::registry().with(log);
+    // A layer that is `None` would ask for every span.
+    let Some(provider) = provider else {
+        return log.into();
+    };
+    let spans = tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer("thali"))
+        .with_filter(EnvFilter::new("thali=info"));
+    log.with(spans).into()
 }
 
 fn log_filter(level: &str) -> Result<EnvFilter> {
@@ -128,18 +131,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_traces_there_are_no_spans() {
+    fn spans_are_made_for_traces_only() {
+        let traced = SdkTracerProvider::builder().build();
         for level in ["info", "trace", "thali=trace"] {
-            let log = tracing_subscriber::fmt::layer()
-                .with_writer(std::io::sink)
-                .with_filter(log_filter(level).unwrap());
-            tracing::subscriber::with_default(tracing_subscriber::registry().with(log), || {
-                assert!(
-                    tracing::info_span!(target: SPANS, "request").is_disabled(),
-                    "{level}"
-                );
-                assert!(!tracing::info_span!("other").is_disabled(), "{level}");
-            });
+            for provider in [None, Some(&traced)] {
+                let subscriber = subscriber(log_filter(level).unwrap(), provider);
+                tracing::dispatcher::with_default(&subscriber, || {
+                    let span = tracing::info_span!(target: SPANS, "request");
+                    assert_eq!(span.is_disabled(), provider.is_none(), "{level}");
+                    assert!(!tracing::info_span!("other").is_disabled(), "{level}");
+                });
+            }
         }
     }
 }
