@@ -1,6 +1,6 @@
 //! Reading: one statement for all views of a request, stepped through where it is asked. Its rows, one for
-//! each value, are small and many: through sqlx, which steps in a thread of its own and sends each row over,
-//! a row costs about twice what SQLite itself takes for it.
+//! each value, are small and many. sqlx steps in a thread of its own and sends each row over; to have SQL
+//! gather the rows of a request into one text, so that little is sent, takes twice the time of the rows.
 
 use std::{
     fmt::Write as _,
