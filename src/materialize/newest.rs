@@ -3,10 +3,9 @@
 //! Keys are kept as fingerprints, and the range shrinks when there are more of them than may be in memory:
 //! what is beyond it is left to another pass. It knows neither stores nor sources.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    hash::{BuildHasherDefault, Hash, Hasher},
-};
+use std::collections::{HashMap, hash_map::Entry};
+
+use foldhash::fast::RandomState;
 
 /// Keys known at once: what fills a table of 2^21 places, 86 MB.
 pub(super) const KEYS_AT_ONCE: usize = (1 << 21) / 8 * 7;
@@ -22,8 +21,8 @@ pub(super) struct Rank {
     pub(super) place: u64,
 }
 
-/// A fingerprint, half of which is as good a hash as any.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A fingerprint, in a form that takes no more alignment than a [`Rank`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key([u64; 2]);
 
 impl Key {
@@ -42,37 +41,12 @@ fn low(fingerprint: u128) -> u64 {
     fingerprint as u64
 }
 
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.0[1]);
-    }
-}
-
-#[derive(Default)]
-struct Plain(u64);
-
-impl Hasher for Plain {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = number;
-    }
-}
-
 /// See the module.
 pub(super) struct Newest {
     pub(super) first: u64,
     pub(super) last: u64,
     limit: usize,
-    known: HashMap<Key, Rank, BuildHasherDefault<Plain>>,
+    known: HashMap<Key, Rank, RandomState>,
 }
 
 impl Newest {

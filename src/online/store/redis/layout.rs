@@ -3,7 +3,6 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasherDefault, Hasher},
     ops::Range,
     sync::{
         Arc, Weak,
@@ -12,6 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use foldhash::fast::RandomState;
 
 use super::resp::put_bulk;
 use crate::{model::entity_key::redis_field_hash, online::store::ViewColumns};
@@ -46,7 +46,7 @@ pub(super) struct Layout {
     /// All names of fields, as arguments of a command.
     pub(super) arguments: Vec<u8>,
     /// Fields of features, by the four bytes of their name.
-    hashes: HashMap<u32, usize, BuildHasherDefault<Spread>>,
+    hashes: HashMap<u32, usize, RandomState>,
     /// Fields of event times.
     times: Vec<(Vec<u8>, usize)>,
     /// How many fields the hashes have; 0 is not known yet.
@@ -150,26 +150,6 @@ impl Layout {
             self.size.store(size, Ordering::Relaxed);
             self.packed.store(packed, Ordering::Relaxed);
         }
-    }
-}
-
-/// Spreads names of fields, which are hashes already, over the bits that a table looks at.
-#[derive(Debug, Default)]
-struct Spread(u64);
-
-impl Hasher for Spread {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u32(u32::from(*byte));
-        }
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }
 
