@@ -36,17 +36,8 @@ pub(super) enum Command {
 pub(super) struct CreateArguments {
     /// The dataset's name
     name: String,
-    /// A feature as VIEW:FEATURE, repeatable
-    #[arg(
-        short,
-        long = "features",
-        value_name = "VIEW:FEATURE",
-        required_unless_present = "feature_service"
-    )]
-    features: Vec<String>,
-    /// Every feature of a service instead
-    #[arg(long, value_name = "NAME", conflicts_with = "features")]
-    feature_service: Option<String>,
+    #[command(flatten)]
+    wanted: super::features::Wanted,
     /// Entity rows as a Parquet or CSV file
     #[arg(long, value_name = "FILE")]
     entity_file: String,
@@ -127,8 +118,8 @@ async fn create(global: &Global, arguments: CreateArguments) -> Outcome {
     let request = CreateDatasetFromRetrievalRequest {
         name: arguments.name,
         project: context.config.project.clone(),
-        features: arguments.features,
-        feature_service_name: arguments.feature_service.unwrap_or_default(),
+        features: arguments.wanted.features,
+        feature_service_name: arguments.wanted.feature_service.unwrap_or_default(),
         entity_source_type: "reference".to_owned(),
         entity_source_path: arguments.entity_file,
         storage_path: arguments.path,

@@ -1,4 +1,5 @@
-//! `thali features list` and `describe`: the features of all views of a project.
+//! `thali features list` and `describe`: the features of all views of a project; and how commands are told
+//! which features they are about.
 
 use std::process::ExitCode;
 
@@ -16,6 +17,22 @@ use crate::{
     proto::feast::registry::Feature,
     registry::{Catalog, View, changes::any_view},
 };
+
+/// The features a command is about.
+#[derive(Debug, Args)]
+pub(super) struct Wanted {
+    /// A feature as VIEW:FEATURE, repeatable
+    #[arg(
+        short,
+        long = "features",
+        value_name = "VIEW:FEATURE",
+        required_unless_present = "feature_service"
+    )]
+    pub(super) features: Vec<String>,
+    /// Every feature of a service instead
+    #[arg(long, value_name = "NAME", conflicts_with = "features")]
+    pub(super) feature_service: Option<String>,
+}
 
 /// What can be asked about features.
 #[derive(Debug, Subcommand)]

@@ -45,17 +45,8 @@ pub(super) struct Arguments {
     /// Entity rows as a SQL query over the project's data sources
     #[arg(long, value_name = "SQL", conflicts_with_all = ["dataframe", "entity_file"])]
     entity_sql: Option<String>,
-    /// A feature as VIEW:FEATURE, repeatable
-    #[arg(
-        short,
-        long = "features",
-        value_name = "VIEW:FEATURE",
-        required_unless_present = "feature_service"
-    )]
-    features: Vec<String>,
-    /// Every feature of a service instead
-    #[arg(long, value_name = "NAME", conflicts_with = "features")]
-    feature_service: Option<String>,
+    #[command(flatten)]
+    wanted: super::features::Wanted,
     /// First event time of everything there is, instead of entity rows
     #[arg(short, long, value_parser = moment, conflicts_with_all = ["dataframe", "entity_file", "entity_sql"])]
     start_date: Option<DateTime<Utc>>,
@@ -91,9 +82,9 @@ pub(super) async fn run(global: &Global, arguments: Arguments) -> Outcome {
     let (context, _telemetry) = global.open("warn").await?;
     let request = HistoricalRequest {
         rows,
-        wanted: match arguments.feature_service {
+        wanted: match arguments.wanted.feature_service {
             Some(service) => Wanted::Service(service),
-            None => Wanted::features(arguments.features),
+            None => Wanted::features(arguments.wanted.features),
         },
         full_feature_names: arguments.full_feature_names,
         filter_by_created: arguments.filter_by_created_timestamp,

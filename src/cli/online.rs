@@ -20,17 +20,8 @@ pub(super) struct Arguments {
     /// An entity value or request value as KEY=VALUE; repeat a key for more rows
     #[arg(short, long = "entities", required = true, value_name = "KEY=VALUE", value_parser = key_value)]
     entities: Vec<(String, String)>,
-    /// A feature as VIEW:FEATURE, repeatable
-    #[arg(
-        short,
-        long = "features",
-        value_name = "VIEW:FEATURE",
-        required_unless_present = "feature_service"
-    )]
-    features: Vec<String>,
-    /// Every feature of a service instead
-    #[arg(long, value_name = "NAME", conflicts_with = "features")]
-    feature_service: Option<String>,
+    #[command(flatten)]
+    wanted: super::features::Wanted,
     /// Call features VIEW__FEATURE
     #[arg(long)]
     full_feature_names: bool,
@@ -39,9 +30,9 @@ pub(super) struct Arguments {
 pub(super) async fn run(global: &Global, arguments: Arguments) -> Outcome {
     let (context, _telemetry) = global.open("warn").await?;
     let request = Request {
-        wanted: match arguments.feature_service {
+        wanted: match arguments.wanted.feature_service {
             Some(service) => Wanted::service(service),
-            None => Wanted::features(arguments.features),
+            None => Wanted::features(arguments.wanted.features),
         },
         full_names: arguments.full_feature_names,
         version_metadata: false,
