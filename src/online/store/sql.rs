@@ -29,6 +29,16 @@ pub(super) fn table_name(project: &str, table: &str) -> String {
     format!("{project}_{table}")
 }
 
+/// The columns of such a table that are there whatever the configuration.
+pub(super) const COLUMNS: [&str; 6] = [
+    "entity_key",
+    "feature_name",
+    "value",
+    "value_text",
+    "event_ts",
+    "created_ts",
+];
+
 /// So many `?`, with commas between.
 pub(super) fn placeholders(width: usize) -> String {
     let mut text = "?,".repeat(width);

@@ -16,7 +16,7 @@ use crate::{
     online::store::{
         OlderRow, WriteBatch,
         sql::{
-            LONG_LIMIT, Races,
+            COLUMNS, LONG_LIMIT, Races,
             cells::{decoded, fresh_rows, sorted_columns, value_number},
             is_missing_table,
             vectors::floats,
@@ -205,14 +205,7 @@ impl<'a> Cells<'a> {
         columns: Columns,
         older: OlderRow,
     ) -> Result<(), sqlx::Error> {
-        let mut names = vec![
-            "entity_key",
-            "feature_name",
-            "value",
-            "value_text",
-            "event_ts",
-            "created_ts",
-        ];
+        let mut names = COLUMNS.to_vec();
         let mut arrays = vec![
             "bytea[]",
             "text[]",

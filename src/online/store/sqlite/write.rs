@@ -11,6 +11,7 @@ use crate::{
     online::store::{
         OlderRow, WriteBatch,
         sql::{
+            COLUMNS,
             cells::{decoded, value_number},
             placeholders,
             vectors::floats,
@@ -142,14 +143,7 @@ impl SqliteStore {
     }
 
     fn upsert_statement(&self, table: &str, values: usize) -> String {
-        let mut columns = vec![
-            "entity_key",
-            "feature_name",
-            "value",
-            "value_text",
-            "event_ts",
-            "created_ts",
-        ];
+        let mut columns = COLUMNS.to_vec();
         if self.vector_enabled {
             columns.push("vector_value");
         }
