@@ -110,6 +110,22 @@ pub(crate) const fn only(name: &'static str, kind: Kind, value: &'static str, wh
     }
 }
 
+/// The keys of `first`, then those of `second`.
+pub(crate) const fn joined<const N: usize>(first: &[Key], second: &[Key]) -> [Key; N] {
+    assert!(first.len() + second.len() == N);
+    let mut keys = [accepted("", Kind::Any); N];
+    let mut place = 0;
+    while place < N {
+        keys[place] = if place < first.len() {
+            first[place]
+        } else {
+            second[place - first.len()]
+        };
+        place += 1;
+    }
+    keys
+}
+
 /// Keys of the whole file. Stores and other sections that depend on a `type` are read by hand.
 pub(crate) static TOP: Schema = Schema {
     unknown: Unknown::Warned,

@@ -7,12 +7,58 @@ use sqlx::{
 };
 
 use crate::{
-    config::Section,
+    config::{
+        Section,
+        schema::{Key, Kind as Holds, missing, only, used},
+    },
     error::{Error, Result},
 };
 
 const DEFAULT_PORT: i64 = 5432;
 const DEFAULT_CONNECTIONS: i64 = 10;
+
+/// The keys that name a server in a store's section.
+pub(crate) const KEYS: [Key; 15] = [
+    used("type", Holds::Text, Some("postgres")),
+    used("host", Holds::Text, None),
+    used("port", Holds::Int, Some("5432")),
+    used("database", Holds::Text, None),
+    used("db_schema", Holds::Text, Some("public")),
+    used("user", Holds::Text, None),
+    used("password", Holds::Secret, None),
+    used(
+        "sslmode",
+        Holds::Choice(&[
+            "disable",
+            "allow",
+            "prefer",
+            "require",
+            "verify-ca",
+            "verify-full",
+        ]),
+        Some("require"),
+    ),
+    used("sslkey_path", Holds::Text, None),
+    used("sslcert_path", Holds::Text, None),
+    used("sslrootcert_path", Holds::Text, None),
+    used("max_conn", Holds::Int, Some("10")),
+    missing(
+        "min_conn",
+        Holds::Int,
+        "connections are opened when they are needed",
+    ),
+    only(
+        "conn_type",
+        Holds::Choice(&["singleton", "pool"]),
+        "pool",
+        "connections are opened as they are needed, up to `max_conn` of them",
+    ),
+    missing(
+        "keepalives_idle",
+        Holds::Int,
+        "connections are kept alive as the system has it",
+    ),
+];
 
 /// Where the server is and how to be let in.
 pub(crate) struct Server {

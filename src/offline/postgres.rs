@@ -32,9 +32,9 @@ use super::{
 use crate::{
     config::{
         Section,
-        schema::{Kind as Holds, Schema, Unknown, missing, only, used},
+        schema::{Kind as Holds, Schema, Unknown, joined, missing},
     },
-    database::{self, failure},
+    database::{self, failure, postgres::KEYS},
     error::{Error, Kind, Result},
     proto::feast::core::DataSource,
 };
@@ -49,52 +49,14 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// The keys of the section (Feast's `PostgreSQLOfflineStoreConfig`).
 pub(crate) static SCHEMA: Schema = Schema {
     unknown: Unknown::Refused,
-    keys: &[
-        used("type", Holds::Text, Some("postgres")),
-        used("host", Holds::Text, None),
-        used("port", Holds::Int, Some("5432")),
-        used("database", Holds::Text, None),
-        used("db_schema", Holds::Text, Some("public")),
-        used("user", Holds::Text, None),
-        used("password", Holds::Secret, None),
-        used(
-            "sslmode",
-            Holds::Choice(&[
-                "disable",
-                "allow",
-                "prefer",
-                "require",
-                "verify-ca",
-                "verify-full",
-            ]),
-            Some("require"),
-        ),
-        used("sslkey_path", Holds::Text, None),
-        used("sslcert_path", Holds::Text, None),
-        used("sslrootcert_path", Holds::Text, None),
-        used("max_conn", Holds::Int, Some("10")),
-        missing(
-            "min_conn",
-            Holds::Int,
-            "connections are opened when they are needed",
-        ),
-        only(
-            "conn_type",
-            Holds::Choice(&["singleton", "pool"]),
-            "pool",
-            "each scan has a connection of its own, up to `max_conn` of them",
-        ),
-        missing(
-            "keepalives_idle",
-            Holds::Int,
-            "connections are kept alive as the system has it",
-        ),
-        missing(
+    keys: &joined::<{ KEYS.len() + 1 }>(
+        &KEYS,
+        &[missing(
             "entity_select_mode",
             Holds::Choice(&["temp_table", "embed_query"]),
             "entity rows are joined here: no table and no query is made of them",
-        ),
-    ],
+        )],
+    ),
 };
 
 /// See the module.

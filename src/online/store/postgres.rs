@@ -32,9 +32,9 @@ use super::{
 use crate::{
     config::{
         Section,
-        schema::{Kind as Holds, Schema, Unknown, missing, only, used},
+        schema::{Kind as Holds, Schema, Unknown, joined, missing, used},
     },
-    database::postgres::Server,
+    database::postgres::{KEYS, Server},
     error::{Error, Result},
     model::FeatureView,
 };
@@ -58,60 +58,24 @@ pub static KIND: StoreKind = StoreKind {
 
 static SCHEMA: Schema = Schema {
     unknown: Unknown::Refused,
-    keys: &[
-        used("type", Holds::Text, Some("postgres")),
-        used("host", Holds::Text, None),
-        used("port", Holds::Int, Some("5432")),
-        used("database", Holds::Text, None),
-        used("db_schema", Holds::Text, Some("public")),
-        used("user", Holds::Text, None),
-        used("password", Holds::Secret, None),
-        used(
-            "sslmode",
-            Holds::Choice(&[
-                "disable",
-                "allow",
-                "prefer",
-                "require",
-                "verify-ca",
-                "verify-full",
-            ]),
-            Some("require"),
-        ),
-        used("sslkey_path", Holds::Text, None),
-        used("sslcert_path", Holds::Text, None),
-        used("sslrootcert_path", Holds::Text, None),
-        used("max_conn", Holds::Int, Some("10")),
-        missing(
-            "min_conn",
-            Holds::Int,
-            "connections are opened when they are needed",
-        ),
-        only(
-            "conn_type",
-            Holds::Choice(&["singleton", "pool"]),
-            "pool",
-            "there is always a pool, of up to `max_conn` connections",
-        ),
-        missing(
-            "keepalives_idle",
-            Holds::Int,
-            "connections are kept alive as the system has it",
-        ),
-        used("vector_enabled", Holds::Bool, Some("false")),
-        used("similarity", Holds::Text, None),
-        missing(
-            "vector_len",
-            Holds::Int,
-            "vectors are as long as their field's `vector_length`",
-        ),
-        used("enable_openai_compatible_store", Holds::Bool, Some("false")),
-        missing(
-            "max_batched_result_rows",
-            Holds::Int,
-            "a request is one round trip, however many rows it has",
-        ),
-    ],
+    keys: &joined::<{ KEYS.len() + 5 }>(
+        &KEYS,
+        &[
+            used("vector_enabled", Holds::Bool, Some("false")),
+            used("similarity", Holds::Text, None),
+            missing(
+                "vector_len",
+                Holds::Int,
+                "vectors are as long as their field's `vector_length`",
+            ),
+            used("enable_openai_compatible_store", Holds::Bool, Some("false")),
+            missing(
+                "max_batched_result_rows",
+                Holds::Int,
+                "a request is one round trip, however many rows it has",
+            ),
+        ],
+    ),
 };
 
 /// An opened PostgreSQL online store.
