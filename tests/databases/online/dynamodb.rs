@@ -6,7 +6,7 @@ use bytes::Bytes;
 use thali::{
     error::Kind,
     model::{FeatureView, ValueType},
-    online::store::{OlderRow, Table},
+    online::store::{OlderRow, OnlineStore, Table},
 };
 
 use super::{
@@ -24,6 +24,18 @@ fn section() -> String {
 
 async fn home() -> Home {
     Home::new(&section())
+}
+
+/// A store with the table of a view of two features.
+async fn with_pair() -> (Home, Arc<dyn OnlineStore>, Arc<FeatureView>) {
+    let home = home().await;
+    let store = home.open().await;
+    let v = pair("v");
+    store
+        .provision(&home.project, &[Arc::clone(&v)], &[])
+        .await
+        .unwrap();
+    (home, store, v)
 }
 
 /// A call of somebody else; moto looks at nothing of a signature but the region.
@@ -61,11 +73,8 @@ conformance!(
 
 #[tokio::test]
 async fn keys_of_rows_that_feast_wrote_are_not_left_out_in_silence() {
-    let home = home().await;
-    let store = home.open().await;
-    let v = pair("v");
+    let (home, store, v) = with_pair().await;
     let project = &home.project;
-    store.provision(project, &[Arc::clone(&v)], &[]).await.unwrap();
     let table = Table::of(&v);
     let batch = rows(
         &["a", "b"],
@@ -95,11 +104,8 @@ async fn keys_of_rows_that_feast_wrote_are_not_left_out_in_silence() {
 
 #[tokio::test]
 async fn a_write_of_some_features_keeps_the_others() {
-    let home = home().await;
-    let store = home.open().await;
-    let v = pair("v");
+    let (home, store, v) = with_pair().await;
     let project = &home.project;
-    store.provision(project, &[Arc::clone(&v)], &[]).await.unwrap();
     let table = Table::of(&v);
     let both = rows(&["a", "b"], &[(key("1"), TEN, &["1a", "1b"])]);
     store.write(project, &table, &both, OlderRow::Skip).await.unwrap();
@@ -131,11 +137,8 @@ async fn a_write_of_some_features_keeps_the_others() {
 
 #[tokio::test]
 async fn times_with_and_without_a_fraction_are_compared_as_times() {
-    let home = home().await;
-    let store = home.open().await;
-    let v = pair("v");
+    let (home, store, v) = with_pair().await;
     let project = &home.project;
-    store.provision(project, &[Arc::clone(&v)], &[]).await.unwrap();
     let write = async |time| {
         let batch = rows(&["a", "b"], &[(key("1"), time, &["a", "b"])]);
         store
@@ -193,11 +196,8 @@ async fn more_features_than_an_expression_takes() {
 
 #[tokio::test]
 async fn a_batch_that_fails_names_its_rows() {
-    let home = home().await;
-    let store = home.open().await;
-    let v = pair("v");
+    let (home, store, v) = with_pair().await;
     let project = &home.project;
-    store.provision(project, &[Arc::clone(&v)], &[]).await.unwrap();
     let mut batch = rows(
         &["a", "b"],
         &[(key("1"), TEN, &["a", "b"]), (key("2"), TEN, &["a", "b"])],
