@@ -197,8 +197,9 @@ async fn no_chat_page() -> Response {
     (StatusCode::NOT_FOUND, axum::Json(json!({"detail": text}))).into_response()
 }
 
-/// Feast's feature server has a chat page whose answer is fixed.
-async fn chat() -> Response {
+/// Feast's feature server has a chat page whose answer is fixed. The body is read, since a connection with
+/// an unread one is closed.
+async fn chat(_body: Bytes) -> Response {
     axum::Json(json!({"response": "This is a dummy response from the Feast feature server."})).into_response()
 }
 

@@ -36,6 +36,8 @@ const MOST_ROWS: i64 = 10_000;
 /// databases limit these as well as how long a condition may be.
 const MOST_COMPARISONS: usize = 500;
 const MOST_VALUES: usize = 10_000;
+/// The most bytes of a text to search for: databases take long for many words, and PostgreSQL refuses very many.
+const MOST_TEXT: usize = 32 << 10;
 
 /// A search as it is asked for.
 #[derive(Debug, Clone)]
@@ -102,6 +104,9 @@ impl Server {
             filter: request.filter,
             top_k: top_k(request.top_k)?,
         };
+        if let Some(text) = &search.text {
+            check_text(text)?;
+        }
         if let Some(filter) = &search.filter {
             check_filter(filter, &table.view)?;
             check_size(filter)?;
@@ -201,6 +206,17 @@ fn check_filter(filter: &Filter, view: &FeatureView) -> Result<()> {
             )))
         }
     }
+}
+
+fn check_text(text: &str) -> Result<()> {
+    if text.len() <= MOST_TEXT {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "`query_string` has {} bytes, and may have {MOST_TEXT}",
+        text.len()
+    ))
+    .hint("search for the words that matter"))
 }
 
 fn check_size(filter: &Filter) -> Result<()> {

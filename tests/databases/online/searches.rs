@@ -221,6 +221,13 @@ pub(crate) async fn conditions_hold_before_the_best_are_picked(home: &Home) {
     let values: Vec<i64> = (0..9_501).map(|n| 50 - n).collect();
     wide.push(compare(In, "number", json!(values)));
     assert_eq!(near_one(Filter::Or(wide)).await, [1, 2]);
+    let all = (0..500).map(|n| compare(NotEqual, "number", json!(if n == 499 { 10 } else { 1_000 + n })));
+    assert_eq!(near_one(both(all.collect())).await, [2, 3]);
+    let anything = Filter::Or(vec![compare(Equal, "number", json!(50)), both(vec![])]);
+    assert_eq!(
+        near_one(both(vec![anything, compare(Equal, "good", json!(true))])).await,
+        [4, 5]
+    );
     let deep = (0..60).fold(compare(Equal, "number", json!(50)), |inner, level| {
         match level % 2 {
             0 => Filter::Or(vec![inner]),

@@ -179,6 +179,7 @@ async fn searches_that_make_no_sense_are_the_callers_mistake() {
             json!({"filters": {"type": "in", "key": "name", "value": vec!["x"; 10_001]}}),
             "10001 values",
         ),
+        (json!({"query_string": "w ".repeat(20_000)}), "40000 bytes"),
     ] {
         let mut body = json!({"features": ["doc_fv:name"], "query": [0.5, 1], "top_k": 2, "api_version": 2});
         body.as_object_mut()
