@@ -26,6 +26,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -265,17 +266,29 @@ def store_cpu(pid):
     return total / TICKS
 
 
+def watched(pid, peak, over):
+    """Puts the most memory a process has had into `peak`, in MiB. (What `wait4` says of it counts what this process had, too.)"""
+    while not over.wait(0.02):
+        lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+        peak[0] = max(peak[0], *(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
+
+
 def measured(command, store):
     """Wall and CPU seconds of a command and its children, its peak memory in MiB, CPU seconds of the store."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("FEAST_", "THALI_"))} | {"FEAST_USAGE": "False"}
     before, began = store_cpu(store.process), time.monotonic()
     process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+    peak, over = [0.0], threading.Event()
+    watch = threading.Thread(target=watched, args=(process.pid, peak, over))
+    watch.start()
     said = process.stdout.read().decode(errors="replace")
+    over.set()
+    watch.join()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, said
     wall = time.monotonic() - began
-    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, store_cpu(store.process) - before
+    return wall, usage.ru_utime + usage.ru_stime, peak[0], store_cpu(store.process) - before
 
 
 def main():

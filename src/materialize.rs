@@ -9,6 +9,7 @@ mod checkpoint;
 mod computed;
 mod copy;
 mod newest;
+mod ordered;
 mod run;
 
 use std::{

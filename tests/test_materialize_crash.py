@@ -31,7 +31,7 @@ assert sum(KILLS.values()) == 100
 #: Kills before a run may finish.
 MOST_KILLS = 5
 #: As many keys as a run needs to take many times as long as there is between two notes of its progress, on fast machines, too.
-KEYS = {"sqlite": 4_000, "postgres": 4_000, "redis": 10_000}
+KEYS = {"sqlite": 4_000, "postgres": 4_000, "redis": 5_000}
 BATCH = {"sqlite": 25, "postgres": 25, "redis": 2}
 ROWS_OF_A_KEY, FEATURES = 2, 5
 START = datetime(2026, 3, 1, tzinfo=UTC)

@@ -1,8 +1,8 @@
 //! [`Checkpoint`]: how far an unfinished run of a view came, for the next one to go on from.
 //!
 //! Rows are stored pass by pass over ranges of keys, and within a pass part by part of the source, each in
-//! its order. So the range and a count of rows for each part say what is stored. They hold only for the very
-//! same view, window and files.
+//! its order, or all of them in the order of their keys. So the range and a count of rows for each part say
+//! what is stored. They hold only for the very same view, window, files and kind of store.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -71,13 +71,14 @@ impl Checkpoint {
 }
 
 /// What decides which bytes are stored for a row, in a few letters.
-pub(super) fn spec(view: &FeatureView, version: Version, older: OlderRow) -> String {
+pub(super) fn spec(view: &FeatureView, version: Version, older: OlderRow, store: &str) -> String {
     let parts = (
         &view.join_keys,
         &view.features,
         &view.batch_source,
         version,
         older,
+        store,
     );
     hex::encode(Sha256::digest(format!("{parts:?}")))
 }

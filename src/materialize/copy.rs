@@ -3,19 +3,23 @@
 //!
 //! So each key is written once, with its newest row, in whatever order the rows come and however many parts
 //! are read side by side; and memory is bounded by the keys of a range, not by the window. Parts go through
-//! a reader and a writer with a short queue between: a slow store slows the reading down.
+//! a reader and a writer with a short queue between: a slow store slows the reading down. For a store that
+//! takes rows faster in the order of their keys, the newest rows of all parts are sorted into one.
 
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use arrow::{array::UInt32Array, compute::take_record_batch, record_batch::RecordBatch};
 use bytes::Bytes;
-use datafusion::execution::SendableRecordBatchStream;
+use datafusion::{
+    error::DataFusionError, execution::SendableRecordBatchStream,
+    physical_plan::stream::RecordBatchStreamAdapter,
+};
 use futures::StreamExt as _;
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -23,12 +27,13 @@ use super::{
     Progress,
     checkpoint::Checkpoint,
     newest::{KEYS_AT_ONCE, Newest, Rank},
+    ordered::{in_key_order, keyed, with_key},
 };
 use crate::{
     context::Context,
     error::{Error, Result},
     metrics::ViewLabel,
-    model::FeatureView,
+    model::{FeatureView, entity_key::Version},
     offline::store::{Parts, Pull},
     online::{
         ingest::{self, Identities},
@@ -90,12 +95,19 @@ enum Ended {
     Lost,
 }
 
-/// One part of the source in a pass.
+/// What rows a part has.
+enum Rows {
+    /// Those of a part of the source; `placed` when they have the places they had when the newest were found.
+    OfSource { placed: bool },
+    /// The newest, by their keys.
+    Newest,
+}
+
+/// Rows to store in a pass, in an order.
 struct Part {
     number: usize,
     rows: SendableRecordBatchStream,
-    /// Whether rows have the places they had when the newest were found.
-    placed: bool,
+    kind: Rows,
     /// Rows that need not be stored again.
     stored: u64,
 }
@@ -108,6 +120,8 @@ struct Pass {
     stored: Mutex<Vec<u64>>,
     /// Whether the keys before the range were stored by an earlier run.
     resumes: bool,
+    /// Whether [`Ended::Lost`] was found before rows were sorted.
+    lost: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -199,8 +213,9 @@ impl Copy {
             // Other rows than those that were stored may be the newest now.
             state.restart();
         }
-        if !is_same || state.stored.len() != streams.len() {
-            state.stored = vec![0; streams.len()];
+        let parts = self.parts(&streams);
+        if !is_same || state.stored.len() != parts {
+            state.stored = vec![0; parts];
         }
         state.source = fingerprint;
         let placed = state.source.is_some();
@@ -249,11 +264,11 @@ impl Copy {
         resumes: bool,
     ) -> Result<Ended> {
         let Parts { streams, fingerprint } = self.pull(state, true).await?;
-        let placed =
-            fingerprint.is_some() && fingerprint == state.source && state.stored.len() == streams.len();
+        let parts = self.parts(&streams);
+        let placed = fingerprint.is_some() && fingerprint == state.source && state.stored.len() == parts;
         if !placed {
             newest.forget_places();
-            state.stored = vec![0; streams.len()];
+            state.stored = vec![0; parts];
             state.source = fingerprint;
         }
         let pass = Arc::new(Pass {
@@ -261,15 +276,28 @@ impl Copy {
             newest: Mutex::new(newest),
             stored: Mutex::new(state.stored.clone()),
             resumes,
+            lost: AtomicBool::new(false),
         });
+        let of_source = |(number, rows)| Part {
+            number,
+            rows,
+            kind: Rows::OfSource { placed },
+            stored: 0,
+        };
+        let mut parts: Vec<Part> = streams.into_iter().enumerate().map(of_source).collect();
+        if self.in_key_order() {
+            let newest = parts.into_iter().map(|part| Arc::clone(&pass).newest(part));
+            parts = vec![Part {
+                number: 0,
+                rows: in_key_order(newest.collect())?,
+                kind: Rows::Newest,
+                stored: 0,
+            }];
+        }
         let mut tasks = JoinSet::new();
-        for (number, rows) in streams.into_iter().enumerate() {
-            let part = Part {
-                number,
-                rows,
-                placed,
-                stored: state.stored[number],
-            };
+        for (mut part, stored) in parts.into_iter().zip(&state.stored) {
+            part.stored = *stored;
+            let number = part.number;
             let (sender, receiver) = mpsc::channel(1);
             tasks.spawn(Arc::clone(&pass).read(part, sender));
             tasks.spawn(Arc::clone(&pass).write(number, receiver));
@@ -280,8 +308,11 @@ impl Copy {
             tokio::select! {
                 ended = tasks.join_next() => match ended {
                     None => break,
-                    Some(ended) => if let Ended::Lost = joined(ended)? {
-                        return Ok(Ended::Lost);
+                    Some(ended) => match joined(ended) {
+                        Err(_) if pass.lost.load(Ordering::Relaxed) => return Ok(Ended::Lost),
+                        ended => if let Ended::Lost = ended? {
+                            return Ok(Ended::Lost);
+                        },
                     },
                 },
                 _ = notes.tick() => {
@@ -314,16 +345,28 @@ impl Copy {
         ))
     }
 
+    fn version(&self) -> Version {
+        self.context.config.entity_key_version
+    }
+
     fn identities(&self, batch: &RecordBatch) -> Result<Identities> {
         let (time, created) = self.columns()?;
-        let version = self.context.config.entity_key_version;
-        ingest::identities(&self.view, version, batch, time, created)
+        ingest::identities(&self.view, self.version(), batch, time, created)
     }
 
     fn encoded(&self, batch: &RecordBatch) -> Result<WriteBatch> {
         let (time, created) = self.columns()?;
-        let version = self.context.config.entity_key_version;
-        ingest::write_batch(&self.view, version, batch, time, created)
+        ingest::write_batch(&self.view, self.version(), batch, time, created)
+    }
+
+    /// Whether the store wants its rows by their keys.
+    fn in_key_order(&self) -> bool {
+        self.context.online.prefers_key_order(&self.view)
+    }
+
+    /// In how many parts the rows of these streams are stored.
+    fn parts(&self, streams: &[SendableRecordBatchStream]) -> usize {
+        if self.in_key_order() { 1 } else { streams.len() }
     }
 
     /// Rows of one write.
@@ -398,8 +441,69 @@ impl Pass {
         Ok(Ended::Done)
     }
 
+    /// The newest rows of a part, each with its key.
+    fn newest(self: Arc<Self>, part: Part) -> SendableRecordBatchStream {
+        let schema = with_key(&part.rows.schema());
+        let rows = futures::stream::try_unfold((self, part, 0), {
+            let schema = Arc::clone(&schema);
+            move |(pass, mut part, mut place)| {
+                let schema = Arc::clone(&schema);
+                async move {
+                    while let Some(batch) = part.rows.next().await {
+                        let batch = batch?;
+                        let (chosen, passed) = pass.choose(&batch, &part, place)?;
+                        place += batch.num_rows() as u64;
+                        if let Some(row) = passed
+                            && !pass.is_stored(&batch.slice(row, 1)).await?
+                        {
+                            pass.lost.store(true, Ordering::Relaxed);
+                            return Err(Error::unavailable("rows that were stored are there no more").into());
+                        }
+                        if !chosen.is_empty() {
+                            let batch = take_record_batch(&batch, &UInt32Array::from(chosen))?;
+                            let keys = ingest::key_column(&pass.copy.view, pass.copy.version(), &batch)?;
+                            return Ok(Some((keyed(&batch, &schema, keys)?, (pass, part, place))));
+                        }
+                    }
+                    Ok::<_, DataFusionError>(None)
+                }
+            }
+        });
+        Box::pin(RecordBatchStreamAdapter::new(schema, rows))
+    }
+
     /// The rows of a batch that are to be stored; and one that is stored already, if there is any.
     fn choose(&self, batch: &RecordBatch, part: &Part, place: u64) -> Result<(Vec<u32>, Option<usize>)> {
+        match part.kind {
+            Rows::OfSource { placed } => self.choose_newest(batch, part, placed, place),
+            Rows::Newest => Ok(self.choose_rest(batch.num_rows(), part.stored, place)),
+        }
+    }
+
+    /// The rows from the place on that is not stored.
+    fn choose_rest(&self, rows: usize, stored: u64, place: u64) -> (Vec<u32>, Option<usize>) {
+        let rest = (0..).take(rows).filter(|row| place + u64::from(*row) >= stored);
+        let rest: Vec<u32> = rest.collect();
+        let before = rows - rest.len();
+        // They were counted when they were found.
+        self.copy
+            .counters
+            .read
+            .fetch_sub(before as u64, Ordering::Relaxed);
+        self.copy
+            .counters
+            .resumed
+            .fetch_add(before as u64, Ordering::Relaxed);
+        (rest, (before > 0).then_some(0))
+    }
+
+    fn choose_newest(
+        &self,
+        batch: &RecordBatch,
+        part: &Part,
+        placed: bool,
+        place: u64,
+    ) -> Result<(Vec<u32>, Option<usize>)> {
         let who = self.copy.identities(batch)?;
         let counters = &self.copy.counters;
         let (mut chosen, mut passed) = (Vec::new(), None);
@@ -423,7 +527,7 @@ impl Pass {
                 read += 1;
             }
             let Some(key) = *key else { continue };
-            if !newest.wins(key, rank(&who, at, part.placed.then_some((part.number, place)))) {
+            if !newest.wins(key, rank(&who, at, placed.then_some((part.number, place)))) {
                 continue;
             }
             if before {

@@ -208,7 +208,12 @@ impl Run {
     async fn copy(&self, view: Arc<FeatureView>) -> Result<(DateTime<Utc>, DateTime<Utc>)> {
         let Self { context, request, .. } = self;
         let (start, end) = span(context, &view, request.window)?;
-        let spec = spec(&view, context.config.entity_key_version, request.older);
+        let spec = spec(
+            &view,
+            context.config.entity_key_version,
+            request.older,
+            context.online.name(),
+        );
         let left = context.ledger.checkpoint(&request.project, &view.name).await?;
         let left = left
             .and_then(|text| Checkpoint::parse(&text))

@@ -16,7 +16,7 @@ use chrono::Utc;
 
 pub use frame::Frame;
 pub use journal::{Journal, JournalOptions};
-pub use rows::{Identities, identities, write_batch};
+pub use rows::{Identities, identities, key_column, write_batch};
 
 use self::{programs::Programs, rows::Rows};
 use super::{

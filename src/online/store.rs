@@ -170,6 +170,11 @@ pub trait OnlineStore: Send + Sync + 'static {
         false
     }
 
+    /// Whether many rows are stored faster in the order of their serialized keys, as in a B-tree.
+    fn prefers_key_order(&self, _view: &FeatureView) -> bool {
+        false
+    }
+
     /// Its type as in `online_store.type`, for messages and metrics.
     fn name(&self) -> &'static str;
 

@@ -1,7 +1,7 @@
 //! Typed columns to a store's rows: keys are encoded, rows that say nothing are left out.
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray as _},
+    array::{Array, ArrayRef, AsArray as _, BinaryArray, BinaryBuilder},
     compute::{CastOptions, cast_with_options},
     datatypes::{DataType, TimeUnit, TimestampMicrosecondType},
     record_batch::RecordBatch,
@@ -138,6 +138,31 @@ pub fn identities(
         event_times: rows.event_times.iter().map(known).collect(),
         created_times,
     })
+}
+
+/// The serialized entity keys of rows that all have one.
+///
+/// # Errors
+/// As [`write_batch`].
+pub fn key_column(view: &FeatureView, version: Version, batch: &RecordBatch) -> Result<BinaryArray> {
+    let rows = Rows {
+        keys: keys(view, batch)?,
+        features: Vec::new(),
+        event_times: Vec::new(),
+        created_times: Vec::new(),
+    };
+    let (encoder, dummy) = (rows.encoder(view, version)?, dummy());
+    let (mut bytes, mut key) = (Vec::new(), Vec::new());
+    let mut column = BinaryBuilder::with_capacity(batch.num_rows(), 0);
+    for row in 0..batch.num_rows() {
+        rows.key(row, &dummy, &mut key);
+        bytes.clear();
+        encoder
+            .append(&mut bytes, &key)
+            .map_err(|error| error.context(format!("row {row} of feature view `{}`", view.name)))?;
+        column.append_value(&bytes);
+    }
+    Ok(column.finish())
 }
 
 /// A view's rows from Arrow columns under their mapped names. Rows without an event time or with a null

@@ -191,6 +191,10 @@ impl OnlineStore for HybridStore {
         self.of(view).is_ok_and(|store| store.unknown_is_present(view))
     }
 
+    fn prefers_key_order(&self, view: &FeatureView) -> bool {
+        self.of(view).is_ok_and(|store| store.prefers_key_order(view))
+    }
+
     async fn delete(&self, project: &str, table: &Table, keys: &[Bytes]) -> Result<u64> {
         self.of(&table.view)?.delete(project, table, keys).await
     }

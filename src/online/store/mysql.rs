@@ -300,6 +300,10 @@ impl OnlineStore for MySqlStore {
         Ok((keys.collect(), next))
     }
 
+    fn prefers_key_order(&self, _: &FeatureView) -> bool {
+        true
+    }
+
     fn name(&self) -> &'static str {
         KIND.name
     }

@@ -234,6 +234,10 @@ impl OnlineStore for PostgresStore {
             .await
     }
 
+    fn prefers_key_order(&self, _: &FeatureView) -> bool {
+        true
+    }
+
     fn name(&self) -> &'static str {
         KIND.name
     }

@@ -358,6 +358,10 @@ impl OnlineStore for SqliteStore {
         })
     }
 
+    fn prefers_key_order(&self, _: &FeatureView) -> bool {
+        true
+    }
+
     fn name(&self) -> &'static str {
         KIND.name
     }
