@@ -81,7 +81,9 @@ impl Newest {
             // Keys are spread evenly, so this sheds about a quarter of them.
             self.last = self.first + (self.last - self.first) / 4 * 3;
             let last = self.last;
-            self.known.retain(|key, _| key.0[0] <= last);
+            // Taken out and put back: a table that entries were only removed from would grow with the next.
+            let kept: Vec<_> = self.known.drain().filter(|(key, _)| key.0[0] <= last).collect();
+            self.known.extend(kept);
         }
         if self.contains(key) {
             self.known.insert(Key::of(key), rank);
