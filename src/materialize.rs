@@ -13,6 +13,7 @@ mod ordered;
 mod run;
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -175,7 +176,8 @@ async fn checked(context: &Context, request: &Request) -> Result<(Arc<Catalog>, 
     Ok((catalog, views))
 }
 
-/// The views a request without or with names means, before anything is read; on-demand views come last.
+/// The views a request without or with names means, each once, before anything is read; on-demand views come
+/// last.
 ///
 /// # Errors
 /// `FeatureViewNotFound`, or `InvalidArgument` for a view that is not served online.
@@ -197,7 +199,8 @@ pub fn chosen(catalog: &Catalog, names: &[String]) -> Result<Vec<Target>> {
         return Ok(stored.chain(computed).collect());
     }
     let mut views = Vec::with_capacity(names.len());
-    for name in names {
+    let mut seen = HashSet::new();
+    for name in names.iter().filter(|name| seen.insert(*name)) {
         if let Some(View::OnDemand(view)) = catalog.view(name) {
             computed::check(view, catalog)?;
             views.push(Target::Computed(Arc::clone(view)));
