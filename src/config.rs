@@ -25,7 +25,9 @@ use problem::Problems;
 pub use registry::{CacheMode, RegistryBackend, RegistryConfig, SchemaMode, SqlRegistry};
 pub(crate) use schema::Schema;
 pub use section::Section;
-pub use serving::{AuditConfig, AuditSink, FeatureServerConfig, OnlineConfig, PushBatching, UnknownEntity};
+pub use serving::{
+    AuditConfig, AuditSink, FeatureLogConfig, FeatureServerConfig, OnlineConfig, PushBatching, UnknownEntity,
+};
 
 use crate::{model::entity_key, online::store::StoreKind};
 

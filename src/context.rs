@@ -12,6 +12,7 @@ use crate::{
     metrics::Metrics,
     offline::{files, postgres::PostgresStore, store::OfflineStore},
     online::{
+        feature_log::FeatureLog,
         ingest::Journal,
         store::{OnlineStore, kind},
     },
@@ -37,6 +38,8 @@ pub struct Context {
     pub transformer: Arc<Transformer>,
     /// Where pushed rows wait for the offline store, in a node that takes pushes and is told to.
     pub push_journal: Option<Arc<Journal>>,
+    /// Where served features wait for their logs, in a node that serves features and is told to.
+    pub feature_log: Option<Arc<FeatureLog>>,
     pub ledger: Arc<Ledger>,
     /// Saved datasets being made.
     pub datasets: Arc<DatasetJobs>,
@@ -84,6 +87,7 @@ impl Context {
             online,
             offline,
             push_journal: None,
+            feature_log: None,
             transformer: Arc::new(
                 Transformer::new(config.thali.python.clone(), Arc::clone(&metrics))
                     .with_service(config.feature_server.transformation_service.as_deref())?,

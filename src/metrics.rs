@@ -77,6 +77,13 @@ pub struct PushLabels {
     pub mode: &'static str,
 }
 
+/// A feature service and what became of rows for its log: `written`, `queue_full` or `failed`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LogLabels {
+    pub feature_service: String,
+    pub outcome: &'static str,
+}
+
 /// An on-demand view and how it is written.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TransformLabels {
@@ -163,6 +170,9 @@ pub struct Metrics {
     pub materialized_chunks: Family<ViewLabel, Counter>,
     pub registry_refreshes: Counter,
     pub registry_failures: Counter,
+    pub log_rows: Family<LogLabels, Counter>,
+    /// Rows in the queue.
+    pub log_waiting: Gauge,
 }
 
 impl Default for Metrics {
@@ -202,6 +212,8 @@ impl Metrics {
             materialized_chunks: Family::default(),
             registry_refreshes: Counter::default(),
             registry_failures: Counter::default(),
+            log_rows: Family::default(),
+            log_waiting: Gauge::default(),
         };
         metrics.register_requests(shown);
         metrics.register_work(shown);
@@ -380,6 +392,16 @@ impl Metrics {
             "thali_registry_failures",
             "Times the registry could not be looked at",
             self.registry_failures.clone(),
+        );
+        r.register(
+            "thali_feature_log_rows",
+            "Served rows for a service's log, by what became of them",
+            self.log_rows.clone(),
+        );
+        r.register(
+            "thali_feature_log_waiting",
+            "Served rows that wait to be logged",
+            self.log_waiting.clone(),
         );
     }
 }

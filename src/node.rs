@@ -20,7 +20,10 @@ use crate::{
     error::{Error, Kind, Result},
     http::Readiness,
     metrics::ProjectView,
-    online::ingest::{Journal, JournalOptions},
+    online::{
+        feature_log::FeatureLog,
+        ingest::{Journal, JournalOptions},
+    },
     schedule::driver,
 };
 
@@ -99,6 +102,7 @@ pub async fn serve(mut context: Context, options: ServeOptions) -> Result<()> {
     let mut signals = Signals::listen()?;
     if options.roles.contains(&Role::Online) {
         context.push_journal = push_journal(&context)?;
+        context.feature_log = feature_log(&context);
     }
     let bound = listeners::bind(&options)?;
     let tls = match &options.tls {
@@ -209,6 +213,18 @@ fn push_journal(context: &Context) -> Result<Option<Arc<Journal>>> {
     Journal::open(options).map(Some)
 }
 
+/// Where served features wait for their logs, if they are to be logged.
+fn feature_log(context: &Context) -> Option<Arc<FeatureLog>> {
+    let config = context.config.feature_server.feature_log.as_ref()?;
+    let log = FeatureLog::start(
+        config,
+        Arc::clone(&context.offline),
+        Arc::clone(&context.metrics),
+        context.background.handle(),
+    );
+    Some(Arc::new(log))
+}
+
 async fn drain(context: &Context, handle: &Handle<SocketAddr>, stop: &CancellationToken, tasks: &mut Tasks) {
     let thali = &context.config.thali;
     tokio::time::sleep(thali.shutdown_delay).await;
@@ -218,6 +234,10 @@ async fn drain(context: &Context, handle: &Handle<SocketAddr>, stop: &Cancellati
         while tasks.next().await.is_some() {}
         context.writes.close();
         context.writes.wait().await;
+        // Nothing is served any more.
+        if let Some(log) = &context.feature_log {
+            log.close().await;
+        }
     };
     // A little longer than the listeners' own limit, so that they end first.
     if tokio::time::timeout(thali.shutdown_grace + Duration::from_secs(2), finish)

@@ -6,6 +6,7 @@ pub mod files;
 pub mod flight;
 pub mod postgres;
 pub mod retrieve;
+pub mod served_log;
 pub mod store;
 
 #[cfg(test)]

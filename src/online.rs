@@ -1,5 +1,6 @@
 //! The online role: reading and writing feature values by entity key.
 
+pub mod feature_log;
 pub mod grpc;
 pub mod http;
 pub mod ingest;

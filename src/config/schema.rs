@@ -296,7 +296,7 @@ pub(crate) static FEATURE_SERVER: Schema = Schema {
         accepted("type", Kind::Choice(&["local", "mcp"])),
         accepted("enabled", Kind::Bool),
         accepted("metrics", Kind::Section(&serving::METRICS)),
-        accepted("feature_logging", Kind::Section(&FEATURE_LOGGING)),
+        accepted("feature_logging", Kind::Section(&serving::FEATURE_LOGGING)),
         accepted("audit_logging", Kind::Section(&serving::AUDIT)),
         used("offline_push_batching_enabled", Kind::Bool, None),
         used("offline_push_batching_batch_size", Kind::Int, None),
@@ -310,21 +310,6 @@ pub(crate) static FEATURE_SERVER: Schema = Schema {
         accepted("mcp_server_name", Kind::Text),
         accepted("mcp_server_version", Kind::Text),
         accepted("mcp_transport", Kind::Choice(&["sse", "http"])),
-    ],
-};
-
-static FEATURE_LOGGING: Schema = Schema {
-    unknown: Unknown::Refused,
-    keys: &[
-        missing(
-            "enabled",
-            Kind::Bool,
-            "served features are not logged to the offline store by thali",
-        ),
-        accepted("flush_interval_secs", Kind::Int),
-        accepted("write_to_disk_interval_secs", Kind::Int),
-        accepted("queue_capacity", Kind::Int),
-        accepted("emit_timeout_micro_secs", Kind::Int),
     ],
 };
 

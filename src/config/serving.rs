@@ -60,6 +60,8 @@ pub struct FeatureServerConfig {
     pub audit: Option<AuditConfig>,
     /// `transformation_service_endpoint`: who runs on-demand functions over data frames.
     pub transformation_service: Option<String>,
+    /// How services' answers are logged; `None`: they are not.
+    pub feature_log: Option<FeatureLogConfig>,
     /// How pushed rows wait for the offline store; `None`: they do not.
     pub push_batching: Option<PushBatching>,
 }
@@ -73,6 +75,15 @@ pub struct PushBatching {
     pub journal: PathBuf,
     /// The most bytes that may wait.
     pub limit: u64,
+}
+
+/// Feast's log of served features.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeatureLogConfig {
+    /// Rows that may wait to be logged; those that come then are dropped.
+    pub queue_rows: usize,
+    /// How often logs are written to.
+    pub interval: Duration,
 }
 
 /// Feast's audit log of requests.
@@ -134,6 +145,26 @@ pub(super) static AUDIT: Schema = Schema {
         used("sink", Kind::Choice(&["stdout", "file", "logger"]), None),
         used("file_path", Kind::Text, None),
         used("log_successful_reads", Kind::Bool, None),
+    ],
+};
+
+/// The keys of `feature_server.feature_logging`.
+pub(super) static FEATURE_LOGGING: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[
+        used("enabled", Kind::Bool, None),
+        used("flush_interval_secs", Kind::Int, None),
+        used("queue_capacity", Kind::Int, None),
+        missing(
+            "write_to_disk_interval_secs",
+            Kind::Int,
+            "rows wait in memory until they are added to their log, every `flush_interval_secs` or when they are many",
+        ),
+        missing(
+            "emit_timeout_micro_secs",
+            Kind::Int,
+            "a request never waits for the log: rows that do not fit in the queue are dropped at once and counted",
+        ),
     ],
 };
 
@@ -209,8 +240,35 @@ pub(super) fn feature_server(walk: &mut Walk) -> FeatureServerConfig {
             sink,
             successful_reads: settings.bool(&audit("log_successful_reads")).unwrap_or(true),
         }),
+        feature_log: feature_log(walk),
         push_batching: push_batching(walk),
     }
+}
+
+/// Off unless it is switched on, with Feast's numbers.
+fn feature_log(walk: &mut Walk) -> Option<FeatureLogConfig> {
+    let key = |name: &str| format!("feature_server.feature_logging.{name}");
+    let wanted = walk.settings.bool(&key("enabled")).unwrap_or(false);
+    let mut number = |name: &str, usual: u32| match walk.settings.int(&key(name)) {
+        None => usual,
+        Some(number) => {
+            let fits = u32::try_from(number).ok().filter(|&number| number > 0);
+            if fits.is_none() {
+                let line = walk.settings.line(&key(name));
+                let problem = Problem::error("a whole number above 0 is wanted here").at(line);
+                walk.report(problem.key(key(name)));
+            }
+            fits.unwrap_or(usual)
+        }
+    };
+    let (interval, queue) = (
+        number("flush_interval_secs", 600),
+        number("queue_capacity", 100_000),
+    );
+    wanted.then(|| FeatureLogConfig {
+        queue_rows: usize::try_from(queue).unwrap_or(usize::MAX),
+        interval: Duration::from_secs(interval.into()),
+    })
 }
 
 /// As in Feast, rows are appended one push at a time unless size and interval are both set.

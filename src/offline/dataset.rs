@@ -22,22 +22,19 @@ use futures::TryStreamExt;
 use self::manifest::Manifest;
 use super::{
     retrieve::{HistoricalRequest, RequestRows, Wanted, historical},
+    served_log::LogPlace,
     store::{OfflineStore, Pull, listed},
 };
 use crate::{
     context::Context,
     error::{Error, Result},
     model::{FeatureRef, Object, ObjectKind},
-    proto::feast::core::{
-        self, DataSource, SavedDatasetSpec, data_source, logging_config::Destination, saved_dataset_storage,
-    },
+    proto::feast::core::{self, DataSource, SavedDatasetSpec, data_source, saved_dataset_storage},
     registry::Catalog,
 };
 
 /// Columns that Feast takes for the time of a row, in this order.
 const TIMES: [&str; 3] = ["event_timestamp", "datetime", "timestamp"];
-/// The time of a served request in a service's log.
-const LOG_TIMESTAMP: &str = "__log_timestamp";
 
 /// Rows that can be read more than once.
 #[async_trait]
@@ -196,25 +193,10 @@ impl ServedLog {
     /// The log of a service.
     ///
     /// # Errors
-    /// `FeatureServiceNotFound`; `InvalidArgument` when the service does not log into files.
+    /// `FeatureServiceNotFound`, and as [`LogPlace::of`].
     pub fn open(context: &Context, catalog: &Catalog, service: &str) -> Result<Self> {
         let spec = catalog.service(service)?.spec.clone().unwrap_or_default();
-        let destination = spec.logging_config.and_then(|logging| logging.destination);
-        let Some(Destination::FileDestination(file)) = destination else {
-            return Err(
-                Error::invalid(format!("feature service `{service}` does not log into files"))
-                    .hint("give it a `logging_config` with a file destination"),
-            );
-        };
-        let mut source = file_source(
-            format!("log of {service}"),
-            data_source::FileOptions {
-                uri: file.path,
-                s3_endpoint_override: file.s3_endpoint_override,
-                ..Default::default()
-            },
-        );
-        LOG_TIMESTAMP.clone_into(&mut source.timestamp_field);
+        let source = LogPlace::of(&spec)?.source();
         Ok(Self {
             source,
             offline: Arc::clone(&context.offline),

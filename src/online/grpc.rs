@@ -62,10 +62,12 @@ impl FeatureServer {
         }
     }
 
-    async fn read(&self, request: GetOnlineFeaturesRequest) -> Result<GetOnlineFeaturesResponse> {
+    async fn read(&self, call: Call<GetOnlineFeaturesRequest>) -> Result<GetOnlineFeaturesResponse> {
+        let (metadata, _, request) = call.into_parts();
+        let id = metadata.get("x-request-id").and_then(|id| id.to_str().ok());
         let request = message::request(request);
         self.limits.check_rows(request.rows())?;
-        self.within(async { message::response(&self.server.get(request).await?) })
+        self.within(async { message::response(self.server.serve(request, id).await?.as_ref()) })
             .await
     }
 
@@ -100,7 +102,7 @@ impl ServingService for FeatureServer {
         &self,
         call: Call<GetOnlineFeaturesRequest>,
     ) -> Result<Reply<GetOnlineFeaturesResponse>, Refusal> {
-        Ok(Reply::new(self.read(call.into_inner()).await?))
+        Ok(Reply::new(self.read(call).await?))
     }
 }
 
@@ -136,7 +138,7 @@ impl GrpcFeatureServer for FeatureServer {
         &self,
         call: Call<GetOnlineFeaturesRequest>,
     ) -> Result<Reply<GetOnlineFeaturesResponse>, Refusal> {
-        Ok(Reply::new(self.read(call.into_inner()).await?))
+        Ok(Reply::new(self.read(call).await?))
     }
 }
 

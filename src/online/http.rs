@@ -112,7 +112,8 @@ async fn get_online_features(
         body::read_request(&raw)?
     };
     app.limits.check_rows(request.rows())?;
-    let response = app.server.get(request).await?;
+    let id = headers.get("x-request-id").and_then(|id| id.to_str().ok());
+    let response = app.server.serve(request, id).await?;
     let format = Format::accepted(&headers);
     let mut out = Vec::new();
     match format {

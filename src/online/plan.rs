@@ -15,7 +15,7 @@ use std::{
 pub use cache::Plans;
 use prometheus_client::metrics::counter::Counter;
 
-use super::{precompute::Precomputed, store::ViewColumns};
+use super::{feature_log::Layout, precompute::Precomputed, store::ViewColumns};
 use crate::{
     error::Result,
     model::{FeatureView, OnDemandFeatureView, ValueType, entity_key},
@@ -88,6 +88,8 @@ pub struct Plan {
     pub view_versions: Vec<(String, u32)>,
     /// For a service whose features are stored together besides.
     pub precomputed: Option<Precomputed>,
+    /// For a service whose answers are logged.
+    pub log: Option<Arc<Layout>>,
     /// What was learned from writing answers.
     pub written: Written,
     /// By batch, the counters of rows that were there and that were not.
@@ -194,7 +196,12 @@ impl Plan {
     pub fn new(catalog: &Catalog, shape: &Shape<'_>, settings: Settings) -> Result<Self> {
         let mut plan = resolve::resolve(catalog, shape, settings)?;
         if let Wanted::Service(name) = &shape.wanted {
-            plan.precomputed = Precomputed::of(catalog.service(name)?, &plan);
+            let service = catalog.service(name)?;
+            plan.precomputed = Precomputed::of(service, &plan);
+            let spec = service.spec.as_ref();
+            plan.log = spec
+                .and_then(|spec| Layout::of(catalog, spec, &plan, shape.full_names))
+                .map(Arc::new);
         }
         Ok(plan)
     }

@@ -13,6 +13,7 @@ use tracing::Instrument as _;
 pub use response::{Column, Response, Status, Stored};
 
 use super::{
+    feature_log::FeatureLog,
     plan::{self, Group, OnDemand, Plan, Plans, RequestColumn, Role, Settings, Shape, Source, Wanted},
     precompute,
     store::{KeyGroup, OnlineRead, OnlineStore, RowBatch},
@@ -97,6 +98,8 @@ pub struct Server {
     pub settings: Settings,
     pub ttl_mode: TtlMode,
     pub unknown_entity: UnknownEntity,
+    /// Where [`Server::serve`] logs what services answer; `None`: nowhere.
+    pub log: Option<Arc<FeatureLog>>,
     plans: Arc<Plans>,
 }
 
@@ -128,6 +131,14 @@ impl Server {
             settings(&context.config),
             (context.config.thali.ttl_mode, context.config.thali.unknown_entity),
         )
+        .logged(context.feature_log.clone())
+    }
+
+    /// The server with this log.
+    #[must_use]
+    pub fn logged(mut self, log: Option<Arc<FeatureLog>>) -> Self {
+        self.log = log;
+        self
     }
 
     /// A server of these stores, without plans yet.
@@ -148,9 +159,23 @@ impl Server {
             settings,
             ttl_mode,
             unknown_entity,
+            log: None,
             plans: Arc::new(Plans::counted(&metrics)),
             metrics,
         }
+    }
+
+    /// Answers a caller of the feature server: as [`Server::get`], and where the service asks for it the
+    /// answer is logged under the request's id.
+    ///
+    /// # Errors
+    /// As [`Server::get`].
+    pub async fn serve(&self, request: Request<'_>, id: Option<&str>) -> Result<Arc<Response>> {
+        let response = Arc::new(self.get(request).await?);
+        if let (Some(log), Some(layout)) = (&self.log, response.plan_log()) {
+            log.offer(layout, &response, id);
+        }
+        Ok(response)
     }
 
     /// Answers a request in the configured project.
@@ -173,6 +198,7 @@ impl Server {
 
     async fn answer(&self, project: &str, request: Request<'_>) -> Result<Response> {
         let catalog = self.registry.catalog(project).await?;
+        let version_metadata = request.version_metadata;
         let shape = Shape {
             wanted: request.wanted,
             full_names: request.full_names,
@@ -204,7 +230,10 @@ impl Server {
         self.count(&plan, &batches, entities.rows);
         let computed = self.compute(&plan, &entities, &rows, &batches).await?;
         let Entities {
-            echoed, rows: count, ..
+            echoed,
+            rows: count,
+            keys,
+            request,
         } = entities;
         let ttl_mode = match self.ttl_mode {
             // Here, and only here, Feast's Python server looks at ttl.
@@ -217,7 +246,9 @@ impl Server {
             places: rows,
             batches,
             computed,
-            version_metadata: request.version_metadata,
+            keys,
+            request,
+            version_metadata,
             unknown_is_present: plan
                 .batches()
                 .map(|(_, columns)| match self.unknown_entity {

@@ -6,7 +6,6 @@ use arrow::{
     array::{ArrayRef, StringArray},
     record_batch::RecordBatch,
 };
-use chrono::Utc;
 use datafusion::{execution::SendableRecordBatchStream, physical_plan::stream::RecordBatchStreamAdapter};
 
 use super::{
@@ -19,13 +18,11 @@ use crate::{
     model::ObjectKind,
     offline::{
         retrieve::{Alias, HistoricalRequest, RequestRows, Wanted, historical, observed},
+        served_log::LogPlace,
         store::Pull,
     },
-    proto::feast::core::{
-        DataSource,
-        data_source::{FileOptions, Options},
-        logging_config::Destination,
-    },
+    proto::feast::core::DataSource,
+    registry::Catalog,
 };
 
 /// Answers a read.
@@ -103,8 +100,22 @@ async fn features(
 
 async fn data_source(context: &Context, name: &str) -> Result<DataSource> {
     let catalog = context.registry.fresh_catalog(&context.config.project).await?;
-    let source: DataSource = catalog.require(ObjectKind::DataSource, name)?.decode()?;
-    Ok(batch_source(source))
+    match catalog.require(ObjectKind::DataSource, name) {
+        Ok(source) => Ok(batch_source(source.decode()?)),
+        // A service's log is no object of the registry; the SDK reads it as a source called by its path.
+        Err(error) => log_called(&catalog, name)?.ok_or(error),
+    }
+}
+
+fn log_called(catalog: &Catalog, name: &str) -> Result<Option<DataSource>> {
+    for service in catalog.objects(ObjectKind::FeatureService) {
+        let spec = catalog.service(&service.name)?.spec.as_ref();
+        let place = spec.and_then(|spec| LogPlace::of(spec).ok());
+        if let Some(place) = place.filter(|place| place.is_called(name)) {
+            return Ok(Some(place.source()));
+        }
+    }
+    Ok(None)
 }
 
 /// The source that holds the history of a push or stream source.
@@ -191,48 +202,13 @@ async fn append(context: &Context, view: &str, upload: Upload) -> Result<()> {
     context.background.run(work).await.map(|_| ())
 }
 
-/// Logs go to a new file of the destination's folder.
 async fn logs(context: &Context, service: &str, upload: Upload) -> Result<()> {
     let catalog = context.registry.fresh_catalog(&context.config.project).await?;
-    let service = catalog.service(service)?;
-    let spec = service.spec.clone().unwrap_or_default();
-    let Some(logging) = spec.logging_config else {
-        return Err(Error::invalid(format!(
-            "feature service `{}` has no logging configuration",
-            spec.name
-        ))
-        .hint("set `logging_config` on the feature service"));
-    };
-    let Some(Destination::FileDestination(file)) = logging.destination else {
-        return Err(Error::unsupported(format!(
-            "feature service `{}` logs to no file destination",
-            spec.name
-        )));
-    };
-    if !file.partition_by.is_empty() {
-        return Err(Error::unsupported(format!(
-            "the logs of feature service `{}` are partitioned",
-            spec.name
-        ))
-        .hint("leave `partition_by` of the file destination empty"));
-    }
-    let folder = file.path.trim_end_matches('/');
-    let name = format!(
-        "{folder}/{}-{}.parquet",
-        Utc::now().format("%Y%m%dT%H%M%S"),
-        uuid::Uuid::now_v7().simple()
-    );
-    let target = DataSource {
-        name: format!("logs of {}", spec.name),
-        options: Some(Options::FileOptions(FileOptions {
-            uri: name,
-            ..FileOptions::default()
-        })),
-        ..DataSource::default()
-    };
-    let batches = futures::stream::iter(upload.batches.into_iter().map(Ok));
-    let rows = Box::pin(RecordBatchStreamAdapter::new(upload.schema, batches));
-    context.offline.save(&target, rows, false).await.map(|_| ())
+    let spec = catalog.service(service)?.spec.clone().unwrap_or_default();
+    let place = LogPlace::of(&spec)?;
+    let offline = Arc::clone(&context.offline);
+    let work = async move { place.append(&offline, upload.batches).await };
+    context.background.run(work).await.map(|_| ())
 }
 
 async fn persist(

@@ -474,6 +474,7 @@ impl Resolver<'_> {
             outputs,
             view_versions: self.view_versions,
             precomputed: None,
+            log: None,
             written: Written::default(),
             counters: OnceLock::new(),
         })

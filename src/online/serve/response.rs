@@ -7,6 +7,7 @@ use crate::{
     config::TtlMode,
     model::{FeatureView, ValueType, value::Value},
     online::{
+        feature_log::Layout,
         plan::{Plan, Slot, Source, Written},
         store::{RowBatch, ViewColumns},
     },
@@ -42,6 +43,10 @@ pub struct Response {
     pub(super) places: Vec<Vec<u32>>,
     pub(super) batches: Vec<RowBatch>,
     pub(super) computed: Vec<Vec<Vec<Value>>>,
+    /// By the plan's key columns.
+    pub(super) keys: Vec<Arc<Vec<Value>>>,
+    /// By the plan's request columns.
+    pub(super) request: Vec<Vec<Value>>,
     pub(super) version_metadata: bool,
     /// For every batch, whether what its store does not have counts as present.
     pub(super) unknown_is_present: Vec<bool>,
@@ -94,21 +99,44 @@ impl Response {
             .echoed
             .iter()
             .map(|(name, values)| (name.as_str(), Column::Plain(values.as_slice())));
-        let slots: Vec<(usize, Option<i64>)> = self
-            .plan
-            .batches()
-            .map(|(group, columns)| (group, ttl(&columns.table.view)))
-            .collect();
+        let slots = self.slots();
         let outputs = self.plan.outputs.iter().map(move |output| {
-            let column = match output.source {
-                Source::Stored(slot) => self.stored(slot, slots[slot.batch]),
-                Source::Computed { view, feature } => Column::Plain(&self.computed[view][feature]),
-                // Plans put neither keys nor request data among the outputs.
-                Source::Key(_) | Source::Request(_) => Column::Plain(&[]),
-            };
+            let column = self.column_of(output.source, &slots);
             (output.name.as_str(), column)
         });
         echoed.chain(outputs)
+    }
+
+    /// What is taken from a source.
+    pub(in crate::online) fn column(&self, source: Source) -> Column<'_> {
+        self.column_of(source, &self.slots())
+    }
+
+    /// How it is logged, if it is.
+    pub(in crate::online) fn plan_log(&self) -> Option<&Arc<Layout>> {
+        self.plan.log.as_ref()
+    }
+
+    /// When it was answered, in microseconds.
+    pub(in crate::online) fn answered_at(&self) -> i64 {
+        self.now
+    }
+
+    /// By batch its group and ttl.
+    fn slots(&self) -> Vec<(usize, Option<i64>)> {
+        self.plan
+            .batches()
+            .map(|(group, columns)| (group, ttl(&columns.table.view)))
+            .collect()
+    }
+
+    fn column_of(&self, source: Source, slots: &[(usize, Option<i64>)]) -> Column<'_> {
+        match source {
+            Source::Stored(slot) => self.stored(slot, slots[slot.batch]),
+            Source::Computed { view, feature } => Column::Plain(&self.computed[view][feature]),
+            Source::Key(column) => Column::Plain(self.keys[column].as_slice()),
+            Source::Request(column) => Column::Plain(&self.request[column]),
+        }
     }
 
     /// The declared types of [`Response::columns`], in their order; `Unknown` where the values tell.
@@ -169,7 +197,7 @@ fn ttl(view: &FeatureView) -> Option<i64> {
 
 impl<'a> Stored<'a> {
     /// For every row its event time, in microseconds; `None` where the store has no row.
-    pub fn event_times(&self) -> impl Iterator<Item = Option<i64>> + 'a {
+    pub fn event_times(&self) -> impl Iterator<Item = Option<i64>> + 'a + use<'a> {
         let rows = self.rows;
         self.places
             .iter()
@@ -177,7 +205,7 @@ impl<'a> Stored<'a> {
     }
 
     /// For every row its encoded value (`None` is null) and status.
-    pub fn cells(&self) -> impl Iterator<Item = (Option<&'a [u8]>, Status)> + 'a {
+    pub fn cells(&self) -> impl Iterator<Item = (Option<&'a [u8]>, Status)> + 'a + use<'a> {
         let Self {
             response,
             feature,
