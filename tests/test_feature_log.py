@@ -147,9 +147,10 @@ def test_every_answer_is_in_the_log_as_it_was_served(repo: Path, tmp_path: Path)
 
 def test_the_sdk_reads_and_validates_what_was_served(repo: Path, tmp_path: Path) -> None:
     """Through thali's offline server, and with Feast's own stores on the folder itself."""
-    from feast import FeatureStore, ValidationReference
+    from feast import FeatureStore
     from feast.dqm.errors import ValidationFailed
     from feast.dqm.profilers.profiler import Profile, Profiler, ValidationReport
+    from feast.saved_dataset import ValidationReference
 
     class Report(ValidationReport):
         def __init__(self, good: bool) -> None:
