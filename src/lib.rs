@@ -7,12 +7,12 @@
 //!    `backoff` (pauses between tries);
 //! 2. configuration: [`config`];
 //! 3. the stores, contracts with their backends: [`registry::store`], [`online::store`],
-//!    [`offline::store`] (with [`offline::files`]), [`schedule::ledger`];
+//!    [`offline::store`] (with [`offline::files`] and [`offline::served_log`]), [`schedule::ledger`];
 //! 4. what servers and commands share: [`transform`] (on-demand views), [`registry`] itself (the catalog
 //!    of a project, [`registry::apply`], [`registry::lineage`]), and [`context`], which opens it all once
 //!    per process;
 //! 5. use-cases: [`definitions`] (declarative files into registry objects), [`online::plan`],
-//!    [`online::serve`] and [`online::ingest`], [`offline::retrieve`], [`registry::datasets`], [`materialize`],
+//!    [`online::serve`], [`online::feature_log`] and [`online::ingest`], [`offline::retrieve`], [`registry::datasets`], [`materialize`],
 //!    [`schedule::driver`];
 //! 6. surfaces over [`http`]: [`registry::grpc`], [`registry::rest`], [`online::http`], [`online::grpc`],
 //!    [`offline::flight`], [`schedule::rest`], [`ui`];

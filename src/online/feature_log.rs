@@ -199,7 +199,7 @@ impl Writer {
         }
         self.write_all().await;
         for log in take(&mut self.logs) {
-            self.give_up(log);
+            self.give_up(&log);
         }
     }
 
@@ -238,7 +238,7 @@ impl Writer {
         }
         if log.bytes >= MOST {
             let log = self.logs.swap_remove(place);
-            self.give_up(log);
+            self.give_up(&log);
         }
     }
 
@@ -250,7 +250,7 @@ impl Writer {
         self.logs.retain(|log| !log.parts.is_empty());
     }
 
-    fn give_up(&self, log: Log) {
+    fn give_up(&self, log: &Log) {
         let rows: usize = log.parts.values().flatten().map(RecordBatch::num_rows).sum();
         let rows = rows + log.fresh_rows;
         if rows > 0 {
