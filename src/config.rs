@@ -6,6 +6,7 @@ mod build;
 mod check;
 mod expand;
 pub(crate) mod locate;
+mod offline;
 pub mod problem;
 pub mod quantity;
 mod registry;
@@ -21,6 +22,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 pub use build::{is_project_name, schedule_problem};
 pub use check::{Origin, Setting};
 pub use locate::Sources;
+pub use offline::OfflineConfig;
 use problem::Problems;
 pub use registry::{CacheMode, RegistryBackend, RegistryConfig, SchemaMode, SqlRegistry};
 pub(crate) use schema::Schema;
@@ -131,6 +133,7 @@ pub struct ThaliConfig {
     pub ttl_mode: TtlMode,
     pub unknown_entity: UnknownEntity,
     pub online: OnlineConfig,
+    pub offline: OfflineConfig,
     /// Schedules by view name; they win over the view's `thali.schedule` tag.
     pub schedules: BTreeMap<String, String>,
     /// How far before its beginning an incremental materialization looks for rows that came late.
@@ -186,6 +189,7 @@ impl Default for ThaliConfig {
             ttl_mode: TtlMode::Python,
             unknown_entity: UnknownEntity::Store,
             online: OnlineConfig::default(),
+            offline: OfflineConfig::default(),
             schedules: BTreeMap::new(),
             materialize_lookback: Duration::ZERO,
             python: PythonConfig::default(),

@@ -84,6 +84,27 @@ pub struct LogLabels {
     pub outcome: &'static str,
 }
 
+/// A command of the offline server.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FlightCommand {
+    pub command: &'static str,
+}
+
+/// A command of the offline server and how it ended: `success`, `error`, `timeout`, `cancelled` (its client
+/// went away) or `refused` (there were too many).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FlightOutcome {
+    pub command: &'static str,
+    pub outcome: &'static str,
+}
+
+/// What a command of the offline server takes `in` or gives `out`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FlightFlow {
+    pub command: &'static str,
+    pub direction: &'static str,
+}
+
 /// An on-demand view and how it is written.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TransformLabels {
@@ -170,6 +191,14 @@ pub struct Metrics {
     pub materialized_chunks: Family<ViewLabel, Counter>,
     pub registry_refreshes: Counter,
     pub registry_failures: Counter,
+    pub flight_in_flight: Family<FlightCommand, Gauge>,
+    pub flight_commands: Family<FlightOutcome, Counter>,
+    /// From the command's arrival to its last row.
+    pub flight_seconds: Histograms<FlightCommand>,
+    pub flight_rows: Family<FlightFlow, Counter>,
+    pub flight_bytes: Family<FlightFlow, Counter>,
+    /// Bytes of uploads in memory.
+    pub flight_upload_bytes: Gauge,
     pub log_rows: Family<LogLabels, Counter>,
     /// Rows in the queue.
     pub log_waiting: Gauge,
@@ -212,12 +241,19 @@ impl Metrics {
             materialized_chunks: Family::default(),
             registry_refreshes: Counter::default(),
             registry_failures: Counter::default(),
+            flight_in_flight: Family::default(),
+            flight_commands: Family::default(),
+            flight_seconds: Family::new_with_constructor(|| Histogram::new(OFFLINE_BUCKETS)),
+            flight_rows: Family::default(),
+            flight_bytes: Family::default(),
+            flight_upload_bytes: Gauge::default(),
             log_rows: Family::default(),
             log_waiting: Gauge::default(),
         };
         metrics.register_requests(shown);
         metrics.register_work(shown);
         metrics.register_ours();
+        metrics.register_flight();
         metrics
     }
 
@@ -344,6 +380,40 @@ impl Metrics {
                 self.offline_rows.clone(),
             );
         }
+    }
+
+    fn register_flight(&mut self) {
+        let r = &mut self.registry;
+        r.register(
+            "thali_flight_in_flight",
+            "Commands the offline server is working on",
+            self.flight_in_flight.clone(),
+        );
+        r.register(
+            "thali_flight_commands",
+            "Commands of the offline server, by how they ended",
+            self.flight_commands.clone(),
+        );
+        r.register(
+            "thali_flight_seconds",
+            "Seconds from a command's arrival to its last row",
+            self.flight_seconds.clone(),
+        );
+        r.register(
+            "thali_flight_rows",
+            "Rows the offline server took in and gave out",
+            self.flight_rows.clone(),
+        );
+        r.register(
+            "thali_flight_bytes",
+            "Bytes of rows the offline server took in and gave out",
+            self.flight_bytes.clone(),
+        );
+        r.register(
+            "thali_flight_upload_bytes",
+            "Bytes of uploads that the offline server holds",
+            self.flight_upload_bytes.clone(),
+        );
     }
 
     fn register_ours(&mut self) {

@@ -390,6 +390,7 @@ fn thali(walk: &mut Walk) -> Option<ThaliConfig> {
             .and_then(quantity::bytes)?,
     };
     let online = serving::online(walk);
+    let offline = super::offline::offline(walk);
     let keep = not_negative(walk, "thali.registry_history.keep");
     let line = walk.settings.line("thali.schedules");
     for (view, schedule) in &schedules {
@@ -406,6 +407,7 @@ fn thali(walk: &mut Walk) -> Option<ThaliConfig> {
         ttl_mode,
         unknown_entity,
         online: online?,
+        offline: offline?,
         schedules,
         materialize_lookback: materialize_lookback?,
         python,

@@ -1,7 +1,7 @@
 //! The keys of `feature_store.yaml`: Feast's (`feast/repo_config.py` and the store classes) and thali's.
 //! Tables only; `super::check` walks them.
 
-use super::serving;
+use super::{offline, serving};
 use crate::{offline::postgres, online::store::kind::KINDS};
 
 /// What a key holds.
@@ -180,6 +180,7 @@ pub(crate) static THALI: Schema = Schema {
             Some("store"),
         ),
         used("online", Kind::Section(&serving::LIMITS), None),
+        used("offline", Kind::Section(&offline::SCHEMA), None),
         used("schedules", Kind::Map, None),
         used("materialize_lookback", Kind::Text, Some("0s")),
         used("python", Kind::Section(&PYTHON), None),

@@ -1,17 +1,20 @@
 //! The Arrow Flight server that Feast's SDK talks to with `offline_store: {type: remote}`.
 //!
 //! Reads travel by `DoExchange`: one stream carries the command and the uploaded rows, the other the
-//! result, batch by batch and only as fast as the client takes them; a client that goes away drops the
+//! result, batch by batch and only as fast as the client takes them; a client that goes away ends the
 //! query. Writes travel by `DoPut`. Older SDKs read in three steps (`DoPut`, `GetFlightInfo`, `DoGet`); the
-//! ticket is then the command itself, so pulls need no state, and only uploaded rows wait in
-//! `pending` for their `DoGet`.
+//! ticket is then the command itself, so pulls need no state, and uploaded rows wait in files
+//! (`uploads`).
 //!
-//! Commands are parsed in `command` and run in `run`; here are the RPCs and the form of errors.
+//! Commands are parsed in `command`, received with their rows in `receive`, limited and counted by `gate`,
+//! and run in `run`; here are the RPCs and the form of errors.
 
 mod arrow_names;
 mod command;
-mod pending;
+mod gate;
+mod receive;
 mod run;
+mod uploads;
 
 use std::{pin::Pin, sync::Arc};
 
@@ -23,48 +26,56 @@ use arrow::{
 use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightEndpoint, FlightInfo,
     HandshakeRequest, HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
-    decode::FlightRecordBatchStream,
     encode::{DictionaryHandling, FlightDataEncoderBuilder},
     error::FlightError,
     flight_service_server::{FlightService, FlightServiceServer},
 };
 use bytes::Bytes;
 use datafusion::execution::SendableRecordBatchStream;
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, TryStreamExt};
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
 
-use self::{command::Command, pending::Pending};
-use super::store::bytes_of;
+use self::{
+    command::{Command, Read},
+    gate::{Gate, Work},
+    receive::{Received, command_of, receive},
+    uploads::Uploads,
+};
 use crate::{
     context::Context,
     error::{Error, Kind, Result},
+    telemetry::SPANS,
 };
 
-/// Descriptors that carry a command.
-const CMD: i32 = arrow_flight::flight_descriptor::DescriptorType::Cmd as i32;
+/// What a message has beside rows.
+const HEADER_BYTES: usize = 1 << 20;
 /// Errors travel in HTTP headers, which many peers limit to 8 KiB, and percent-encoding swells them.
 const MESSAGE_BYTES: usize = 2_000;
 
-/// The Flight service over a context's stores. Messages may be as big as they are: rows are limited by
-/// memory, not by the size of a message.
+/// The Flight service over a context's stores. An answer's messages may be as big as they are, a client's as
+/// big as a whole upload.
 pub fn service(context: Context) -> FlightServiceServer<Server> {
-    let limit = usize::try_from(context.config.thali.memory_limit).unwrap_or(usize::MAX);
+    let thali = &context.config.thali;
+    let limit = usize::try_from(thali.memory_limit).unwrap_or(usize::MAX);
+    let gate = Gate::new(&thali.offline, limit, Arc::clone(&context.metrics));
+    let folder = context.config.repo_path.join(&thali.offline.upload_folder);
+    let message = gate.upload_bytes().saturating_add(HEADER_BYTES);
     let server = Server {
-        pending: Arc::new(Pending::new(limit / 2)),
-        upload_limit: limit,
+        uploads: Uploads::new(folder, thali.memory_limit),
+        gate,
         context,
     };
     FlightServiceServer::new(server)
-        .max_decoding_message_size(usize::MAX)
+        .max_decoding_message_size(message)
         .max_encoding_message_size(usize::MAX)
 }
 
 /// See the module.
 pub struct Server {
     context: Context,
-    pending: Arc<Pending>,
-    /// Bytes one upload may have.
-    upload_limit: usize,
+    gate: Gate,
+    uploads: Uploads,
 }
 
 /// Rows that a client sent.
@@ -87,90 +98,91 @@ impl Upload {
         matches!(self.schema.fields().as_ref(), [only] if only.name() == "key")
             || self.schema.fields().is_empty()
     }
-
-    fn memory(&self) -> usize {
-        self.batches.iter().map(bytes_of).sum()
-    }
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Server {
-    /// Reads a whole upload: its command and its rows.
-    async fn receive(&self, mut messages: Streaming<FlightData>) -> Result<(Bytes, Upload)> {
-        let mut command = None;
-        let mut first = None;
-        // The descriptor may come alone, before the schema.
-        while first.is_none() {
-            let Some(message) = messages.message().await.map_err(|status| broken(&status))? else {
-                break;
+    /// Runs a read and sends what it finds as it is found.
+    async fn read(
+        &self,
+        command: Option<Command>,
+        upload: Upload,
+        work: Work,
+    ) -> Result<Response<Answers<FlightData>>> {
+        let span = tracing::info_span!(target: SPANS, "flight", command = work.command());
+        let reading = async {
+            let read = match command {
+                Some(Command::Read(read)) => read,
+                Some(Command::Write(_)) => {
+                    return Err(Error::unsupported("this command writes: it is sent by DoPut"));
+                }
+                None => return Err(Error::invalid("the command has no `api`")),
             };
-            if let Some(descriptor) = &message.flight_descriptor {
-                command = Some(command_of(descriptor)?);
-            }
-            first = (!message.data_header.is_empty()).then_some(message);
-        }
-        let command = command.ok_or_else(|| Error::invalid("the upload names no command"))?;
-        let Some(first) = first else {
-            return Ok((command, Upload::empty()));
+            let rows = work.part(run::read(&self.context, read, upload)).await?;
+            Ok(Response::new(encoded(work.stream(rows))))
         };
-        let messages = futures::stream::iter([Ok(first)]).chain(messages.map_err(FlightError::from));
-        // Messages that carry only metadata hold no rows.
-        let messages = messages.try_filter(|message| futures::future::ready(!message.data_header.is_empty()));
-        let mut rows = FlightRecordBatchStream::new_from_flight_data(messages);
-        let mut upload = Upload::empty();
-        let mut bytes = 0;
-        while let Some(batch) = rows.try_next().await.map_err(|error| malformed(&error))? {
-            bytes += bytes_of(&batch);
-            if bytes > self.upload_limit {
-                let limit = self.upload_limit >> 20;
-                return Err(Error::new(
-                    Kind::Overloaded,
-                    format!("the upload is larger than the memory limit of {limit} MiB"),
-                )
-                .hint("send the rows in several requests, or raise `memory_limit` in the `thali` section"));
-            }
-            upload.batches.push(batch);
-        }
-        upload.schema = rows
-            .schema()
-            .cloned()
-            .unwrap_or_else(|| Arc::new(Schema::empty()));
-        Ok((command, upload))
-    }
-
-    /// Runs a read command and sends what it finds as it is found.
-    async fn read(&self, command: &[u8], upload: Upload) -> Result<Response<Answers<FlightData>>> {
-        let rows = match Command::parse(command)? {
-            Some(Command::Read(read)) => run::read(&self.context, read, upload).await?,
-            Some(Command::Write(_)) => {
-                return Err(Error::unsupported("this command writes: it is sent by DoPut"));
-            }
-            None => return Err(Error::invalid("the command has no `api`")),
-        };
-        Ok(Response::new(encoded(rows)))
+        reading.instrument(span).await
     }
 
     async fn put(&self, messages: Streaming<FlightData>) -> Result<()> {
-        let (text, upload) = self.receive(messages).await?;
-        match Command::parse(&text)? {
-            // A read that is put is the first step of the older protocol.
-            Some(Command::Read(_)) => self.pending.keep(text, upload),
-            Some(Command::Write(write)) => run::write(&self.context, write, upload).await?,
-            None => tracing::warn!("a put without `api` was ignored"),
-        }
+        let Received {
+            text,
+            command,
+            upload,
+            work,
+        } = receive(&self.gate, messages, true).await?;
+        let span = tracing::info_span!(target: SPANS, "flight", command = work.command());
+        let putting = async {
+            match command {
+                // A read that is put is the first step of the older protocol.
+                Some(Command::Read(_)) => self.uploads.keep(text, upload).await,
+                Some(Command::Write(write)) => run::write(&self.context, write, upload).await,
+                None => {
+                    tracing::warn!("a put without `api` was ignored");
+                    Ok(())
+                }
+            }
+        };
+        work.part(putting.instrument(span)).await?;
+        work.done();
         Ok(())
     }
 
-    fn info(&self, descriptor: FlightDescriptor) -> Result<FlightInfo> {
-        let command = command_of(&descriptor)?;
-        let known = self.pending.has(&command);
-        match Command::parse(&command)? {
-            Some(Command::Read(read)) if known || !read.needs_upload() => {}
-            _ => return Err(Error::new(Kind::ObjectNotFound, "Flight not found.")),
+    /// The third step of the older protocol.
+    async fn get(&self, ticket: Bytes) -> Result<Response<Answers<FlightData>>> {
+        let command = Command::parse(&ticket)?;
+        let work = self.gate.enter(command.as_ref().map_or("none", Command::api))?;
+        let upload = match work.part(self.uploads.find(ticket)).await? {
+            Some(upload) => upload,
+            None if needs_upload(command.as_ref()) => {
+                return Err(
+                    Error::new(Kind::ObjectNotFound, "the uploaded rows of this ticket are not here").hint(
+                        "they are kept for ten minutes, in `thali.offline.upload_folder` of the process they were sent to",
+                    ),
+                );
+            }
+            None => Upload::empty(),
+        };
+        for batch in &upload.batches {
+            self.gate.take_in(&work, batch)?;
         }
-        Ok(flight_info(command, descriptor))
+        self.read(command, upload, work).await
     }
+
+    async fn info(&self, descriptor: FlightDescriptor) -> Result<FlightInfo> {
+        let text = command_of(&descriptor)?;
+        let command = Command::parse(&text)?;
+        let is_read = matches!(&command, Some(Command::Read(_)));
+        if is_read && (!needs_upload(command.as_ref()) || self.uploads.has(text.clone()).await?) {
+            return Ok(flight_info(text, descriptor));
+        }
+        Err(Error::new(Kind::ObjectNotFound, "Flight not found."))
+    }
+}
+
+fn needs_upload(command: Option<&Command>) -> bool {
+    matches!(command, Some(Command::Read(Read::Historical(_))))
 }
 
 /// An empty schema, unknown sizes, and one ticket that is the command itself.
@@ -182,24 +194,6 @@ fn flight_info(command: Bytes, descriptor: FlightDescriptor) -> FlightInfo {
         .with_total_bytes(-1);
     let fallback = info.clone();
     info.try_with_schema(&Schema::empty()).unwrap_or(fallback)
-}
-
-fn command_of(descriptor: &FlightDescriptor) -> Result<Bytes> {
-    if descriptor.r#type == CMD {
-        return Ok(descriptor.cmd.clone());
-    }
-    Err(Error::invalid("the flight descriptor carries no command"))
-}
-
-fn broken(status: &Status) -> Error {
-    Error::unavailable(format!("the upload ended early: {}", status.message()))
-}
-
-fn malformed(error: &FlightError) -> Error {
-    match error {
-        FlightError::Tonic(status) => broken(status),
-        error => Error::invalid(format!("the uploaded rows cannot be read: {error}")),
-    }
 }
 
 fn encoded(rows: SendableRecordBatchStream) -> Answers<FlightData> {
@@ -272,8 +266,14 @@ impl FlightService for Server {
         &self,
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Answers<FlightData>>, Status> {
-        let (command, upload) = self.receive(request.into_inner()).await.map_err(status)?;
-        self.read(&command, upload).await.map_err(status)
+        let received = receive(&self.gate, request.into_inner(), false).await;
+        let Received {
+            command,
+            upload,
+            work,
+            ..
+        } = received.map_err(status)?;
+        self.read(command, upload, work).await.map_err(status)
     }
 
     async fn do_put(
@@ -285,34 +285,19 @@ impl FlightService for Server {
     }
 
     async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Answers<FlightData>>, Status> {
-        let command = request.into_inner().ticket;
-        let upload = match self.pending.take(&command) {
-            Some(upload) => upload,
-            None => {
-                let read = Command::parse(&command).map_err(status)?;
-                if matches!(&read, Some(Command::Read(read)) if read.needs_upload()) {
-                    let error = Error::new(
-                        Kind::ObjectNotFound,
-                        "the uploaded rows of this ticket are not here",
-                    )
-                    .hint("they wait ten minutes, for one read, in the process they were sent to");
-                    return Err(status(error));
-                }
-                Upload::empty()
-            }
-        };
-        self.read(&command, upload).await.map_err(status)
+        self.get(request.into_inner().ticket).await.map_err(status)
     }
 
     async fn get_flight_info(
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        Ok(Response::new(self.info(request.into_inner()).map_err(status)?))
+        let info = self.info(request.into_inner()).await;
+        Ok(Response::new(info.map_err(status)?))
     }
 
     async fn list_flights(&self, _: Request<Criteria>) -> Result<Response<Answers<FlightInfo>>, Status> {
-        let commands = self.pending.commands();
+        let commands = self.uploads.commands().await.map_err(status)?;
         let info = |command: Bytes| Ok(flight_info(command.clone(), FlightDescriptor::new_cmd(command)));
         Ok(Response::new(Box::pin(futures::stream::iter(
             commands.into_iter().map(info),

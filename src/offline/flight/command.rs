@@ -83,14 +83,20 @@ impl Read {
             Self::Columns(_) => "get_table_column_names_and_types_from_data_source",
         }
     }
-
-    /// Whether its answer depends on uploaded rows.
-    pub(super) fn needs_upload(&self) -> bool {
-        matches!(self, Self::Historical(_))
-    }
 }
 
 impl Command {
+    /// The name under which it is counted.
+    pub(super) fn api(&self) -> &'static str {
+        match self {
+            Self::Read(read) => read.api(),
+            Self::Write(Write::Append { .. }) => "offline_write_batch",
+            Self::Write(Write::Logs { .. }) => "write_logged_features",
+            Self::Write(Write::Persist { .. }) => "persist",
+            Self::Write(Write::Validate(_)) => "validate_data_source",
+        }
+    }
+
     /// Reads a descriptor's bytes; `None` when there is no `api` in it.
     ///
     /// # Errors
