@@ -29,7 +29,7 @@ impl Default for OfflineConfig {
         Self {
             max_upload: None,
             max_upload_rows: 100_000_000,
-            max_queries: 16,
+            max_queries: 64,
             query_timeout: None,
             upload_folder: "data/flight_uploads".into(),
         }
@@ -42,7 +42,7 @@ pub(super) static SCHEMA: Schema = Schema {
     keys: &[
         used("max_upload", Kind::Size, None),
         used("max_upload_rows", Kind::Int, Some("100000000")),
-        used("max_queries", Kind::Int, Some("16")),
+        used("max_queries", Kind::Int, Some("64")),
         used("query_timeout_seconds", Kind::Float, Some("0")),
         used("upload_folder", Kind::Text, Some("data/flight_uploads")),
     ],
