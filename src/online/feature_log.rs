@@ -3,7 +3,7 @@
 //! Feast's `logging_config` of a service says where its log lies and which share of its requests it holds,
 //! `feature_server.feature_logging` how they get there. A request never waits: its answer is shared with the
 //! log, not copied, and where `queue_capacity` rows wait already it is dropped and counted. Behind the queue
-//! one task turns answers into columns, [`TOGETHER`] rows at a time, and adds them to the services' logs
+//! one task turns answers into columns, a thousand rows at a time, and adds them to the services' logs
 //! every `flush_interval_secs`, or sooner where there are many. A log that cannot be written to is tried
 //! again at the next turn, and its rows are kept in memory as long as they are few.
 //!
