@@ -104,6 +104,10 @@ pub enum OnlineStoreConfig {
 pub enum OfflineStoreConfig {
     Files,
     Postgres(Section),
+    /// Several of the others, told apart by their types of sources.
+    Hybrid(Section),
+    /// Another offline server.
+    Remote(Section),
 }
 
 /// The `materialization:` section.

@@ -10,7 +10,7 @@ use crate::{
     database::{Database, DatabaseOptions},
     error::{Error, Result},
     metrics::Metrics,
-    offline::{files, postgres::PostgresStore, store::OfflineStore},
+    offline::{files, hybrid, postgres::PostgresStore, remote, store::OfflineStore},
     online::{
         feature_log::FeatureLog,
         ingest::Journal,
@@ -73,6 +73,7 @@ impl Context {
             &metrics,
         )
         .await?;
+        let registry = Arc::new(Registry::new(store));
         let files = files::FileStore::new(files::FileStoreConfig {
             repo_path: config.repo_path.clone(),
             memory_limit: usize::try_from(config.thali.memory_limit).unwrap_or(usize::MAX),
@@ -80,10 +81,23 @@ impl Context {
         let offline: Arc<dyn OfflineStore> = match &config.offline_store {
             OfflineStoreConfig::Files => Arc::new(files),
             OfflineStoreConfig::Postgres(section) => Arc::new(PostgresStore::new(section, files)?),
+            OfflineStoreConfig::Hybrid(section) => hybrid::open(section, files)?,
+            OfflineStoreConfig::Remote(section) => {
+                let server = remote::Server::of(section, &config.repo_path)?;
+                let limit = usize::try_from(config.thali.memory_limit).unwrap_or(usize::MAX);
+                let project = config.project.clone();
+                Arc::new(remote::RemoteStore::new(
+                    server,
+                    Arc::clone(&registry),
+                    project,
+                    files,
+                    limit,
+                ))
+            }
         };
         let ledger = open_ledger(&config).await?;
         Ok(Self {
-            registry: Arc::new(Registry::new(store)),
+            registry,
             online,
             offline,
             push_journal: None,

@@ -20,7 +20,7 @@ use crate::{
 use build::Schemas;
 pub use export::export;
 use reader::File;
-use syntax::{Document, SourceKind};
+use syntax::Document;
 
 /// The tag that holds a feature view's schedule.
 pub const SCHEDULE_TAG: &str = "thali.schedule";
@@ -131,15 +131,15 @@ impl Definitions {
         }
     }
 
-    /// The columns of every file source; one that cannot be read is a problem at its definition.
+    /// The columns of every source that has some; one that cannot be read is a problem at its definition.
     async fn schemas(&self, offline: &dyn OfflineStore, problems: &mut Problems) -> Schemas {
         let mut schemas = Schemas::new();
         for definition in &self.document.data_sources {
-            let SourceKind::File { .. } = definition.kind else {
+            let Some(source) = build::readable_source(definition) else {
                 continue;
             };
             let name = &definition.name;
-            match offline.schema(&build::file_source(definition)).await {
+            match offline.schema(&source).await {
                 Ok(schema) => _ = schemas.insert(name.text.clone(), schema),
                 Err(error) => {
                     let text = format!("data source `{}`: {}", name.text, error.one_line());

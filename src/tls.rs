@@ -4,6 +4,8 @@
 //! kind that `openssl req -x509` makes, which says it is an authority. rustls refuses those as a server's;
 //! here they are accepted when the very same certificate is trusted.
 
+pub(crate) mod grpc;
+
 use std::{path::Path, sync::Arc};
 
 use rustls::{

@@ -42,9 +42,12 @@ pub(super) struct CreateArguments {
     #[arg(long, value_name = "FILE")]
     entity_file: String,
     /// The Parquet file to write
-    #[arg(short, long, value_name = "FILE")]
-    path: String,
-    /// Replace a dataset of that name, and the file
+    #[arg(short, long, value_name = "FILE", required_unless_present = "table")]
+    path: Option<String>,
+    /// The table of PostgreSQL to make instead
+    #[arg(long, value_name = "TABLE", conflicts_with = "path")]
+    table: Option<String>,
+    /// Replace a dataset of that name, and the file or table
     #[arg(long)]
     overwrite: bool,
 }
@@ -115,6 +118,10 @@ impl Command {
 
 async fn create(global: &Global, arguments: CreateArguments) -> Outcome {
     let (context, _telemetry) = global.open("warn").await?;
+    let (storage_type, place) = match arguments.table {
+        Some(table) => ("postgres", table),
+        None => ("file", arguments.path.unwrap_or_default()),
+    };
     let request = CreateDatasetFromRetrievalRequest {
         name: arguments.name,
         project: context.config.project.clone(),
@@ -122,7 +129,8 @@ async fn create(global: &Global, arguments: CreateArguments) -> Outcome {
         feature_service_name: arguments.wanted.feature_service.unwrap_or_default(),
         entity_source_type: "reference".to_owned(),
         entity_source_path: arguments.entity_file,
-        storage_path: arguments.path,
+        storage_type: storage_type.to_owned(),
+        storage_path: place,
         allow_overwrite: arguments.overwrite,
         ..Default::default()
     };

@@ -147,6 +147,11 @@ fn build(root: &Node, walk: &mut Walk, found: &Found, env: &BTreeMap<String, Str
     let online_store = online_store(root, walk);
     let offline_store = match store(root, walk, &schema::OFFLINE) {
         Some("postgres") => OfflineStoreConfig::Postgres(Section::new(&walk.settings, "offline_store")),
+        Some("hybrid") => OfflineStoreConfig::Hybrid(Section::new(&walk.settings, "offline_store")),
+        Some("remote") => OfflineStoreConfig::Remote(
+            Section::new(&walk.settings, "offline_store")
+                .with_token(walk.settings.text("thali.offline_token")),
+        ),
         _ => OfflineStoreConfig::Files,
     };
     store(root, walk, &schema::ENGINE);

@@ -168,8 +168,8 @@ impl Walk {
             }
             return;
         }
-        if let (Kind::Stores, Some(node)) = (key.kind, node) {
-            return self.stores(path, node);
+        if let (Kind::Stores(store), Some(node)) = (key.kind, node) {
+            return self.stores(store, path, node);
         }
         let Some(node) = node else {
             if let Some(default) = key.default
@@ -291,7 +291,7 @@ fn convert(kind: Kind, node: &Node) -> Result<Value, Problem> {
         Problem::error(format!("{what} is wanted here, not {found}"))
     };
     match kind {
-        Kind::Any | Kind::Section(_) | Kind::Stores => Ok(node.value.clone()),
+        Kind::Any | Kind::Section(_) | Kind::Stores(_) => Ok(node.value.clone()),
         Kind::Text | Kind::Secret => match (&node.value, &text) {
             (Value::Bool(_), _) => Err(wanted("text").hint("put it in quotes")),
             (_, Some(text)) => Ok(Value::Text(text.clone())),

@@ -2,7 +2,10 @@
 //! Tables only; `super::check` walks them.
 
 use super::{offline, serving};
-use crate::{offline::postgres, online::store::kind::KINDS};
+use crate::{
+    offline::{hybrid, postgres, remote},
+    online::store::kind::KINDS,
+};
 
 /// What a key holds.
 #[derive(Debug, Clone, Copy)]
@@ -25,8 +28,8 @@ pub(crate) enum Kind {
     Choice(&'static [&'static str]),
     /// A mapping with these keys.
     Section(&'static Schema),
-    /// Online stores, each with a type and its keys.
-    Stores,
+    /// Stores of a kind, each with a type and its keys.
+    Stores(&'static Store),
 }
 
 /// What happens when a key is set.
@@ -187,6 +190,7 @@ pub(crate) static THALI: Schema = Schema {
         used("registry_poll_seconds", Kind::Float, Some("1")),
         used("registry_token", Kind::Text, None),
         used("online_token", Kind::Text, None),
+        used("offline_token", Kind::Text, None),
         used("push_journal", Kind::Text, Some("data/push_journal")),
         used("push_journal_limit", Kind::Size, Some("256MiB")),
         used("registry_history", Kind::Section(&REGISTRY_HISTORY), None),
@@ -403,6 +407,8 @@ pub(crate) static OFFLINE: Store = Store {
             ("file", &DASK),
             ("duckdb", &DUCKDB),
             ("postgres", &postgres::SCHEMA),
+            ("hybrid", &hybrid::SCHEMA),
+            ("remote", &remote::SCHEMA),
         ]
     },
     other: &[
@@ -413,13 +419,11 @@ pub(crate) static OFFLINE: Store = Store {
         "trino",
         "athena",
         "mssql",
-        "remote",
         "couchbase.offline",
         "clickhouse",
         "ray",
         "oracle",
         "chronon",
-        "hybrid",
     ],
     replaced_by: None,
 };

@@ -1,17 +1,17 @@
-//! Online stores within an online store: a list of `{type, conf}`, each checked like a section of its own.
+//! Stores within a store: a list of `{type, conf}`, each checked like a section of its own.
 
 use super::{
     build::unsupported,
     check::{Walk, join},
     problem::Problem,
-    schema,
+    schema::Store,
     yaml::{Node, Value},
 };
 
 impl Walk {
     /// Walks the list that stands at `path`. Types are as Feast compares them: their last part, in lower
     /// case. They become settings `path.N.type` and `path.N.conf.…`.
-    pub(super) fn stores(&mut self, path: &str, node: &Node) {
+    pub(super) fn stores(&mut self, store: &'static Store, path: &str, node: &Node) {
         let Value::List(items) = &node.value else {
             let problem = Problem::error(format!("a list of stores is wanted here, not {}", node.what()));
             self.report(
@@ -32,14 +32,13 @@ impl Walk {
         let mut seen: Vec<String> = Vec::new();
         for (number, item) in items.iter().enumerate() {
             let place = join(path, &number.to_string());
-            if let Some(name) = self.store_entry(&place, item) {
+            if let Some(name) = self.store_entry(store, &place, item) {
                 if seen.contains(&name) {
                     let problem = Problem::error(format!("there are two stores of type `{name}`"));
                     self.report(
-                        problem
-                            .at(item.line)
-                            .key(join(&place, "type"))
-                            .hint("views name their store by its type, so each type can be there once"),
+                        problem.at(item.line).key(join(&place, "type")).hint(
+                            "what belongs to a store is told by its type, so each type can be there once",
+                        ),
                     );
                 }
                 seen.push(name);
@@ -48,7 +47,7 @@ impl Walk {
     }
 
     /// One entry; its type if thali has it.
-    fn store_entry(&mut self, place: &str, item: &Node) -> Option<String> {
+    fn store_entry(&mut self, store: &'static Store, place: &str, item: &Node) -> Option<String> {
         if !matches!(item.value, Value::Map(_)) {
             let problem = Problem::error(format!("a mapping is wanted here, not {}", item.what()));
             self.report(problem.at(item.line).key(place).hint("`{type: …, conf: {…}}`"));
@@ -68,12 +67,16 @@ impl Walk {
         };
         let line = item.entry("type").map_or(item.line, |entry| entry.line);
         let name = written.rsplit('.').next().unwrap_or_default().to_lowercase();
-        let store = &schema::ONLINE;
         let found = (store.supported)().into_iter().find(|(known, _)| *known == name);
-        let Some((_, keys)) = found.filter(|(known, _)| *known != "hybrid") else {
+        let Some((_, keys)) = found else {
             self.report(unsupported(store, &name).at(line).key(type_place));
             return None;
         };
+        if name == "hybrid" || (name == "remote" && store.section == "offline_store") {
+            let text = format!("{} `{name}` cannot be one of several", store.label);
+            self.report(Problem::error(text).at(line).key(type_place));
+            return None;
+        }
         self.set_text(&type_place, &name, line);
         let conf = item.get("conf").filter(|node| node.value != Value::Null);
         self.section(&join(place, "conf"), conf, keys);

@@ -5,7 +5,7 @@ mod services;
 mod sources;
 mod views;
 
-pub(super) use sources::file_source;
+pub(super) use sources::readable_source;
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -13,6 +13,7 @@ use crate::{
         yaml::{Node, Value},
     },
     model::ObjectKind,
+    offline::postgres,
 };
 
 /// Everything the files of a repository define.
@@ -70,6 +71,8 @@ pub(super) enum SourceKind {
         format: Option<&'static str>,
         s3_endpoint_override: String,
     },
+    /// A table or a query of PostgreSQL.
+    Postgres(postgres::Source),
     Push {
         batch_source: Name,
     },
@@ -164,13 +167,23 @@ pub(super) struct DatasetDefinition {
     pub(super) features: Vec<String>,
     pub(super) join_keys: Vec<String>,
     pub(super) full_feature_names: bool,
-    pub(super) path: String,
-    pub(super) s3_endpoint_override: String,
+    pub(super) storage: StorageKind,
     pub(super) feature_service: String,
     pub(super) namespace: String,
     pub(super) collection: String,
     pub(super) description: String,
     pub(super) tags: BTreeMap<String, String>,
+}
+
+/// Where a dataset lies.
+#[derive(Debug)]
+pub(super) enum StorageKind {
+    File {
+        path: String,
+        s3_endpoint_override: String,
+    },
+    /// A table of PostgreSQL.
+    Table(String),
 }
 
 /// An object that the other sections cannot express, as protobuf's JSON.
@@ -312,7 +325,7 @@ fn entity(file: &File, node: &Node) -> Option<EntityDefinition> {
 }
 
 fn data_source(file: &File, node: &Node) -> Option<SourceDefinition> {
-    const KINDS: [&str; 3] = ["file", "push", "request"];
+    const KINDS: [&str; 4] = ["file", "postgres", "push", "request"];
     let mut mapping = Mapping::new(file, node, "data source")?;
     let name = mapping.required("name");
     let kind_missing = mapping.node("type").is_none();
@@ -321,7 +334,7 @@ fn data_source(file: &File, node: &Node) -> Option<SourceDefinition> {
             file.report(
                 Problem::error("data source without `type`")
                     .at(node.line)
-                    .hint("file, push or request"),
+                    .hint("file, postgres, push or request"),
             );
             None
         }
@@ -332,6 +345,7 @@ fn data_source(file: &File, node: &Node) -> Option<SourceDefinition> {
             format: mapping.choice("format", &["parquet", "delta"]),
             s3_endpoint_override: mapping.text("s3_endpoint_override").unwrap_or_default(),
         }),
+        Some("postgres") => table_or_query(&mut mapping, node).map(SourceKind::Postgres),
         Some("push") => mapping
             .required("batch_source")
             .map(|batch_source| SourceKind::Push { batch_source }),
@@ -362,6 +376,20 @@ fn data_source(file: &File, node: &Node) -> Option<SourceDefinition> {
         field_mapping,
         common,
     })
+}
+
+/// The name of a table as it is written in SQL, or a query.
+fn table_or_query(mapping: &mut Mapping<'_>, node: &Node) -> Option<postgres::Source> {
+    let given = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
+    match (given(mapping.text("table")), given(mapping.text("query"))) {
+        (Some(table), None) => Some(postgres::Source::Table(table)),
+        (None, Some(query)) => Some(postgres::Source::Query(query)),
+        _ => {
+            let text = "a source in PostgreSQL is a `table` or a `query`, one of them";
+            mapping.file.report(Problem::error(text).at(node.line));
+            None
+        }
+    }
 }
 
 fn schema(mapping: &mut Mapping<'_>) -> Option<Vec<FieldDefinition>> {
@@ -604,14 +632,13 @@ fn dataset(file: &File, node: &Node) -> Option<DatasetDefinition> {
                 .hint(hint),
         );
     }
-    let (path, s3_endpoint_override) = storage.and_then(|node| storage_path(file, node)).unzip();
+    let storage = storage.and_then(|node| storage_kind(file, node));
     let definition = DatasetDefinition {
         name: name.clone().unwrap_or_default(),
         features: mapping.texts("features"),
         join_keys: mapping.texts("join_keys"),
         full_feature_names: mapping.bool("full_feature_names").unwrap_or_default(),
-        path: path.unwrap_or_default(),
-        s3_endpoint_override: s3_endpoint_override.unwrap_or_default(),
+        storage: storage.unwrap_or_else(|| StorageKind::Table(String::new())),
         feature_service: mapping.text("feature_service").unwrap_or_default(),
         namespace: mapping.text("namespace").unwrap_or_default(),
         collection: mapping.text("collection").unwrap_or_default(),
@@ -622,13 +649,19 @@ fn dataset(file: &File, node: &Node) -> Option<DatasetDefinition> {
     name.map(|_| definition)
 }
 
-fn storage_path(file: &File, node: &Node) -> Option<(String, String)> {
+fn storage_kind(file: &File, node: &Node) -> Option<StorageKind> {
     let mut mapping = Mapping::new(file, node, "storage")?;
-    mapping.choice("type", &["file"]);
-    let path = mapping.required("path");
-    let endpoint = mapping.text("s3_endpoint_override").unwrap_or_default();
+    let kind = match mapping.choice("type", &["file", "postgres"]) {
+        Some("postgres") => mapping
+            .required("table")
+            .map(|table| StorageKind::Table(table.text)),
+        _ => mapping.required("path").map(|path| StorageKind::File {
+            path: path.text,
+            s3_endpoint_override: mapping.text("s3_endpoint_override").unwrap_or_default(),
+        }),
+    };
     mapping.finish();
-    Some((path?.text, endpoint))
+    kind
 }
 
 fn proto(file: &File, node: &Node) -> Option<ProtoDefinition> {

@@ -21,6 +21,7 @@ use futures::TryStreamExt;
 
 use self::manifest::Manifest;
 use super::{
+    postgres,
     retrieve::{HistoricalRequest, RequestRows, Wanted, historical},
     served_log::LogPlace,
     store::{OfflineStore, Pull, listed},
@@ -56,7 +57,7 @@ impl Dataset {
     /// The dataset of that name.
     ///
     /// # Errors
-    /// `SavedDatasetNotFound`; `Unsupported` when it does not lie in files.
+    /// `SavedDatasetNotFound`; `Unsupported` when it lies where nothing is read.
     pub fn open(context: &Context, catalog: &Catalog, name: &str) -> Result<Self> {
         let object = catalog.require(ObjectKind::SavedDataset, name)?;
         Ok(Self {
@@ -179,7 +180,9 @@ impl Readable for Rebuilt<'_> {
             full_feature_names: dataset.spec.full_feature_names,
             filter_by_created: false,
         };
-        historical(self.context, &dataset.project, request).await
+        let rows = historical(self.context, &dataset.project, request).await?;
+        // What is compared is what would lie there.
+        dataset.offline.as_saved(&dataset.source, rows)
     }
 }
 
@@ -218,12 +221,37 @@ fn spec_of(dataset: &Object) -> Result<SavedDatasetSpec> {
 /// The place a dataset lies in, as a source to read.
 pub(crate) fn source_of(dataset: &Object) -> Result<DataSource> {
     match spec_of(dataset)?.storage.and_then(|storage| storage.kind) {
-        Some(saved_dataset_storage::Kind::FileStorage(file)) => Ok(file_source(dataset.name.clone(), file)),
-        _ => Err(Error::unsupported(format!(
-            "saved dataset `{}` does not lie in files",
+        Some(storage) => place_of(&dataset.name, storage),
+        None => Err(Error::invalid(format!(
+            "saved dataset `{}` does not say where it lies",
             dataset.name
         ))),
     }
+}
+
+/// Where a dataset lies, as a source to read and to write.
+///
+/// # Errors
+/// `Unsupported` when that is neither files nor a table of PostgreSQL.
+pub(crate) fn place_of(name: &str, storage: saved_dataset_storage::Kind) -> Result<DataSource> {
+    let table = match storage {
+        saved_dataset_storage::Kind::FileStorage(file) => return Ok(file_source(name.to_owned(), file)),
+        saved_dataset_storage::Kind::CustomStorage(custom) => postgres::table_of_storage(&custom),
+        _ => None,
+    };
+    let table = table.ok_or_else(|| {
+        Error::unsupported(format!(
+            "saved dataset `{name}` lies neither in files nor in a table of PostgreSQL"
+        ))
+    })?;
+    let options = postgres::options(name, &postgres::Source::Table(table));
+    Ok(DataSource {
+        name: name.to_owned(),
+        r#type: data_source::SourceType::CustomSource.into(),
+        data_source_class_type: postgres::SOURCE_CLASS.to_owned(),
+        options: Some(data_source::Options::CustomOptions(options)),
+        ..Default::default()
+    })
 }
 
 /// A file or folder as a source that says nothing about its times.

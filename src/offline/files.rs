@@ -237,6 +237,7 @@ impl OfflineStore for FileStore {
                 timestamp_column,
             } => Entities::new(schema, batches, &timestamp_column)?,
             EntityRows::Range { start, end } => self.range(&tables, &sides, start, end).await?,
+            EntityRows::Query(_) => return Err(Error::internal("a query for entity rows was not run")),
         };
         let times = sides.iter().flat_map(|side| {
             let columns = std::iter::once(&side.timestamp).chain(&side.created);

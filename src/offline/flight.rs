@@ -36,6 +36,7 @@ use futures::{Stream, TryStreamExt};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
+pub(super) use self::arrow_names::type_named;
 use self::{
     command::{Command, Read},
     gate::{Gate, Work},

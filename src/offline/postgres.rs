@@ -12,19 +12,28 @@ mod source;
 mod text;
 mod write;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use datafusion::{catalog::TableProvider, execution::SendableRecordBatchStream};
-use sqlx::{ConnectOptions as _, PgConnection, postgres::PgConnectOptions};
+use datafusion::{
+    catalog::TableProvider, execution::SendableRecordBatchStream,
+    physical_plan::stream::RecordBatchStreamAdapter,
+};
+use futures::StreamExt as _;
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, postgres::PgConnectOptions};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 
-use self::{scan::Rows, source::Source};
+use self::scan::Rows;
+pub(crate) use self::source::{SOURCE_CLASS, Source, options, storage, table_of_storage};
 use super::{
     files::{FileStore, Tables},
     store::{HistoricalQuery, OfflineStore, Parts, Pull},
@@ -36,7 +45,7 @@ use crate::{
     },
     database::{self, failure, postgres::KEYS},
     error::{Error, Kind, Result},
-    proto::feast::core::DataSource,
+    proto::feast::core::{DataSource, data_source},
 };
 
 /// How long connecting may take.
@@ -45,6 +54,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const TURN_LIMIT: Duration = Duration::from_secs(60);
 /// How long the answer to a question without rows may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// Connections for such questions that are kept for the next.
+const KEPT: usize = 2;
 
 /// The keys of the section (Feast's `PostgreSQLOfflineStoreConfig`).
 pub(crate) static SCHEMA: Schema = Schema {
@@ -88,6 +99,8 @@ struct Server {
     place: String,
     /// Scans at the same time.
     turns: Arc<Semaphore>,
+    /// Connections on which nothing was left half-way.
+    kept: Mutex<Vec<PgConnection>>,
 }
 
 impl std::fmt::Debug for Server {
@@ -99,15 +112,50 @@ impl std::fmt::Debug for Server {
 impl Server {
     fn new(server: database::postgres::Server) -> Self {
         let limit = server.connections.clamp(1, Semaphore::MAX_PERMITS);
+        // A prepared statement that is remembered would know the columns as they were.
+        let options = server.options.statement_cache_capacity(0);
         Self {
-            options: server.options.options([("timezone", "UTC")]),
+            options: options.options([("timezone", "UTC")]),
             place: format!("the offline store `{}`", server.address),
             turns: Arc::new(Semaphore::new(limit)),
+            kept: Mutex::default(),
         }
     }
 
-    /// A connection that changes nothing, and its turn.
+    /// A connection that changes nothing, for a scan, and its turn.
     async fn reading(&self) -> Result<(PgConnection, OwnedSemaphorePermit)> {
+        let turn = self.turn().await?;
+        Ok((self.connect_for_reading().await?, turn))
+    }
+
+    /// As [`Server::reading`], for a question whose answer is no scan; then it can be [kept](Server::keep).
+    async fn asking(&self) -> Result<(PgConnection, OwnedSemaphorePermit)> {
+        let turn = self.turn().await?;
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        if let Some(mut connection) = kept
+            // The server may have closed it since.
+            && matches!(timeout(CONNECT_LIMIT, connection.ping()).await, Ok(Ok(())))
+        {
+            return Ok((connection, turn));
+        }
+        Ok((self.connect_for_reading().await?, turn))
+    }
+
+    /// Keeps a connection whose question was answered for the next one.
+    fn keep(&self, connection: PgConnection) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < KEPT {
+            kept.push(connection);
+        }
+    }
+
+    async fn connect_for_reading(&self) -> Result<PgConnection> {
+        let options = self.options.clone();
+        self.connect(options.options([("default_transaction_read_only", "on")]))
+            .await
+    }
+
+    async fn turn(&self) -> Result<OwnedSemaphorePermit> {
         let turn = timeout(TURN_LIMIT, Arc::clone(&self.turns).acquire_owned()).await;
         let Ok(Ok(turn)) = turn else {
             return Err(Error::new(
@@ -116,11 +164,7 @@ impl Server {
             )
             .hint("raise `offline_store.max_conn`"));
         };
-        let options = self.options.clone();
-        let connection = self
-            .connect(options.options([("default_transaction_read_only", "on")]))
-            .await?;
-        Ok((connection, turn))
+        Ok(turn)
     }
 
     /// A connection for changes.
@@ -159,12 +203,13 @@ impl Server {
     }
 }
 
-/// Syntax and names (class 42, but for missing rights), values (22), features (0A), and writing where there
-/// is only reading (25006).
+/// Syntax and names (class 42, but for missing rights), values (22), constraints (23), features (0A), and
+/// writing where there is only reading (25006).
 fn is_about_the_statement(code: Option<&str>) -> bool {
     code.is_some_and(|code| {
         (code.starts_with("42") && code != "42501")
             || code.starts_with("22")
+            || code.starts_with("23")
             || code.starts_with("0A")
             || code == "25006"
     })
@@ -200,8 +245,20 @@ impl OfflineStore for PostgresStore {
 
     async fn append(&self, source: &DataSource, batches: Vec<RecordBatch>) -> Result<u64> {
         match Source::of(source)? {
-            Some(lies) => self.server.append(&source.name, &lies, &batches).await,
+            Some(lies) => self.server.append(source, &lies, &batches, None).await,
             None => self.files.append(source, batches).await,
+        }
+    }
+
+    async fn append_once(
+        &self,
+        source: &DataSource,
+        batches: Vec<RecordBatch>,
+        marker: &Path,
+    ) -> Result<u64> {
+        match Source::of(source)? {
+            Some(lies) => self.server.append(source, &lies, &batches, Some(marker)).await,
+            None => self.files.append_once(source, batches, marker).await,
         }
     }
 
@@ -217,10 +274,36 @@ impl OfflineStore for PostgresStore {
         }
     }
 
-    /// The query is run by the server, over its tables, as it is by Feast.
-    async fn select(&self, sql: &str, _sources: &[DataSource]) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    /// A table has no maps and structs, and times in microseconds.
+    fn as_saved(
+        &self,
+        target: &DataSource,
+        rows: SendableRecordBatchStream,
+    ) -> Result<SendableRecordBatchStream> {
+        if Source::of(target)?.is_none() {
+            return Ok(rows);
+        }
+        let schema = Arc::new(text::schema_in_table(&rows.schema()));
+        let output = Arc::clone(&schema);
+        let rows = rows.map(move |batch| Ok(text::in_table(&batch?, &schema)?));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(output, rows)))
+    }
+
+    /// The query is run by the server, over its tables, as it is by Feast; one that names a source of files
+    /// is run here, over the sources of both.
+    async fn select(&self, sql: &str, sources: &[DataSource]) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+        let names = FileStore::tables_of(sql);
+        let is_of_files =
+            |source: &&DataSource| matches!(source.options, Some(data_source::Options::FileOptions(_)));
+        if sources
+            .iter()
+            .filter(is_of_files)
+            .any(|source| names.contains(&source.name))
+        {
+            return self.files.select(sql, sources).await;
+        }
         let whose = "the SQL for the entity rows";
-        let rows = Rows::open(&self.server, whose, &Source::query(sql)).await?;
+        let rows = Rows::open(&self.server, whose, &Source::Query(sql.to_owned())).await?;
         self.files.gathered(rows.all()).await
     }
 
@@ -233,8 +316,9 @@ impl OfflineStore for PostgresStore {
     }
 
     async fn check(&self) -> Result<()> {
-        let mut connection = self.server.writing().await?;
-        let asked = sqlx::query("SELECT 1").execute(&mut connection);
-        self.server.within(ANSWER_LIMIT, asked).await.map(drop)
+        let (mut connection, _turn) = self.server.asking().await?;
+        self.server.within(ANSWER_LIMIT, connection.ping()).await?;
+        self.server.keep(connection);
+        Ok(())
     }
 }

@@ -134,6 +134,7 @@ pub(super) async fn retrieve(
             range(&plan, start, end)
         }
         RequestRows::Given { schema, batches } => given(&plan, &schema, batches)?,
+        RequestRows::Sql(sql) if offline.takes_queries() => EntityRows::Query(sql),
         RequestRows::Sql(sql) => {
             let (schema, batches) = offline.select(&sql, &tables(catalog)?).await?;
             given(&plan, &schema, batches)?

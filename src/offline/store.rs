@@ -39,11 +39,14 @@ pub enum EntityRows {
         start: DateTime<Utc>,
         end: DateTime<Utc>,
     },
+    /// A query for them, of a store that [takes queries](OfflineStore::takes_queries).
+    Query(String),
 }
 
 /// One view to join.
 #[derive(Debug, Clone)]
 pub struct JoinView {
+    /// With `@v` and its number when it is not the active version.
     pub name: String,
     pub source: Arc<DataSource>,
     /// Empty for views without entities, which join by time only.
@@ -135,12 +138,29 @@ pub trait OfflineStore: Send + Sync + 'static {
         overwrite: bool,
     ) -> Result<u64>;
 
+    /// The rows as they will be read when they were saved as `target`.
+    ///
+    /// # Errors
+    /// As [`OfflineStore::save`], for a target that makes no sense.
+    fn as_saved(
+        &self,
+        _target: &DataSource,
+        rows: SendableRecordBatchStream,
+    ) -> Result<SendableRecordBatchStream> {
+        Ok(rows)
+    }
+
     /// The rows of a SQL query over these sources, which are its tables under their names.
     async fn select(&self, _sql: &str, _sources: &[DataSource]) -> Result<(SchemaRef, Vec<RecordBatch>)> {
         Err(
             Error::unsupported("entity rows cannot be given as a SQL query to this offline store")
                 .hint("send the rows themselves as a table"),
         )
+    }
+
+    /// Whether [`EntityRows::Query`] is understood: queries are then left to the store.
+    fn takes_queries(&self) -> bool {
+        false
     }
 
     /// The columns of a source as they are stored (before field mapping).

@@ -32,13 +32,13 @@ use crate::{
     model::{Object, ObjectKind},
     offline::{
         dataset::{
-            file_source,
             manifest::{Definition, Fingerprinter, Manifest},
+            place_of,
         },
         retrieve::{HistoricalRequest, RequestRows, Wanted, historical},
     },
     proto::feast::{
-        core::{self, data_source},
+        core,
         registry::{CreateDatasetFromRetrievalRequest, GetDatasetJobStatusResponse},
     },
 };
@@ -239,9 +239,9 @@ fn check(request: &CreateDatasetFromRetrievalRequest) -> Result<()> {
             "Either feature_service_name or features list is required.",
         ));
     }
-    if !matches!(request.storage_type.as_str(), "" | "file") {
+    if !matches!(request.storage_type.as_str(), "" | "file" | "postgres") {
         return Err(Error::invalid(format!(
-            "datasets are made in files here, not in `{}`",
+            "datasets are made in files or in tables of PostgreSQL, not in `{}`",
             request.storage_type
         )));
     }
@@ -319,17 +319,14 @@ async fn make(context: &Context, request: &CreateDatasetFromRetrievalRequest) ->
     };
     let definition = Definition::of(&catalog, &question.wanted, question.full_feature_names)?;
     let known_as_of = Utc::now();
+    let target = place_of(
+        &request.name,
+        storage(&request.storage_type, &request.storage_path, "parquet"),
+    )?;
+    let offline = &context.offline;
     let answer = historical(context, &request.project, question).await?;
-    let place = data_source::FileOptions {
-        uri: request.storage_path.clone(),
-        ..Default::default()
-    };
-    let target = file_source(request.name.clone(), place);
-    let (answer, taken) = fingerprinted(answer);
-    context
-        .offline
-        .save(&target, answer, request.allow_overwrite)
-        .await?;
+    let (answer, taken) = fingerprinted(offline.as_saved(&target, answer)?);
+    offline.save(&target, answer, request.allow_overwrite).await?;
     let manifest = Manifest {
         definition,
         known_as_of,
@@ -384,7 +381,7 @@ fn described(
         },
         join_keys,
         storage: Some(core::SavedDatasetStorage {
-            kind: Some(storage("file", &request.storage_path, "parquet")),
+            kind: Some(storage(&request.storage_type, &request.storage_path, "parquet")),
         }),
         tags: request.tags.clone(),
         feature_service_name: request.feature_service_name.clone(),

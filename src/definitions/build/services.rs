@@ -2,8 +2,9 @@
 
 use super::Builder;
 use crate::{
-    definitions::syntax::{ACTIONS, PERMISSION_TYPES, PolicyDefinition},
+    definitions::syntax::{ACTIONS, PERMISSION_TYPES, PolicyDefinition, StorageKind},
     model::{FeatureRef, ObjectKind},
+    offline::postgres,
     proto::feast::core::{
         self, CombinedGroupNamespacePolicy, GroupBasedPolicy, NamespaceBasedPolicy, RoleBasedPolicy,
         data_source::FileOptions, policy::PolicyType, saved_dataset_storage::Kind,
@@ -87,10 +88,16 @@ impl Builder<'_> {
             for reference in &definition.features {
                 self.check_reference(&what, name, reference);
             }
-            let storage = FileOptions {
-                file_format: None,
-                uri: definition.path.clone(),
-                s3_endpoint_override: definition.s3_endpoint_override.clone(),
+            let storage = match &definition.storage {
+                StorageKind::File {
+                    path,
+                    s3_endpoint_override,
+                } => Kind::FileStorage(FileOptions {
+                    file_format: None,
+                    uri: path.clone(),
+                    s3_endpoint_override: s3_endpoint_override.clone(),
+                }),
+                StorageKind::Table(table) => Kind::CustomStorage(postgres::storage(table)),
             };
             let spec = core::SavedDatasetSpec {
                 name: name.text.clone(),
@@ -98,9 +105,7 @@ impl Builder<'_> {
                 features: definition.features.clone(),
                 join_keys: definition.join_keys.clone(),
                 full_feature_names: definition.full_feature_names,
-                storage: Some(core::SavedDatasetStorage {
-                    kind: Some(Kind::FileStorage(storage)),
-                }),
+                storage: Some(core::SavedDatasetStorage { kind: Some(storage) }),
                 tags: definition.tags.clone(),
                 feature_service_name: definition.feature_service.clone(),
                 namespace: definition.namespace.clone(),

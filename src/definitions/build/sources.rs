@@ -7,6 +7,7 @@ use crate::{
         syntax::{SourceDefinition, SourceKind},
     },
     model::ObjectKind,
+    offline::postgres,
     proto::feast::core::{
         self, DataSource,
         data_source::{FileOptions, Options, RequestDataOptions, SourceType},
@@ -17,15 +18,41 @@ const FILE_CLASS: &str = "feast.infra.offline_stores.file_source.FileSource";
 const PUSH_CLASS: &str = "feast.data_source.PushSource";
 const REQUEST_CLASS: &str = "feast.data_source.RequestSource";
 
-/// The file source of a definition, to look at its columns.
-pub(in crate::definitions) fn file_source(definition: &SourceDefinition) -> DataSource {
-    DataSource {
+/// The source of a definition to look at its columns, if it has any of its own.
+pub(in crate::definitions) fn readable_source(definition: &SourceDefinition) -> Option<DataSource> {
+    let (options, source_type, class) = stored(definition)?;
+    Some(DataSource {
         name: definition.name.text.clone(),
-        r#type: SourceType::BatchFile as i32,
+        r#type: source_type as i32,
         timestamp_field: definition.timestamp_field.clone(),
-        options: file_options(&definition.kind),
+        data_source_class_type: class.to_owned(),
+        options: Some(options),
         ..Default::default()
-    }
+    })
+}
+
+/// What a source has whose rows are stored: its options, type and class in Feast.
+fn stored(definition: &SourceDefinition) -> Option<(Options, SourceType, &'static str)> {
+    Some(match &definition.kind {
+        SourceKind::File {
+            path,
+            format,
+            s3_endpoint_override,
+        } => {
+            let options = FileOptions {
+                file_format: format.map(file_format),
+                uri: path.clone(),
+                s3_endpoint_override: s3_endpoint_override.clone(),
+            };
+            (Options::FileOptions(options), SourceType::BatchFile, FILE_CLASS)
+        }
+        SourceKind::Postgres(source) => {
+            let options = postgres::options(&definition.name.text, source);
+            let options = Options::CustomOptions(options);
+            (options, SourceType::CustomSource, postgres::SOURCE_CLASS)
+        }
+        SourceKind::Push { .. } | SourceKind::Request { .. } => return None,
+    })
 }
 
 impl Builder<'_> {
@@ -54,7 +81,10 @@ impl Builder<'_> {
     fn data_source(&mut self, definition: &SourceDefinition) -> Option<DataSource> {
         let (options, source_type, class) = match &definition.kind {
             SourceKind::Push { batch_source } => return self.push_source(definition, batch_source),
-            SourceKind::File { .. } => (file_options(&definition.kind), SourceType::BatchFile, FILE_CLASS),
+            SourceKind::File { .. } | SourceKind::Postgres(_) => {
+                let (options, source_type, class) = stored(definition)?;
+                (Some(options), source_type, class)
+            }
             SourceKind::Request { schema } => {
                 if schema.is_empty() {
                     let text = format!("request source `{}` without `schema`", definition.name.text);
@@ -86,7 +116,7 @@ impl Builder<'_> {
             options,
             ..Default::default()
         };
-        if source_type == SourceType::BatchFile {
+        if source_type != SourceType::RequestSource {
             self.check_columns(&mut source, &definition.name)?;
         }
         Some(source)
@@ -125,6 +155,10 @@ impl Builder<'_> {
         let Some(schema) = self.schemas.get(&source.name) else {
             return Some(());
         };
+        let place = match source.options {
+            Some(Options::CustomOptions(_)) => "table",
+            _ => "file",
+        };
         if source.timestamp_field.is_empty() {
             let is_time =
                 |kind: &arrow::datatypes::DataType| matches!(kind, arrow::datatypes::DataType::Timestamp(..));
@@ -140,8 +174,8 @@ impl Builder<'_> {
                 let text = format!("data source `{}` needs a `timestamp_field`", source.name);
                 let columns: Vec<&str> = times.iter().map(|name| name.as_str()).collect();
                 let hint = match columns.as_slice() {
-                    [] => "its file has no column of a timestamp type".to_owned(),
-                    many => format!("its file has several timestamps: {}", many.join(", ")),
+                    [] => format!("its {place} has no column of a timestamp type"),
+                    many => format!("its {place} has several timestamps: {}", many.join(", ")),
                 };
                 self.report(name.place.error(text).hint(hint));
                 return None;
@@ -166,7 +200,10 @@ impl Builder<'_> {
         let mut problems = Vec::new();
         for (key, column) in named {
             if !column.is_empty() && !columns.contains(&column.as_str()) && !mapped(column) {
-                let text = format!("data source `{}`: its file has no column `{column}`", source.name);
+                let text = format!(
+                    "data source `{}`: its {place} has no column `{column}`",
+                    source.name
+                );
                 problems.push(
                     name.place
                         .error(text)
@@ -180,7 +217,10 @@ impl Builder<'_> {
             .keys()
             .filter(|from| !columns.contains(&from.as_str()))
         {
-            let text = format!("data source `{}`: its file has no column `{from}`", source.name);
+            let text = format!(
+                "data source `{}`: its {place} has no column `{from}`",
+                source.name
+            );
             problems.push(
                 name.place
                     .error(text)
@@ -192,22 +232,6 @@ impl Builder<'_> {
         problems.into_iter().for_each(|problem| self.report(problem));
         fine.then_some(())
     }
-}
-
-fn file_options(kind: &SourceKind) -> Option<Options> {
-    let SourceKind::File {
-        path,
-        format,
-        s3_endpoint_override,
-    } = kind
-    else {
-        return None;
-    };
-    Some(Options::FileOptions(FileOptions {
-        file_format: format.map(file_format),
-        uri: path.clone(),
-        s3_endpoint_override: s3_endpoint_override.clone(),
-    }))
 }
 
 /// Feast 0.67 writes its deprecated spelling of delta, and reads no other.

@@ -14,6 +14,7 @@ use crate::{
     },
     error::Result,
     model::{Object, ObjectKind, feature_view::DUMMY_ENTITY_NAME, on_demand::EXPRESSIONS_TAG},
+    offline::postgres,
     proto::feast::core::{
         self, FeatureSpecV2,
         data_source::{Options, SourceType},
@@ -145,6 +146,18 @@ fn data_source(source: &core::DataSource) -> Option<Json> {
             .text("created_timestamp_column", &source.created_timestamp_column)
             .text("date_partition_column", &source.date_partition_column)
             .map("field_mapping", &source.field_mapping),
+        (SourceType::CustomSource, _) if source.data_source_class_type == postgres::SOURCE_CLASS => {
+            let found = postgres::Source::of(source).ok().flatten()?;
+            let (table, query) = found.table_and_query();
+            entry
+                .put("type", "postgres")
+                .text("table", table)
+                .text("query", query)
+                .text("timestamp_field", &source.timestamp_field)
+                .text("created_timestamp_column", &source.created_timestamp_column)
+                .text("date_partition_column", &source.date_partition_column)
+                .map("field_mapping", &source.field_mapping)
+        }
         (SourceType::PushSource, _) => entry
             .put("type", "push")
             .text("batch_source", &source.batch_source.as_ref()?.name),
@@ -345,13 +358,16 @@ fn permission(spec: &core::PermissionSpec) -> Option<Json> {
 }
 
 fn dataset(spec: &core::SavedDatasetSpec) -> Option<Json> {
-    let Kind::FileStorage(storage) = spec.storage.as_ref()?.kind.as_ref()? else {
-        return None;
+    let place = match spec.storage.as_ref()?.kind.as_ref()? {
+        Kind::FileStorage(storage) => Entry::default()
+            .put("type", "file")
+            .text("path", &storage.uri)
+            .text("s3_endpoint_override", &storage.s3_endpoint_override),
+        Kind::CustomStorage(storage) => Entry::default()
+            .put("type", "postgres")
+            .text("table", &postgres::table_of_storage(storage)?),
+        _ => return None,
     };
-    let place = Entry::default()
-        .put("type", "file")
-        .text("path", &storage.uri)
-        .text("s3_endpoint_override", &storage.s3_endpoint_override);
     Entry::default()
         .text("name", &spec.name)
         .texts("features", &spec.features)

@@ -15,6 +15,7 @@ use datafusion::{
     execution::{SendableRecordBatchStream, SessionStateBuilder, memory_pool::MemoryConsumer},
     logical_expr::LogicalPlan,
     prelude::{SQLOptions, SessionContext},
+    sql::{parser::DFParser, resolve::resolve_table_references, sqlparser::dialect::PostgreSqlDialect},
 };
 use futures::StreamExt;
 
@@ -29,6 +30,19 @@ use crate::{
 };
 
 impl FileStore {
+    /// The names of the tables that a query reads; none when it is not in the SQL that is understood here.
+    pub(in crate::offline) fn tables_of(sql: &str) -> Vec<String> {
+        let dialect = PostgreSqlDialect {};
+        let Ok(Some(statement)) =
+            DFParser::parse_sql_with_dialect(sql, &dialect).map(|mut all| all.pop_front())
+        else {
+            return Vec::new();
+        };
+        let tables = resolve_table_references(&statement, false);
+        let tables = tables.map(|(tables, _)| tables).unwrap_or_default();
+        tables.iter().map(|table| table.table().to_owned()).collect()
+    }
+
     /// The rows of a query.
     ///
     /// # Errors

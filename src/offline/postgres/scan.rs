@@ -60,9 +60,10 @@ impl Rows {
         let from = source.from();
         // The extended protocol takes one statement only, so this is the check that it is one.
         let statement = AssertSqlSafe(format!("SELECT * FROM {from}")).into_sql_str();
-        let (mut connection, _turn) = server.reading().await?;
+        let (mut connection, _turn) = server.asking().await?;
         let asked = async { Ok((&mut connection).prepare(statement).await) };
         let prepared = server.within(ANSWER_LIMIT, asked).await?;
+        server.keep(connection);
         let prepared = prepared.map_err(|error| server.refused(whose, error))?;
         let columns: Vec<(String, Cell)> = prepared
             .columns()

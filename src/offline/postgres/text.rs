@@ -1,11 +1,14 @@
-//! Arrow columns as text that PostgreSQL reads, and the types of columns made for them.
+//! Arrow columns as text that PostgreSQL reads, the types of columns made for them, and what such columns
+//! give back.
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, RecordBatch},
-    datatypes::{DataType, Field, Schema},
+    array::{Array, ArrayRef, AsArray, RecordBatch, StringArray},
+    compute::cast,
+    datatypes::{DataType, Date32Type, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType},
     json::{WriterBuilder, writer::LineDelimited},
     util::display::{ArrayFormatter, FormatOptions},
 };
+use chrono::{DateTime, Datelike as _, NaiveDate, TimeDelta};
 use std::{fmt::Write as _, sync::Arc};
 
 use crate::error::{Error, Result};
@@ -28,10 +31,54 @@ pub(super) fn column_type(data_type: &DataType) -> String {
         list if element(list).is_some_and(|element| !is_nested(element)) => {
             return element(list).map(column_type).unwrap_or_default() + "[]";
         }
-        nested if is_nested(nested) => "jsonb",
+        // Its text stays as it was written, which `jsonb` would change.
+        nested if is_nested(nested) => "json",
         _ => "text",
     };
     name.to_owned()
+}
+
+/// The columns that a table made for these gives back.
+pub(super) fn schema_in_table(schema: &Schema) -> Schema {
+    let fields = schema.fields().iter();
+    let fields = fields.map(|field| Field::new(field.name(), type_in_table(field.data_type()), true));
+    Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone())
+}
+
+fn type_in_table(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::UInt64 | DataType::Decimal128(..) | DataType::Decimal256(..) => DataType::Float64,
+        DataType::Timestamp(_, zone) => {
+            DataType::Timestamp(TimeUnit::Microsecond, zone.as_ref().map(|_| "UTC".into()))
+        }
+        DataType::Dictionary(_, values) => type_in_table(values),
+        list if element(list).is_some_and(|element| !is_nested(element)) => {
+            let element = element(list).map_or(DataType::Utf8, type_in_table);
+            DataType::new_list(element, true)
+        }
+        nested if is_nested(nested) => DataType::Utf8,
+        other => other.clone(),
+    }
+}
+
+/// A batch as a table made for it gives it back; `schema` is that of [`schema_in_table`].
+///
+/// # Errors
+/// `InvalidArgument` when a value has no place there.
+pub(super) fn in_table(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let columns = batch
+        .columns()
+        .iter()
+        .zip(schema.fields())
+        .map(|(column, field)| {
+            if is_nested(column.data_type()) && field.data_type() == &DataType::Utf8 {
+                Ok(Arc::new(StringArray::from(json_texts(column)?)) as ArrayRef)
+            } else {
+                Ok(cast(column, field.data_type())?)
+            }
+        });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
 }
 
 /// Appends a batch as CSV.
@@ -81,6 +128,17 @@ fn texts(column: &ArrayRef) -> Result<Vec<Option<String>>> {
                 .collect()
         }
         nested if is_nested(nested) || element(nested).is_some() => json_texts(column),
+        DataType::Timestamp(_, zone) => {
+            let zoned = zone.is_some();
+            let micros = DataType::Timestamp(TimeUnit::Microsecond, zone.as_ref().map(|_| "UTC".into()));
+            let times = cast(column, &micros)?;
+            let times = times.as_primitive::<TimestampMicrosecondType>();
+            Ok(times.iter().map(|at| Some(moment_text(at?, zoned))).collect())
+        }
+        DataType::Date32 => {
+            let days = column.as_primitive::<Date32Type>();
+            Ok(days.iter().map(|day| Some(day_text(day?))).collect())
+        }
         plain => {
             let nulls = column.logical_nulls();
             let options = FormatOptions::default().with_display_error(false);
@@ -97,6 +155,36 @@ fn texts(column: &ArrayRef) -> Result<Vec<Option<String>>> {
             (0..column.len()).map(text).collect()
         }
     }
+}
+
+/// A moment in UTC. The ends of the scale are PostgreSQL's infinities.
+fn moment_text(micros: i64, zoned: bool) -> String {
+    match (micros, DateTime::from_timestamp_micros(micros)) {
+        (i64::MIN, _) => "-infinity".to_owned(),
+        (i64::MAX, _) | (_, None) => "infinity".to_owned(),
+        (_, Some(at)) => {
+            let (year, era) = year_and_era(at.year());
+            let rest = at.format("-%m-%d %H:%M:%S%.6f");
+            format!("{year:04}{rest}{}{era}", if zoned { "+00" } else { "" })
+        }
+    }
+}
+
+fn day_text(days: i32) -> String {
+    let day = NaiveDate::default().checked_add_signed(TimeDelta::days(days.into()));
+    match (days, day) {
+        (i32::MIN, _) => "-infinity".to_owned(),
+        (i32::MAX, _) | (_, None) => "infinity".to_owned(),
+        (_, Some(day)) => {
+            let (year, era) = year_and_era(day.year());
+            format!("{year:04}{}{era}", day.format("-%m-%d"))
+        }
+    }
+}
+
+/// The year as PostgreSQL has it: the one before 1 is `0001 BC`.
+fn year_and_era(year: i32) -> (i32, &'static str) {
+    if year > 0 { (year, "") } else { (1 - year, " BC") }
 }
 
 /// `{"a",NULL}`.
@@ -191,8 +279,8 @@ mod tests {
         let mut text = String::new();
         write_csv(&batch, &mut text).unwrap();
         let first = r#""say ""hi"",
-\","{""1"",NULL}","{""a"":1}","\x00ff","1970-01-01T00:00:00.000001Z""#;
-        let second = r#""",,"{""a"":null}",,"1970-01-01T00:00:00Z""#;
+\","{""1"",NULL}","{""a"":1}","\x00ff","1970-01-01 00:00:00.000001+00""#;
+        let second = r#""",,"{""a"":null}",,"1970-01-01 00:00:00.000000+00""#;
         assert_eq!(text, format!("{first}\n{second}\n"));
         let types: Vec<_> = batch
             .schema()
@@ -200,6 +288,27 @@ mod tests {
             .iter()
             .map(|field| column_type(field.data_type()))
             .collect();
-        assert_eq!(types, ["text", "integer[]", "jsonb", "bytea", "timestamptz"]);
+        assert_eq!(types, ["text", "integer[]", "json", "bytea", "timestamptz"]);
+    }
+
+    #[test]
+    fn times_beyond_the_calendar_are_written_too() {
+        assert_eq!(moment_text(i64::MAX, true), "infinity");
+        assert_eq!(moment_text(i64::MIN, false), "-infinity");
+        let at = |text: &str| {
+            chrono::DateTime::parse_from_rfc3339(text)
+                .unwrap()
+                .timestamp_micros()
+        };
+        assert_eq!(
+            moment_text(at("0001-01-01T00:00:00Z"), false),
+            "0001-01-01 00:00:00.000000"
+        );
+        assert_eq!(
+            moment_text(at("0000-02-03T00:00:00Z"), true),
+            "0001-02-03 00:00:00.000000+00 BC"
+        );
+        assert_eq!(day_text(-1), "1969-12-31");
+        assert_eq!(day_text(i32::MAX), "infinity");
     }
 }

@@ -1,87 +1,131 @@
 //! Writing tables: rows go in with `COPY` in one transaction, so all of them are there or none.
 
-use arrow::{datatypes::Schema, record_batch::RecordBatch};
-use datafusion::execution::SendableRecordBatchStream;
+use std::{fs::File, io::Write as _, path::Path, sync::Arc};
+
+use arrow::{
+    array::{Array as _, ArrayRef},
+    compute::{CastOptions, cast_with_options},
+    datatypes::{DataType, Field, Schema, SchemaRef},
+    record_batch::{RecordBatch, RecordBatchOptions},
+};
+use datafusion::{catalog::TableProvider as _, execution::SendableRecordBatchStream};
 use futures::StreamExt;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 
 use super::{
     ANSWER_LIMIT, Server,
+    scan::Rows,
     source::{Source, quoted},
     text::{column_type, write_csv},
 };
 use crate::{
     error::{Error, Kind, Result},
-    offline::store::listed,
+    offline::{asof::times::is_readable, store::listed},
+    proto::feast::core::DataSource,
 };
 
 /// Rows that become text at a time.
 const CHUNK_ROWS: usize = 1 << 12;
+
+/// Bytes of a column's name; PostgreSQL cuts off more without an error.
+const LONGEST_NAME: usize = 63;
 
 /// Columns of a table and whether they fill themselves.
 const COLUMNS: &str = "SELECT attname::text, atthasdef OR attidentity <> '' OR attgenerated <> '' FROM pg_attribute \
                        WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
 
 impl Server {
-    /// Adds rows to a source.
-    pub(super) async fn append(&self, name: &str, source: &Source, batches: &[RecordBatch]) -> Result<u64> {
-        let whose = format!("data source `{name}`");
-        let table = table_of(&whose, source)?;
+    /// Adds rows to a source; under a marker, those that an earlier call did not add.
+    pub(super) async fn append(
+        self: &Arc<Self>,
+        source: &DataSource,
+        lies: &Source,
+        batches: &[RecordBatch],
+        marker: Option<&Path>,
+    ) -> Result<u64> {
+        let whose = format!("data source `{}`", source.name);
+        let table = table_of(&whose, lies)?;
+        if let Some(marker) = marker
+            && self.is_done(marker).await?
+        {
+            return Ok(0);
+        }
+        let target = self.target(&whose, lies, table).await?;
+        let batches = batches.iter().map(|batch| target.fitted(batch, source));
+        let batches = batches.collect::<Result<Vec<_>>>()?;
         let mut connection = self.writing().await?;
-        self.check_columns(&mut connection, &whose, table, batches)
-            .await?;
         let mut transaction = self.within(ANSWER_LIMIT, connection.begin()).await?;
+        if let Some(marker) = marker {
+            let number = sqlx::query_scalar("SELECT txid_current()").fetch_one(&mut *transaction);
+            let number: i64 = self.within(ANSWER_LIMIT, number).await?;
+            note(marker, number)
+                .await
+                .map_err(|error| unusable(marker, &error))?;
+        }
         let mut rows = 0;
-        for batch in batches {
+        for batch in &batches {
             rows += self.copy_in(&mut transaction, &whose, table, batch).await?;
         }
         self.within(ANSWER_LIMIT, transaction.commit()).await?;
         Ok(rows)
     }
 
-    /// Rows with too much or too little are refused before anything is written.
-    async fn check_columns(
-        &self,
-        connection: &mut PgConnection,
-        whose: &str,
-        table: &str,
-        batches: &[RecordBatch],
-    ) -> Result<()> {
-        let asked = sqlx::query(COLUMNS).bind(table).fetch_all(connection);
+    /// Whether the transaction that a marker names has happened. The server knows of each for as long as it
+    /// keeps rows of that age apart, which is hundreds of millions of transactions.
+    async fn is_done(&self, marker: &Path) -> Result<bool> {
+        let text = match tokio::fs::read_to_string(marker).await {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(unusable(marker, &error)),
+        };
+        let unknown = || {
+            let text = format!(
+                "it cannot be told any more whether the rows of `{}` are in the table",
+                marker.display()
+            );
+            Error::unavailable(text)
+                .hint("remove that file when they are not, or the one it is named after when they are")
+        };
+        let number: i64 = text.trim().parse().map_err(|_| unknown())?;
+        let (mut connection, _turn) = self.asking().await?;
+        let status = sqlx::query_scalar("SELECT txid_status($1)")
+            .bind(number)
+            .fetch_one(&mut connection);
+        let status: Option<String> = self.within(ANSWER_LIMIT, status).await?;
+        self.keep(connection);
+        match status.as_deref() {
+            Some("committed") => Ok(true),
+            Some("aborted") => Ok(false),
+            Some(_) => Err(Error::unavailable(format!(
+                "{} has not ended an earlier write yet",
+                self.place
+            ))),
+            None => Err(unknown()),
+        }
+    }
+
+    /// What a table takes.
+    async fn target(self: &Arc<Self>, whose: &str, lies: &Source, table: &str) -> Result<Target> {
+        let schema = Rows::open(self, whose, lies).await?.schema();
+        let (mut connection, _turn) = self.asking().await?;
+        let asked = sqlx::query(COLUMNS).bind(table).fetch_all(&mut connection);
         let asked = self.within(ANSWER_LIMIT, async { Ok(asked.await) }).await?;
         let found = asked.map_err(|error| self.refused(whose, error))?;
-        let columns: Result<Vec<(String, bool)>, sqlx::Error> = found
+        self.keep(connection);
+        let optional: Result<Vec<(String, bool)>, sqlx::Error> = found
             .iter()
             .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
             .collect();
-        let columns = columns.map_err(|error| self.failed(error))?;
-        for batch in batches {
-            let schema = batch.schema();
-            let missing = columns
-                .iter()
-                .filter(|(name, fills_itself)| !fills_itself && schema.index_of(name).is_err())
-                .map(|(name, _)| name.as_str());
-            let unknown = schema
-                .fields()
-                .iter()
-                .map(|field| field.name().as_str())
-                .filter(|name| columns.iter().all(|(column, _)| column != name));
-            let (missing, unknown): (Vec<&str>, Vec<&str>) = (missing.collect(), unknown.collect());
-            if !(missing.is_empty() && unknown.is_empty()) {
-                let mut parts = Vec::new();
-                if !missing.is_empty() {
-                    parts.push(format!("missing {}", listed(missing)));
-                }
-                if !unknown.is_empty() {
-                    parts.push(format!("unknown {}", listed(unknown)));
-                }
-                return Err(Error::invalid(format!(
-                    "{whose}: the rows do not have the columns of table `{table}`: {}",
-                    parts.join(", ")
-                )));
-            }
-        }
-        Ok(())
+        let optional = optional.map_err(|error| self.failed(error))?;
+        Ok(Target {
+            whose: whose.to_owned(),
+            table: table.to_owned(),
+            schema,
+            optional: optional
+                .into_iter()
+                .filter_map(|(name, fills_itself)| fills_itself.then_some(name))
+                .collect(),
+        })
     }
 
     /// Makes a table of a stream.
@@ -99,7 +143,7 @@ impl Server {
             self.run(&mut transaction, whose, format!("DROP TABLE IF EXISTS {table}"))
                 .await?;
         }
-        let make = format!("CREATE TABLE {table} ({})", columns_of(&rows.schema()));
+        let make = format!("CREATE TABLE {table} ({})", columns_of(&rows.schema())?);
         let made = sqlx::query(AssertSqlSafe(make)).execute(&mut *transaction);
         let made = self.within(ANSWER_LIMIT, async { Ok(made.await) }).await?;
         made.map_err(|error| {
@@ -168,10 +212,157 @@ fn table_of<'a>(whose: &str, source: &'a Source) -> Result<&'a str> {
     }
 }
 
-fn columns_of(schema: &Schema) -> String {
+fn columns_of(schema: &Schema) -> Result<String> {
     let column = |field: &arrow::datatypes::FieldRef| {
-        format!("{} {}", quoted(field.name()), column_type(field.data_type()))
+        if field.name().len() > LONGEST_NAME {
+            let text = format!(
+                "`{}` is too long for the name of a column: PostgreSQL allows {LONGEST_NAME} bytes",
+                field.name()
+            );
+            return Err(Error::invalid(text).hint("ask for short feature names, or save the rows as a file"));
+        }
+        Ok(format!(
+            "{} {}",
+            quoted(field.name()),
+            column_type(field.data_type())
+        ))
     };
-    let columns: Vec<_> = schema.fields().iter().map(column).collect();
-    columns.join(", ")
+    let columns = schema.fields().iter().map(column).collect::<Result<Vec<_>>>()?;
+    Ok(columns.join(", "))
+}
+
+/// Notes down a transaction before it ends.
+async fn note(marker: &Path, number: i64) -> std::io::Result<()> {
+    let marker = marker.to_owned();
+    let written = tokio::task::spawn_blocking(move || {
+        let fresh = marker.with_added_extension("tmp");
+        let mut file = File::create(&fresh)?;
+        file.write_all(number.to_string().as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&fresh, &marker)?;
+        let folder = marker.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    });
+    written
+        .await
+        .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+}
+
+fn unusable(marker: &Path, error: &std::io::Error) -> Error {
+    Error::unavailable(format!("marker `{}`: {error}", marker.display()))
+}
+
+/// A table that rows are added to.
+struct Target {
+    whose: String,
+    table: String,
+    schema: SchemaRef,
+    /// Columns that fill themselves.
+    optional: Vec<String>,
+}
+
+impl Target {
+    /// The rows with the columns of the table, named as they are there or as the source maps them.
+    fn fitted(&self, batch: &RecordBatch, source: &DataSource) -> Result<RecordBatch> {
+        let given = batch.schema();
+        let (mut fields, mut columns) = (Vec::new(), Vec::new());
+        let (mut missing, mut used) = (Vec::new(), Vec::new());
+        for field in self.schema.fields() {
+            let mapped = || source.field_mapping.get(field.name());
+            let found = given.index_of(field.name()).ok();
+            let Some(place) = found.or_else(|| given.index_of(mapped()?).ok()) else {
+                if !self.optional.contains(field.name()) {
+                    missing.push(field.name().as_str());
+                }
+                continue;
+            };
+            used.push(place);
+            let column = fit(batch.column(place), field.data_type())
+                .map_err(|error| error.context(format!("{}: column `{}`", self.whose, field.name())))?;
+            fields.push(Field::new(field.name(), column.data_type().clone(), true));
+            columns.push(column);
+        }
+        let extra = (0..given.fields().len()).filter(|place| !used.contains(place));
+        let extra: Vec<&str> = extra
+            .map(|place| given.field(place).name().as_str())
+            .filter(|name| !name.starts_with("__index_level_"))
+            .collect();
+        if missing.is_empty() && extra.is_empty() {
+            let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+            let schema = Arc::new(Schema::new(fields));
+            return Ok(RecordBatch::try_new_with_options(schema, columns, &options)?);
+        }
+        let mut problems = Vec::new();
+        if !missing.is_empty() {
+            problems.push(format!("missing {}", listed(missing)));
+        }
+        if !extra.is_empty() {
+            problems.push(format!("unknown {}", listed(extra)));
+        }
+        Err(Error::invalid(format!(
+            "{}: the rows do not have the columns of table `{}`: {}",
+            self.whose,
+            self.table,
+            problems.join(", ")
+        )))
+    }
+}
+
+/// A column whose text PostgreSQL reads as what is meant: moments in UTC, whole numbers without a point.
+fn fit(column: &ArrayRef, stored: &DataType) -> Result<ArrayRef> {
+    let given = column.data_type();
+    let strict = CastOptions {
+        safe: false,
+        ..CastOptions::default()
+    };
+    let to = |data_type: &DataType| {
+        cast_with_options(column, data_type, &strict)
+            .map_err(|error| Error::invalid(format!("its {given} is no {stored}: {error}")))
+    };
+    match stored {
+        DataType::Timestamp(unit, _) if is_readable(given) => {
+            to(&DataType::Timestamp(*unit, Some("UTC".into())))
+        }
+        whole if whole.is_integer() && given.is_floating() => {
+            let whole = to(whole)?;
+            if cast_with_options(&whole, given, &strict)?.to_data() == column.to_data() {
+                Ok(whole)
+            } else {
+                Err(Error::invalid(format!(
+                    "its {given} has numbers that are no {stored}"
+                )))
+            }
+        }
+        _ => Ok(Arc::clone(column)),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use arrow::array::{AsArray as _, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
+    use arrow::datatypes::{Int64Type, TimeUnit, TimestampMicrosecondType};
+
+    use super::*;
+
+    #[test]
+    fn columns_fit_or_are_refused() {
+        let floats: ArrayRef = Arc::new(Float64Array::from(vec![Some(2.0), None]));
+        let whole = fit(&floats, &DataType::Int64).unwrap();
+        assert_eq!(
+            whole.as_primitive::<Int64Type>(),
+            &Int64Array::from(vec![Some(2), None])
+        );
+        let broken: ArrayRef = Arc::new(Float64Array::from(vec![2.5]));
+        assert!(fit(&broken, &DataType::Int64).is_err());
+        let utc = TimestampMicrosecondArray::from(vec![3_600_000_000]).with_timezone("UTC");
+        let naive = DataType::Timestamp(TimeUnit::Microsecond, None);
+        let text: ArrayRef = Arc::new(StringArray::from(vec!["1970-01-01T02:00:00+01:00"]));
+        let zoned: ArrayRef = Arc::new(utc.clone().with_timezone("Europe/Berlin"));
+        for given in [text, zoned] {
+            let fitted = fit(&given, &naive).unwrap();
+            assert_eq!(fitted.as_primitive::<TimestampMicrosecondType>(), &utc);
+        }
+        assert!(fit(&(Arc::new(StringArray::from(vec!["soon"])) as ArrayRef), &naive).is_err());
+    }
 }

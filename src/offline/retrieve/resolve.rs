@@ -489,7 +489,12 @@ impl Resolver<'_> {
                     value_type: field.value_type,
                 });
             views.push(JoinView {
-                name: joining.view.name.clone(),
+                name: match joining.prefix.rsplit_once("@v") {
+                    Some((_, version)) if version.parse::<u32>().is_ok() => {
+                        format!("{}@v{version}", joining.view.name)
+                    }
+                    _ => joining.view.name.clone(),
+                },
                 // Never absent: `join` refuses views without history.
                 source: joining.view.batch_source.clone().unwrap_or_default(),
                 join_keys: joining.keys,

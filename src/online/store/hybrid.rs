@@ -16,7 +16,7 @@ use super::{
     kind::{KINDS, Opening},
 };
 use crate::{
-    config::schema::{Kind as Holds, Schema, Unknown, used},
+    config::schema::{Kind as Holds, ONLINE, Schema, Unknown, used},
     error::{Error, Result},
     model::FeatureView,
     proto::feast::core::InfraObject,
@@ -36,7 +36,7 @@ static SCHEMA: Schema = Schema {
     keys: &[
         used("type", Holds::Text, Some("hybrid")),
         used("routing_tag", Holds::Text, Some("tribe")),
-        used("online_stores", Holds::Stores, None),
+        used("online_stores", Holds::Stores(&ONLINE), None),
     ],
 };
 

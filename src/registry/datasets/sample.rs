@@ -26,7 +26,7 @@ pub(crate) struct Sample {
 /// Reads the first `limit` rows.
 ///
 /// # Errors
-/// `Unsupported` when the dataset does not lie in files; what the offline store returns.
+/// `Unsupported` when the dataset lies where nothing is read; what the offline store returns.
 pub(crate) async fn sample(
     offline: &Arc<dyn OfflineStore>,
     dataset: &Object,

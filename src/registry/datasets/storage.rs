@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::{
+    offline::postgres,
     proto::feast::core::{data_source, saved_dataset_storage},
     registry::Catalog,
 };
@@ -70,7 +71,8 @@ pub(crate) fn storage(kind: &str, path: &str, format: &str) -> saved_dataset_sto
                 ..Default::default()
             })
         }
-        "postgres" | "clickhouse" => custom(json!({"name": null, "query": null, "table": path}).to_string()),
+        "postgres" => Kind::CustomStorage(postgres::storage(path)),
+        "clickhouse" => custom(json!({"name": null, "query": null, "table": path}).to_string()),
         "couchbase" => {
             let mut parts = path.splitn(3, '.').map(str::to_owned);
             let mut next = || parts.next().unwrap_or_default();

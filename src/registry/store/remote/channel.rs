@@ -2,34 +2,23 @@
 
 use std::{
     error::Error as _,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
-use tokio_rustls::{TlsConnector, client::TlsStream};
-use tonic::{
-    Request, Status,
-    metadata::{Ascii, MetadataValue},
-    service::{Interceptor, interceptor::InterceptedService},
-    transport::{Channel, Endpoint, Uri},
-};
+use tonic::{Request, Status, service::interceptor::InterceptedService, transport::Channel};
 
 use super::kind_of;
-use tower::service_fn;
 
+pub use crate::tls::grpc::RemoteTls;
 use crate::{
     error::{Error, Result, reason},
     proto::thali::registry::registry_sync_client::RegistrySyncClient,
     registry::grpc::BytesCodec,
-    tls,
+    tls::grpc::{self, Token},
 };
 
 /// Whole registries come in parts or lists of at most this size.
@@ -45,17 +34,6 @@ pub struct RemoteOptions {
     pub token: Option<String>,
 }
 
-/// How a registry server is trusted, and how it trusts us.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RemoteTls {
-    /// Certificates to trust instead of the system's.
-    pub ca: Option<PathBuf>,
-    /// Our certificate and its key.
-    pub client: Option<(PathBuf, PathBuf)>,
-    /// The name to ask for, when it is not that of the address.
-    pub authority: Option<String>,
-}
-
 /// A connection that is made when it is needed and made again when it breaks. Cloning is cheap.
 #[derive(Clone)]
 pub(super) struct Connection {
@@ -64,19 +42,6 @@ pub(super) struct Connection {
     token: Token,
     /// Whether the server turned out to be Feast's own.
     is_feast: Arc<AtomicBool>,
-}
-
-/// Adds the token to every call.
-#[derive(Clone)]
-pub(super) struct Token(Option<MetadataValue<Ascii>>);
-
-impl Interceptor for Token {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(token) = &self.0 {
-            request.metadata_mut().insert("authorization", token.clone());
-        }
-        Ok(request)
-    }
 }
 
 impl Connection {
@@ -88,37 +53,14 @@ impl Connection {
             Error::config(format!("`{address}` is no address of a registry server"))
                 .hint("give host and port, such as `feast-registry:6570`")
         };
-        let uri: Uri = format!("http://{address}").parse().map_err(|_| malformed())?;
-        if uri.port().is_none() || uri.path() != "/" {
-            return Err(malformed());
-        }
-        let mut endpoint = Endpoint::from(uri.clone())
-            .connect_timeout(Duration::from_secs(5))
-            .tcp_keepalive(Some(Duration::from_secs(20)))
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .keep_alive_while_idle(true);
-        let channel = match &options.tls {
-            Some(tls) => {
-                // tonic would make TLS of its own of `https`; what the server is told is the origin.
-                let origin = format!("https://{address}").parse().map_err(|_| malformed())?;
-                endpoint = endpoint.origin(origin);
-                let connector = TlsStreams::new(tls, &uri)?;
-                endpoint.connect_with_connector_lazy(service_fn(move |uri| connector.clone().connect(uri)))
-            }
-            None => endpoint.connect_lazy(),
-        };
-        let token = options.token.as_ref().map(|token| {
-            let mut value = MetadataValue::try_from(format!("Bearer {token}")).map_err(|_| {
-                Error::config("the token for the registry server has characters that cannot be sent")
-            })?;
-            value.set_sensitive(true);
-            Ok::<_, Error>(value)
+        let channel = grpc::channel(address, options.tls.as_ref(), malformed)?;
+        let token = Token::new(options.token.as_deref(), || {
+            Error::config("the token for the registry server has characters that cannot be sent")
         });
         Ok(Self {
             address: address.into(),
             channel,
-            token: Token(token.transpose()?),
+            token: token?,
             is_feast: Arc::default(),
         })
     }
@@ -177,46 +119,5 @@ impl Connection {
             kind_of(status),
             format!("registry server `{}`: {message}", self.address),
         )
-    }
-}
-
-/// Makes connections that are TLS.
-#[derive(Clone)]
-struct TlsStreams {
-    connector: TlsConnector,
-    /// The name the server's certificate has to have.
-    name: ServerName<'static>,
-}
-
-impl TlsStreams {
-    fn new(tls: &RemoteTls, uri: &Uri) -> Result<Self> {
-        let identity = tls.client.as_ref();
-        let identity = identity.map(|(certificate, key)| (certificate.as_path(), key.as_path()));
-        let mut config = tls::client_of_files(tls.ca.as_deref(), identity)?;
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let host = match &tls.authority {
-            Some(authority) => authority
-                .rsplit_once(':')
-                .map_or(authority.as_str(), |(host, _)| host),
-            None => uri.host().unwrap_or_default(),
-        };
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let name = ServerName::try_from(host)
-            .map_err(|error| Error::config(format!("TLS to `{uri}`: the name of the server: {error}")))?;
-        Ok(Self {
-            connector: TlsConnector::from(Arc::new(config)),
-            name,
-        })
-    }
-
-    async fn connect(self, uri: Uri) -> std::io::Result<TokioIo<TlsStream<TcpStream>>> {
-        let host = uri
-            .host()
-            .unwrap_or_default()
-            .trim_start_matches('[')
-            .trim_end_matches(']');
-        let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(443))).await?;
-        stream.set_nodelay(true)?;
-        Ok(TokioIo::new(self.connector.connect(self.name, stream).await?))
     }
 }

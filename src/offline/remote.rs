@@ -1,0 +1,469 @@
+//! [`RemoteStore`]: Feast's `offline_store: {type: remote}`: another offline server, Feast's or thali's, over
+//! Arrow Flight (`feast/infra/offline_stores/remote.py`).
+//!
+//! The server knows views and sources by the names under which they are registered, so both sides share a
+//! registry or have the same definitions. What lies here is read and written here: files of entity rows and
+//! of saved datasets are no registered sources. On-demand views are computed here.
+
+mod features;
+mod server;
+
+use std::{path::Path, sync::Arc};
+
+use arrow::{
+    array::{ArrayRef, AsArray as _, RecordBatch, StringArray},
+    compute::{cast, concat_batches},
+    datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
+};
+use async_trait::async_trait;
+use chrono::{DateTime, SecondsFormat, TimeZone as _, Utc};
+use datafusion::{execution::SendableRecordBatchStream, physical_plan::stream::RecordBatchStreamAdapter};
+use futures::{StreamExt as _, TryStreamExt as _};
+use prost::Message as _;
+use serde_json::{Value as Json, json};
+
+use self::features::{Answer, Asked, Beside, Group, found};
+pub use self::server::Server;
+use super::{
+    files::FileStore,
+    flight::type_named,
+    store::{EntityRows, HistoricalQuery, JoinView, OfflineStore, Parts, Pull},
+};
+use crate::{
+    config::schema::{Kind as Holds, Schema as Keys, Unknown, used},
+    error::{Error, Result},
+    model::{Object, ObjectKind, feature_view::DUMMY_JOIN_KEY},
+    proto::feast::core::{DataSource, data_source::Options},
+    registry::Registry,
+};
+
+/// The keys of the section (Feast's `RemoteOfflineStoreConfig`).
+pub(crate) static SCHEMA: Keys = Keys {
+    unknown: Unknown::Refused,
+    keys: &[
+        used("type", Holds::Text, Some("remote")),
+        used("scheme", Holds::Choice(&["http", "https"]), Some("http")),
+        used("host", Holds::Text, None),
+        used("port", Holds::Int, None),
+        used("cert", Holds::Text, Some("")),
+        used("connection_retries", Holds::Int, Some("3")),
+    ],
+};
+
+/// The longest window that a server of pandas understands, whose times end in 2262.
+const EVER: (i32, i32) = (1678, 2262);
+
+/// See the module.
+pub struct RemoteStore {
+    server: Server,
+    registry: Arc<Registry>,
+    project: String,
+    files: FileStore,
+    /// Bytes of answers that may be gathered.
+    limit: usize,
+}
+
+impl RemoteStore {
+    /// A store on a server; `files` is for what lies here.
+    pub fn new(
+        server: Server,
+        registry: Arc<Registry>,
+        project: String,
+        files: FileStore,
+        limit: usize,
+    ) -> Self {
+        Self {
+            server,
+            registry,
+            project,
+            files,
+            limit,
+        }
+    }
+
+    /// Whether a source is a file that is read and written here, not one of the definitions.
+    async fn is_here(&self, source: &DataSource) -> Result<bool> {
+        let is_file = matches!(source.options, Some(Options::FileOptions(_)));
+        if !is_file || !source.data_source_class_type.is_empty() {
+            return Ok(false);
+        }
+        let catalog = self.registry.catalog(&self.project).await?;
+        Ok(catalog.object(ObjectKind::DataSource, &source.name).is_none())
+    }
+
+    /// What is asked of a group of views.
+    fn question(&self, group: &Group) -> Json {
+        let plain = |view: &JoinView| view.name.split("@v").next().unwrap_or_default().to_owned();
+        let views: Vec<String> = group.views.iter().map(plain).collect();
+        let references = group.views.iter().flat_map(|view| {
+            let reference = |name: &String| format!("{}:{name}", view.name);
+            view.features
+                .iter()
+                .map(move |feature| reference(&feature.source_column))
+        });
+        json!({
+            "name_aliases": vec![Json::Null; views.len()],
+            "feature_view_names": views,
+            "feature_refs": references.collect::<Vec<_>>(),
+            "project": self.project,
+            "full_feature_names": true,
+        })
+    }
+
+    async fn beside(
+        &self,
+        views: Vec<JoinView>,
+        (schema, batches, time): (SchemaRef, Vec<RecordBatch>, String),
+    ) -> Result<SendableRecordBatchStream> {
+        let wanted: Vec<String> = outputs(&views).collect();
+        let mut answers = Vec::new();
+        for group in Group::of(views) {
+            let asked = Asked::new(&group, &schema, &batches, &time)?;
+            let rows = match asked.upload.num_rows() {
+                0 => None,
+                _ => {
+                    let upload = Some(asked.upload.clone());
+                    let question = self.question(&group);
+                    Some(
+                        self.server
+                            .read("get_historical_features", question, upload)
+                            .await?,
+                    )
+                }
+            };
+            answers.push(Answer::new(&group, asked, rows, self.limit)?);
+        }
+        let entities = super::asof::entities::Entities::new(Arc::clone(&schema), Vec::new(), &time)?;
+        let mut fields: Vec<_> = entities.fields().cloned().collect();
+        let entities = concat_batches(&schema, &batches)?;
+        let columns = entities.columns().iter().zip(&fields).map(|(column, field)| {
+            match field.name() == &time && !super::asof::times::is_moment(column.data_type()) {
+                true => {
+                    let moments =
+                        super::asof::times::moments(column, super::asof::times::Scale::Micros, &time)?;
+                    Ok(cast(&moments, field.data_type())?)
+                }
+                false => Ok::<_, Error>(cast(column, field.data_type())?),
+            }
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let options =
+            arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(entities.num_rows()));
+        let entities =
+            RecordBatch::try_new_with_options(Arc::new(Schema::new(fields.clone())), columns, &options)?;
+        let mut order = Vec::new();
+        for output in &wanted {
+            let place = answers.iter().enumerate().find_map(|(number, answer)| {
+                let place = answer.fields.iter().position(|field| field.name() == output)?;
+                Some((number, place))
+            });
+            let (number, place) = place.ok_or_else(|| Error::internal("a feature was not asked for"))?;
+            fields.push(Arc::clone(&answers[number].fields[place]));
+            order.push((number, place));
+        }
+        let metadata = schema.metadata().clone();
+        let schema = Arc::new(Schema::new_with_metadata(fields, metadata));
+        let beside = Beside {
+            entities,
+            waiting: answers.iter().map(|_| Vec::new()).collect(),
+            answers,
+            order,
+            schema: Arc::clone(&schema),
+            done: 0,
+        };
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, beside.rows())))
+    }
+
+    /// A question whose entity rows only the server knows.
+    async fn elsewhere(&self, views: Vec<JoinView>, rows: EntityRows) -> Result<SendableRecordBatchStream> {
+        let mut groups = Group::of(views);
+        let (Some(group), true) = (groups.pop(), groups.is_empty()) else {
+            return Err(Error::unsupported(
+                "views whose join keys are called in several ways cannot be asked for without entity rows \
+                 from a remote offline store",
+            )
+            .hint("send the entity rows as a table"));
+        };
+        let mut question = self.question(&group);
+        let keys_first = match rows {
+            EntityRows::Range { start, end } => {
+                question["start_date"] = json!(iso(start));
+                question["end_date"] = json!(iso(end));
+                true
+            }
+            EntityRows::Query(sql) if group.is_plain() => {
+                question["entity_df_sql"] = json!(sql);
+                false
+            }
+            _ => {
+                return Err(Error::unsupported(
+                    "aliases of views cannot be used with a query for entity rows and a remote offline store",
+                )
+                .hint("send the entity rows as a table"));
+            }
+        };
+        let rows = self
+            .server
+            .read("get_historical_features", question, None)
+            .await?;
+        let answer = rows.schema();
+        let features: Vec<(String, String)> = group
+            .features()
+            .map(|(name, feature)| (name, feature.output.clone()))
+            .collect();
+        let mut columns: Vec<(String, String)> = Vec::new();
+        if keys_first {
+            columns.push(("event_timestamp".to_owned(), "event_timestamp".to_owned()));
+            columns.extend(group.keys().cloned());
+        } else {
+            let names = answer.fields().iter().map(|field| field.name());
+            let entity = names.filter(|name| features.iter().all(|(feature, _)| feature != *name));
+            columns.extend(entity.map(|name| (name.clone(), name.clone())));
+        }
+        columns.extend(features);
+        renamed(rows, &columns, &["event_timestamp"])
+    }
+}
+
+/// What the features of views are called in the result.
+fn outputs(views: &[JoinView]) -> impl Iterator<Item = String> + '_ {
+    let features = views.iter().flat_map(|view| &view.features);
+    features.map(|feature| feature.output.clone())
+}
+
+fn iso(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Micros, false)
+}
+
+/// These columns, under their second names; columns of times in UTC.
+fn renamed(
+    rows: SendableRecordBatchStream,
+    columns: &[(String, String)],
+    times: &[&str],
+) -> Result<SendableRecordBatchStream> {
+    let answer = rows.schema();
+    let mut fields = Vec::with_capacity(columns.len());
+    let mut places = Vec::with_capacity(columns.len());
+    for (name, output) in columns {
+        if output == DUMMY_JOIN_KEY && answer.index_of(name).is_err() {
+            fields.push(Field::new(output, DataType::Utf8, false));
+            places.push(None);
+            continue;
+        }
+        let field = found(&answer, name)?;
+        let data_type = match field.data_type() {
+            DataType::Timestamp(unit, _) if times.contains(&output.as_str()) => {
+                DataType::Timestamp(*unit, Some("UTC".into()))
+            }
+            other if times.contains(&output.as_str()) && super::asof::times::is_moment(other) => {
+                DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+            }
+            other => other.clone(),
+        };
+        fields.push(Field::new(output, data_type, true));
+        places.push(Some(answer.index_of(name)?));
+    }
+    let schema = Arc::new(Schema::new(fields));
+    let output = Arc::clone(&schema);
+    let rows = rows.map(move |batch| {
+        let batch = batch?;
+        let columns = output
+            .fields()
+            .iter()
+            .zip(&places)
+            .map(|(field, place)| -> Result<ArrayRef> {
+                Ok(match place {
+                    Some(place) => cast(batch.column(*place), field.data_type())?,
+                    None => Arc::new(StringArray::from(vec![""; batch.num_rows()])),
+                })
+            });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        Ok(RecordBatch::try_new(Arc::clone(&output), columns).map_err(Error::from)?)
+    });
+    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
+}
+
+#[async_trait]
+impl OfflineStore for RemoteStore {
+    async fn historical(&self, query: HistoricalQuery) -> Result<SendableRecordBatchStream> {
+        if query.filter_by_created {
+            return Err(Error::unsupported(
+                "a remote offline store cannot leave out rows by when they were created",
+            )
+            .hint("ask the server's own command line, or its own SDK"));
+        }
+        match query.entities {
+            EntityRows::Batches {
+                schema,
+                batches,
+                timestamp_column,
+            } => {
+                self.beside(query.views, (schema, batches, timestamp_column))
+                    .await
+            }
+            rows => self.elsewhere(query.views, rows).await,
+        }
+    }
+
+    async fn pull(&self, pull: Pull) -> Result<SendableRecordBatchStream> {
+        let source = &pull.source;
+        if self.is_here(source).await? {
+            return self.files.pull(pull).await;
+        }
+        // The server wants names as they are stored, and answers with them.
+        let stored = |name: &String| {
+            let mapped = source.field_mapping.iter().find(|(_, mapped)| *mapped == name);
+            mapped.map_or_else(|| name.clone(), |(stored, _)| stored.clone())
+        };
+        let (time, created) = (&source.timestamp_field, &source.created_timestamp_column);
+        let keys = pull.join_keys.iter().filter(|key| *key != DUMMY_JOIN_KEY);
+        let created = (!created.is_empty()).then_some(created);
+        let is_time = |name: &String| name == time || Some(name) == created;
+        let features = pull.features.iter().filter(|name| !is_time(name));
+        let at = |given: Option<DateTime<Utc>>, year: i32| {
+            let ever = Utc.with_ymd_and_hms(year, 1, 1, 0, 0, 0).single();
+            given.or(ever).map(iso)
+        };
+        let parameters = json!({
+            "data_source_name": source.name,
+            "join_key_columns": keys.map(stored).collect::<Vec<_>>(),
+            "feature_name_columns": features.clone().map(stored).collect::<Vec<_>>(),
+            "timestamp_field": stored(time),
+            "created_timestamp_column": created.map(stored),
+            "start_date": at(pull.start, EVER.0),
+            "end_date": at(pull.end, EVER.1),
+        });
+        let api = match pull.latest_only {
+            true => "pull_latest_from_table_or_query",
+            false => "pull_all_from_table_or_query",
+        };
+        let rows = self.server.read(api, parameters, None).await?;
+        let mut columns: Vec<(String, String)> = Vec::new();
+        let all = pull.join_keys.iter().chain(features);
+        for name in all.chain(std::iter::once(time)).chain(created) {
+            if columns.iter().all(|(_, known)| known != name) {
+                columns.push((stored(name), name.clone()));
+            }
+        }
+        let times: Vec<&str> = std::iter::once(time).chain(created).map(String::as_str).collect();
+        renamed(rows, &columns, &times)
+    }
+
+    async fn pull_parts(&self, pull: Pull) -> Result<Parts> {
+        if self.is_here(&pull.source).await? {
+            return self.files.pull_parts(pull).await;
+        }
+        Ok(Parts {
+            streams: vec![self.pull(pull).await?],
+            fingerprint: None,
+        })
+    }
+
+    async fn append(&self, source: &DataSource, batches: Vec<RecordBatch>) -> Result<u64> {
+        if self.is_here(source).await? {
+            return self.files.append(source, batches).await;
+        }
+        // The server takes rows for a view, and adds them to the view's source.
+        let catalog = self.registry.catalog(&self.project).await?;
+        let reads = |view: &&Arc<crate::model::FeatureView>| {
+            let batch = view.batch_source.as_ref();
+            batch.is_some_and(|batch| batch.name == source.name)
+        };
+        let view = catalog
+            .stored_views()
+            .into_iter()
+            .find(reads)
+            .map(|view| view.name.clone());
+        let view = view.ok_or_else(|| {
+            let text = format!(
+                "rows for data source `{}` cannot be sent: a remote offline store takes them for feature \
+                 views, and none reads it",
+                source.name
+            );
+            Error::invalid(text)
+        })?;
+        let Some(schema) = batches.first().map(RecordBatch::schema) else {
+            return Ok(0);
+        };
+        let rows = concat_batches(&schema, &batches)?;
+        let count = rows.num_rows() as u64;
+        let parameters = json!({"feature_view_names": [view], "name_aliases": [null], "progress": null});
+        self.server
+            .write("offline_write_batch", parameters, Some(rows))
+            .await?;
+        Ok(count)
+    }
+
+    async fn append_once(
+        &self,
+        source: &DataSource,
+        batches: Vec<RecordBatch>,
+        marker: &Path,
+    ) -> Result<u64> {
+        if self.is_here(source).await? {
+            return self.files.append_once(source, batches, marker).await;
+        }
+        Err(Error::unsupported(format!(
+            "rows for data source `{}` cannot be appended once and no more: a remote offline store cannot tell",
+            source.name
+        ))
+        .hint("switch `feature_server.offline_push_batching_enabled` off"))
+    }
+
+    async fn save(
+        &self,
+        target: &DataSource,
+        rows: SendableRecordBatchStream,
+        overwrite: bool,
+    ) -> Result<u64> {
+        if self.is_here(target).await? {
+            return self.files.save(target, rows, overwrite).await;
+        }
+        Err(Error::unsupported(format!(
+            "`{}` lies with the remote offline store: rows that are here cannot be saved there",
+            target.name
+        ))
+        .hint("save them as a file, or on the server itself"))
+    }
+
+    fn takes_queries(&self) -> bool {
+        true
+    }
+
+    async fn schema(&self, source: &DataSource) -> Result<SchemaRef> {
+        if self.is_here(source).await? {
+            return self.files.schema(source).await;
+        }
+        let object = Object {
+            kind: ObjectKind::DataSource,
+            project: self.project.clone(),
+            name: source.name.clone(),
+            bytes: source.encode_to_vec().into(),
+        };
+        let parameters = json!({"data_source_proto": object.to_json()?.to_string()});
+        let api = "get_table_column_names_and_types_from_data_source";
+        let rows = self.server.read(api, parameters, None).await?;
+        let schema = rows.schema();
+        let batches: Vec<RecordBatch> = rows.try_collect().await?;
+        let columns = concat_batches(&schema, &batches)?;
+        let text = |name: &str| {
+            let place = schema.index_of(found(&schema, name)?.name())?;
+            Ok::<_, Error>(cast(columns.column(place), &DataType::Utf8)?)
+        };
+        let (names, types) = (text("name")?, text("type")?);
+        let fields = names.as_string::<i32>().iter().zip(types.as_string::<i32>());
+        let fields = fields.filter_map(|(name, kind)| Some(Field::new(name?, type_named(kind?), true)));
+        Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
+    }
+
+    fn rows_at_most(&self, source: &DataSource, start: DateTime<Utc>, end: DateTime<Utc>) -> Option<u64> {
+        let is_ours = source.data_source_class_type.is_empty();
+        is_ours
+            .then(|| self.files.rows_at_most(source, start, end))
+            .flatten()
+    }
+
+    async fn check(&self) -> Result<()> {
+        self.server.check().await
+    }
+}

@@ -1,0 +1,232 @@
+//! [`Server`]: an offline server over Arrow Flight: commands out, rows in. It knows nothing of features.
+
+use std::{error::Error as _, path::Path, sync::Arc, time::Duration};
+
+use arrow::{
+    array::{RecordBatch, StringArray},
+    datatypes::{DataType, Field, Schema, SchemaRef},
+};
+use arrow_flight::{
+    Empty, FlightData, FlightDescriptor, decode::FlightRecordBatchStream, encode::FlightDataEncoderBuilder,
+    error::FlightError, flight_service_client::FlightServiceClient,
+};
+use datafusion::{execution::SendableRecordBatchStream, physical_plan::stream::RecordBatchStreamAdapter};
+use futures::{StreamExt, TryStreamExt, future::ready, stream};
+use serde_json::{Value as Json, json};
+use tonic::{Code, Status, Streaming, service::interceptor::InterceptedService, transport::Channel};
+
+use crate::{
+    backoff::Backoff,
+    config::Section,
+    error::{Error, Kind, Result, reason},
+    tls::grpc::{self, RemoteTls, Token},
+};
+
+const DEFAULT_PORT: i64 = 8815;
+/// Waits between tries grow from the first to the second, as in Feast.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
+/// How long readiness waits for an answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// What stands before the JSON of an error.
+const MARK: &str = "Flight error: ";
+
+type Client = FlightServiceClient<InterceptedService<Channel, Token>>;
+
+/// See the module. Cloning is cheap.
+#[derive(Clone)]
+pub struct Server {
+    address: Arc<str>,
+    channel: Channel,
+    token: Token,
+    retries: u32,
+}
+
+impl Server {
+    /// The server of the section; it is connected to when it is first needed.
+    ///
+    /// # Errors
+    /// `Config` naming the key that is missing or makes no sense.
+    pub fn of(section: &Section, repo: &Path) -> Result<Self> {
+        let host = section.text("host").ok_or_else(|| {
+            Error::config("offline store `remote` needs `host`")
+                .hint("set `offline_store.host` in feature_store.yaml")
+        })?;
+        let port = section.int("port").unwrap_or(DEFAULT_PORT);
+        let address = format!("{host}:{port}");
+        let malformed = || {
+            Error::config(format!(
+                "`offline_store` has host and port `{address}`, which is no address of an offline server"
+            ))
+        };
+        let certificate = section.text("cert").filter(|path| !path.is_empty());
+        let tls = (section.text("scheme") == Some("https")).then(|| RemoteTls {
+            ca: certificate.map(|path| repo.join(path)),
+            ..RemoteTls::default()
+        });
+        let retries = section.int("connection_retries").unwrap_or(3);
+        Ok(Self {
+            channel: grpc::channel(&address, tls.as_ref(), malformed)?,
+            token: Token::new(section.text("token"), || {
+                Error::config("`thali.offline_token` is no token")
+            })?,
+            retries: u32::try_from(retries).unwrap_or_default(),
+            address: address.into(),
+        })
+    }
+
+    fn client(&self) -> Client {
+        FlightServiceClient::with_interceptor(self.channel.clone(), self.token.clone())
+            .max_decoding_message_size(usize::MAX)
+            .max_encoding_message_size(usize::MAX)
+    }
+
+    /// The rows of a read, as they come: the server is asked for more when these are taken.
+    pub(super) async fn read(
+        &self,
+        api: &str,
+        parameters: Json,
+        upload: Option<RecordBatch>,
+    ) -> Result<SendableRecordBatchStream> {
+        let messages = messages(api, parameters, upload).await?;
+        let mut answer = self
+            .called(|mut client| {
+                let request = stream::iter(messages.clone());
+                async move { first(client.do_exchange(request).await?.into_inner()).await }
+            })
+            .await?;
+        let (server, early) = (self.clone(), self.clone());
+        // The first batch brings the schema, or none where there are no rows.
+        let first = answer.next().await.transpose();
+        let first = first.map_err(|error| server.broken(error))?;
+        let schema = answer.schema().cloned().ok_or_else(|| {
+            Error::unavailable(format!("offline server `{}` answered nothing", self.address))
+        })?;
+        let rest = answer.map_err(move |error| early.broken(error).into());
+        let rows = stream::iter(first.map(Ok)).chain(rest);
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
+    }
+
+    /// A write: done when this returns.
+    pub(super) async fn write(&self, api: &str, parameters: Json, rows: Option<RecordBatch>) -> Result<()> {
+        let messages = messages(api, parameters, rows).await?;
+        let mut answer = self
+            .called(|mut client| {
+                let request = stream::iter(messages.clone());
+                async move { Ok(client.do_put(request).await?.into_inner()) }
+            })
+            .await?;
+        while answer
+            .message()
+            .await
+            .map_err(|status| self.failed(&status))?
+            .is_some()
+        {}
+        Ok(())
+    }
+
+    /// Whether it answers.
+    pub(super) async fn check(&self) -> Result<()> {
+        let mut client = self.client();
+        let answered = tokio::time::timeout(ANSWER_LIMIT, client.list_actions(Empty {})).await;
+        let answered = answered.map_err(|_elapsed| {
+            Error::unavailable(format!("offline server `{}` does not answer", self.address))
+        })?;
+        answered.map(drop).map_err(|status| self.failed(&status))
+    }
+
+    /// A call, tried again while the server cannot be reached.
+    async fn called<T, F>(&self, call: impl Fn(Client) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        let mut tries = 0;
+        loop {
+            match call(self.client()).await {
+                Ok(answer) => return Ok(answer),
+                Err(status) if status.code() == Code::Unavailable && tries < self.retries => {
+                    tries += 1;
+                    backoff.pause().await;
+                }
+                Err(status) => return Err(self.failed(&status)),
+            }
+        }
+    }
+
+    fn broken(&self, error: FlightError) -> Error {
+        match error {
+            FlightError::Tonic(status) => self.failed(&status),
+            error => Error::unavailable(format!(
+                "the answer of offline server `{}` cannot be read: {error}",
+                self.address
+            )),
+        }
+    }
+
+    /// What the server says went wrong, in words. Feast's errors are JSON with the class of their exception.
+    fn failed(&self, status: &Status) -> Error {
+        let text = status.message();
+        let detail = text.find(MARK).and_then(|at| {
+            let json = &text[at + MARK.len()..];
+            let mut values = serde_json::Deserializer::from_str(json).into_iter::<Json>();
+            values.next()?.ok()
+        });
+        let of_detail = |key: &str| detail.as_ref()?.get(key)?.as_str();
+        let message = match (of_detail("message"), status.source()) {
+            (Some(message), _) => message.to_owned(),
+            (None, Some(cause)) => reason(cause),
+            (None, None) => text.to_owned(),
+        };
+        let message = message.lines().next().unwrap_or_default();
+        let told = format!("offline server `{}`: {message}", self.address);
+        let error = |kind: Kind| Error::new(kind, told.clone());
+        match (status.code(), of_detail("class")) {
+            (Code::Unauthenticated | Code::PermissionDenied, _) | (_, Some("FeastPermissionError")) => {
+                Error::config(told.clone()).hint("set `thali.offline_token` to a token it accepts")
+            }
+            (Code::NotFound, _) => error(Kind::ObjectNotFound),
+            (Code::AlreadyExists, _) => error(Kind::AlreadyExists),
+            (Code::Unimplemented, _) => error(Kind::Unsupported),
+            (Code::ResourceExhausted, _) => error(Kind::Overloaded),
+            (Code::DeadlineExceeded, _) => error(Kind::DeadlineExceeded),
+            (Code::InvalidArgument, _) => error(Kind::InvalidArgument),
+            // A class says that it was no accident of the server.
+            (Code::Unknown | Code::Internal, Some(_)) => error(Kind::InvalidArgument),
+            _ => error(Kind::Unavailable),
+        }
+    }
+}
+
+/// Waits until an answer has begun: with the first message it is known whether there is one.
+async fn first(mut answer: Streaming<FlightData>) -> Result<FlightRecordBatchStream, Status> {
+    let first = answer.message().await?;
+    let all = stream::iter(first.map(Ok)).chain(answer.map_err(FlightError::from));
+    // Messages that carry only metadata hold no rows.
+    let rows = all.try_filter(|message| ready(!message.data_header.is_empty()));
+    Ok(FlightRecordBatchStream::new_from_flight_data(rows))
+}
+
+/// A command with its rows, or with the rows that stand for none.
+async fn messages(api: &str, mut parameters: Json, rows: Option<RecordBatch>) -> Result<Vec<FlightData>> {
+    parameters["command_id"] = json!(uuid::Uuid::new_v4().to_string());
+    parameters["api"] = json!(api);
+    let rows = match rows {
+        Some(rows) => rows,
+        None => placeholder()?,
+    };
+    let encoder = FlightDataEncoderBuilder::new()
+        .with_schema(rows.schema())
+        .with_flight_descriptor(Some(FlightDescriptor::new_cmd(parameters.to_string())))
+        .build(stream::iter([Ok(rows)]));
+    let encoded: Result<Vec<_>, _> = encoder.try_collect().await;
+    encoded.map_err(|error| Error::invalid(format!("the rows cannot be sent: {error}")))
+}
+
+/// A table with one column called `key`, as Feast sends it.
+fn placeholder() -> Result<RecordBatch> {
+    let schema: SchemaRef = Arc::new(Schema::new(vec![Field::new("key", DataType::Utf8, true)]));
+    Ok(RecordBatch::try_new(
+        schema,
+        vec![Arc::new(StringArray::from(vec!["no rows"]))],
+    )?)
+}
