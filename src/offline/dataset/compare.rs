@@ -4,7 +4,8 @@
 //! that gets too much, only the keys of one part of the digests' range are kept, and the sets are read again
 //! for every other part. So the answer is exact whatever the size, and the memory stays below
 //! `KEPT_ROWS` rows of 48 bytes; rows that share one key are always kept together.
-//! Then the rows to be shown are fetched, a limited number, by a last reading.
+//! Then the rows to be shown are fetched, a limited number, by a last reading. Sets that have the same
+//! fingerprint are read only once.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,6 +16,7 @@ use arrow::{
     json::{WriterBuilder, writer::JsonArray},
     record_batch::RecordBatch,
 };
+use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt as _;
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
@@ -22,12 +24,13 @@ use serde_json::{Map, Value as Json};
 use super::{
     Readable,
     cells::{Encoder, kind},
+    manifest::{Fingerprint, Fingerprinter},
     require,
 };
 use crate::error::{Error, Result};
 
 /// Rows of both sides whose digests are kept at a time.
-const KEPT_ROWS: usize = 1 << 21;
+pub(super) const KEPT_ROWS: usize = 1 << 21;
 /// The most parts the digests' range is divided into, as a power of two.
 const MOST_BITS: u32 = 16;
 /// Changed rows that are looked at for which of their columns have changed.
@@ -103,14 +106,32 @@ pub(super) async fn compare_within(
     key: &[String],
     kept_rows: usize,
 ) -> Result<Difference> {
+    let compared = compare_whole(before, after, key, kept_rows).await;
+    compared
+        .map(|(difference, _)| difference)
+        .map_err(|(_, error)| error)
+}
+
+/// As [`compare`], with the fingerprint of each side, for which nothing is read once more. Where these are
+/// the same each side is read once, and else once or twice more for every part of the keys. An error comes
+/// with the side, 0 or 1, that could not be read.
+pub(super) async fn compare_whole(
+    before: &dyn Readable,
+    after: &dyn Readable,
+    key: &[String],
+    kept_rows: usize,
+) -> Result<(Difference, [Fingerprint; 2]), (usize, Error)> {
     if key.is_empty() {
-        return Err(
-            Error::invalid("there are no columns that tell rows apart").hint("name them with `--key`")
-        );
+        let error = Error::invalid("there are no columns that tell rows apart");
+        return Err((0, error.hint("name them with `--key`")));
     }
-    let (old, new) = (before.read().await?.schema(), after.read().await?.schema());
-    require(&old, key, "the first dataset")?;
-    require(&new, key, "the second dataset")?;
+    let first = [
+        before.read().await.map_err(|error| (0, error))?,
+        after.read().await.map_err(|error| (1, error))?,
+    ];
+    let (old, new) = (first[0].schema(), first[1].schema());
+    require(&old, key, "the first dataset").map_err(|error| (0, error))?;
+    require(&new, key, "the second dataset").map_err(|error| (1, error))?;
     let columns = columns(&old, &new);
     let common = old.fields().iter().map(|field| field.name());
     let compared = common.filter(|name| new.index_of(name).is_ok() && !key.contains(*name));
@@ -122,8 +143,9 @@ pub(super) async fn compare_within(
         bits: 0,
         rows: Rows::default(),
         marks: Marks::default(),
+        taken: [Fingerprinter::new(&old), Fingerprinter::new(&new)],
     };
-    comparison.count().await?;
+    let fingerprints = comparison.count(first).await?;
     let mut difference = Difference {
         key: key.to_vec(),
         columns,
@@ -131,7 +153,7 @@ pub(super) async fn compare_within(
     };
     comparison.show(&mut difference).await?;
     difference.rows = comparison.rows;
-    Ok(difference)
+    Ok((difference, fingerprints))
 }
 
 fn columns(old: &Schema, new: &Schema) -> Columns {
@@ -154,6 +176,9 @@ fn columns(old: &Schema, new: &Schema) -> Columns {
     }
 }
 
+/// Rows of both sides by their keys.
+type Found = HashMap<u128, [Vec<Map<String, Json>>; 2]>;
+
 /// One row: digests of its key and its values, and its side.
 type Entry = (u128, u128, usize);
 
@@ -174,20 +199,36 @@ struct Comparison<'a> {
     bits: u32,
     rows: Rows,
     marks: Marks,
+    /// Of both sides, once the first part was read.
+    taken: [Fingerprinter; 2],
 }
 
 impl Comparison<'_> {
-    async fn count(&mut self) -> Result<()> {
+    /// Counts what is the same and what is not; `first` are the sides, from their starts.
+    async fn count(
+        &mut self,
+        first: [SendableRecordBatchStream; 2],
+    ) -> Result<[Fingerprint; 2], (usize, Error)> {
+        let mut streams: Vec<_> = first.into();
         let mut part = 0;
         loop {
-            let mut entries = self.part(part).await?;
+            let mut entries = self.part(part, streams).await?;
+            let fingerprints = self.taken.each_ref().map(Fingerprinter::finish);
+            if fingerprints[0] == fingerprints[1] {
+                self.rows.same = self.rows.before;
+                return Ok(fingerprints);
+            }
             entries.sort_unstable();
             for group in entries.chunk_by(|one, other| one.0 == other.0) {
                 self.group(group);
             }
             part += 1;
             if part >= 1 << self.bits {
-                return Ok(());
+                return Ok(fingerprints);
+            }
+            streams = Vec::new();
+            for (number, side) in self.sides.iter().enumerate() {
+                streams.push(side.read().await.map_err(|error| (number, error))?);
             }
         }
     }
@@ -197,32 +238,48 @@ impl Comparison<'_> {
     }
 
     /// The rows of one part of the keys. The first part decides how many there are.
-    async fn part(&mut self, part: u128) -> Result<Vec<Entry>> {
+    async fn part(
+        &mut self,
+        part: u128,
+        streams: Vec<SendableRecordBatchStream>,
+    ) -> Result<Vec<Entry>, (usize, Error)> {
         let mut entries = Vec::new();
-        let mut scratch = Vec::new();
-        for side in 0..2 {
-            let mut stream = self.sides[side].read().await?;
-            while let Some(batch) = stream.next().await {
-                let batch = batch?;
-                if part == 0 {
-                    let rows = [&mut self.rows.before, &mut self.rows.after];
-                    *rows.into_iter().nth(side).unwrap_or(&mut 0) += batch.num_rows() as u64;
-                }
-                let keys = Encoder::new(&batch, self.key.iter().map(String::as_str))?;
-                let values = Encoder::new(&batch, self.compared.iter().map(String::as_str))?;
-                for row in 0..batch.num_rows() {
-                    let key = keys.digest(row, &mut scratch)?;
-                    if self.is_of(part, key) {
-                        entries.push((key, values.digest(row, &mut scratch)?, side));
-                    }
-                }
-                while part == 0 && entries.len() > self.kept_rows && self.bits < MOST_BITS {
-                    self.bits += 1;
-                    entries.retain(|entry| self.is_of(part, entry.0));
-                }
-            }
+        for (side, stream) in streams.into_iter().enumerate() {
+            let read = self.side(side, part, stream, &mut entries).await;
+            read.map_err(|error| (side, error))?;
         }
         Ok(entries)
+    }
+
+    async fn side(
+        &mut self,
+        side: usize,
+        part: u128,
+        mut stream: SendableRecordBatchStream,
+        entries: &mut Vec<Entry>,
+    ) -> Result<()> {
+        let mut scratch = Vec::new();
+        while let Some(batch) = stream.next().await {
+            let batch = batch?;
+            if part == 0 {
+                let rows = [&mut self.rows.before, &mut self.rows.after];
+                *rows.into_iter().nth(side).unwrap_or(&mut 0) += batch.num_rows() as u64;
+                self.taken[side].add(&batch)?;
+            }
+            let keys = Encoder::new(&batch, self.key.iter().map(String::as_str))?;
+            let values = Encoder::new(&batch, self.compared.iter().map(String::as_str))?;
+            for row in 0..batch.num_rows() {
+                let key = keys.digest(row, &mut scratch)?;
+                if self.is_of(part, key) {
+                    entries.push((key, values.digest(row, &mut scratch)?, side));
+                }
+            }
+            while part == 0 && entries.len() > self.kept_rows && self.bits < MOST_BITS {
+                self.bits += 1;
+                entries.retain(|entry| self.is_of(part, entry.0));
+            }
+        }
+        Ok(())
     }
 
     /// Rows of one key, sorted by their values: what is on both sides is the same, of the rest as much as
@@ -254,34 +311,16 @@ impl Comparison<'_> {
     }
 
     /// Fetches the marked rows.
-    async fn show(&self, difference: &mut Difference) -> Result<()> {
+    async fn show(&self, difference: &mut Difference) -> Result<(), (usize, Error)> {
         let marks = &self.marks;
         let all = marks.changed.iter().chain(&marks.added).chain(&marks.removed);
-        let mut found: HashMap<u128, [Vec<Map<String, Json>>; 2]> =
-            all.map(|key| (*key, Default::default())).collect();
+        let mut found: Found = all.map(|key| (*key, Default::default())).collect();
         if found.is_empty() {
             return Ok(());
         }
         for side in 0..2 {
-            let mut stream = self.sides[side].read().await?;
-            let mut scratch = Vec::new();
-            while let Some(batch) = stream.next().await {
-                let batch = batch?;
-                let keys = Encoder::new(&batch, self.key.iter().map(String::as_str))?;
-                let (mut places, mut digests) = (Vec::new(), Vec::new());
-                for row in 0..batch.num_rows() {
-                    let key = keys.digest(row, &mut scratch)?;
-                    if found.contains_key(&key) {
-                        places.push(row as u64);
-                        digests.push(key);
-                    }
-                }
-                for (key, row) in digests.iter().zip(json_rows(&batch, places)?) {
-                    if let Some(rows) = found.get_mut(key).and_then(|sides| sides.get_mut(side)) {
-                        rows.push(row);
-                    }
-                }
-            }
+            let fetched = self.fetch(side, &mut found).await;
+            fetched.map_err(|error| (side, error))?;
         }
         for rows in found.values_mut() {
             self.leave_what_differs(rows);
@@ -307,6 +346,30 @@ impl Comparison<'_> {
             .filter_map(alone(0))
             .collect();
         difference.added = marks.added.iter().filter_map(rows).filter_map(alone(1)).collect();
+        Ok(())
+    }
+
+    /// The rows of one side that are wanted.
+    async fn fetch(&self, side: usize, found: &mut Found) -> Result<()> {
+        let mut stream = self.sides[side].read().await?;
+        let mut scratch = Vec::new();
+        while let Some(batch) = stream.next().await {
+            let batch = batch?;
+            let keys = Encoder::new(&batch, self.key.iter().map(String::as_str))?;
+            let (mut places, mut digests) = (Vec::new(), Vec::new());
+            for row in 0..batch.num_rows() {
+                let key = keys.digest(row, &mut scratch)?;
+                if found.contains_key(&key) {
+                    places.push(row as u64);
+                    digests.push(key);
+                }
+            }
+            for (key, row) in digests.iter().zip(json_rows(&batch, places)?) {
+                if let Some(rows) = found.get_mut(key).and_then(|sides| sides.get_mut(side)) {
+                    rows.push(row);
+                }
+            }
+        }
         Ok(())
     }
 

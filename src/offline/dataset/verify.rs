@@ -1,6 +1,8 @@
 //! Proving that a saved dataset can be made again: its entity rows are joined anew to the definitions that
 //! there are now, and what comes out must be what the manifest says, and what lies in the dataset's place.
 //!
+//! Both are read side by side once, and once more where they differ, to show how.
+//!
 //! Only the entity rows are held in memory, as in every join. A dataset without a manifest, one that Feast's
 //! SDK made, is compared with what lies in its place.
 
@@ -9,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     Dataset, Readable, Rebuilt,
-    compare::{Difference, compare},
+    compare::{Difference, KEPT_ROWS, compare_whole},
     manifest::{Definition, Fingerprint, Fingerprinter, Manifest},
 };
 use crate::{
@@ -62,38 +64,43 @@ pub async fn verify(context: &Context, catalog: &Catalog, dataset: &Dataset) -> 
         catalog,
         dataset,
     };
-    if !verdict.take("stored", fingerprint(dataset).await)?
-        || !verdict.take("rebuilt", fingerprint(&rebuilt).await)?
-    {
+    let key = match dataset.key().await {
+        Ok(key) => key,
+        Err(error) => return verdict.cannot("read", error),
+    };
+    if key.is_empty() {
+        // Rows that cannot be told apart can only be the same or not.
+        for (what, rows) in [("read", dataset as &dyn Readable), ("rebuilt", &rebuilt)] {
+            match (fingerprint(rows).await, what) {
+                (Ok(taken), "read") => verdict.stored = Some(taken),
+                (Ok(taken), _) => verdict.rebuilt = Some(taken),
+                (Err(error), what) => return verdict.cannot(what, error),
+            }
+        }
+        verdict.judge();
         return Ok(verdict);
     }
-    verdict.judge();
-    if verdict.stored != verdict.rebuilt {
-        let key = dataset.key().await?;
-        match compare(dataset, &rebuilt, &key).await {
-            Ok(difference) => verdict.difference = Some(difference),
-            Err(error) if error.kind().is_callers_fault() => verdict.reasons.push(error.one_line()),
-            Err(error) => return Err(error),
+    match compare_whole(dataset, &rebuilt, &key, KEPT_ROWS).await {
+        Ok((difference, [stored, again])) => {
+            verdict.difference = (stored != again).then_some(difference);
+            (verdict.stored, verdict.rebuilt) = (Some(stored), Some(again));
+            verdict.judge();
+            Ok(verdict)
         }
+        Err((0, error)) => verdict.cannot("read", error),
+        Err((_, error)) => verdict.cannot("rebuilt", error),
     }
-    Ok(verdict)
 }
 
 impl Verdict {
-    /// Keeps a fingerprint, or the reason for which there is none.
-    fn take(&mut self, what: &str, taken: Result<Fingerprint>) -> Result<bool> {
-        match taken {
-            Ok(taken) if what == "stored" => self.stored = Some(taken),
-            Ok(taken) => self.rebuilt = Some(taken),
-            Err(error) if error.kind().is_callers_fault() => {
-                let cannot = if what == "stored" { "read" } else { "rebuilt" };
-                self.reasons
-                    .push(format!("the dataset cannot be {cannot}: {}", error.one_line()));
-                return Ok(false);
-            }
-            Err(error) => return Err(error),
+    /// The verdict when one side cannot be had, unless that is no fault of the dataset.
+    fn cannot(mut self, be: &str, error: Error) -> Result<Self> {
+        if !error.kind().is_callers_fault() {
+            return Err(error);
         }
-        Ok(true)
+        let why = error.one_line();
+        self.reasons.push(format!("the dataset cannot be {be}: {why}"));
+        Ok(self)
     }
 
     fn judge(&mut self) {
