@@ -137,3 +137,75 @@ def test_a_run_is_cancelled_from_elsewhere_and_the_next_goes_on(tmp_path: Path) 
     with Thali.serve(repo) as thali:
         status, _ = http("POST", f"{thali.url('ui')}/api/thali/v1/jobs/{job['id']}/cancel", {})
         assert status == 404
+
+
+def test_rows_made_after_the_entity_row_do_not_count_when_asked(tmp_path: Path) -> None:
+    """Known as of: what was written down later was not known."""
+    # At hour 3 the value of hour 1 was known; that of hour 2 was written down at hour 6.
+    repo = project(tmp_path / "repo", [(1, at(1), at(1), 10), (1, at(2), at(6), 20), (2, at(2), at(6), 30)])
+    rows = json.dumps([{"id": id, "event_timestamp": at(hour).isoformat()} for id in (1, 2) for hour in (3, 6, 7)])
+    file = tmp_path / "answer.parquet"
+    for more, wanted in (((), [20, 20, 20, 30, 30, 30]), (("--filter-by-created-timestamp",), [10, 20, 20, None, 30, 30])):
+        harness.succeed(repo, "get-historical-features", "-f", "stats:trips", "-d", rows, "-o", file, *more)
+        assert pyarrow.parquet.read_table(file)["trips"].to_pylist() == wanted
+
+
+def test_a_tag_says_how_far_one_view_looks_back(tmp_path: Path) -> None:
+    for tag, found in (("2h", [1, 7]), ("0s", [1, None])):
+        # The tag wins over the setting, whichever is longer.
+        setting = "0s" if tag == "2h" else "5h"
+        repo = project(tmp_path / tag, [(1, at(1), at(1), 1)], f"thali: {{materialize_lookback: {setting}}}\n")
+        definitions = repo / "definitions.yaml"
+        definitions.write_text(definitions.read_text().replace("{name: stats, ", f"{{name: stats, tags: {{thali.lookback: '{tag}'}}, "))
+        harness.succeed(repo, "apply")
+        harness.succeed(repo, "materialize-incremental", at(12).strftime("%Y-%m-%dT%H:%M:%S"), "-v", "stats")
+        write(repo, [(1, at(1), at(1), 1), (2, at(10.5), at(13), 7)])
+        harness.succeed(repo, "materialize-incremental", at(13).strftime("%Y-%m-%dT%H:%M:%S"), "-v", "stats")
+        assert served(repo, 1, 2) == found
+    definitions.write_text(definitions.read_text().replace("'0s'", "'soon'"))
+    harness.succeed(repo, "apply")
+    done = harness.run(repo, "materialize-incremental", at(14).strftime("%Y-%m-%dT%H:%M:%S"), "-v", "stats")
+    assert done.returncode == 1 and "`thali.lookback`" in done.stderr and "`soon`" in done.stderr, done.stderr
+
+
+def chunks_counted(thali: Thali) -> int:
+    _, text = http("GET", f"{thali.url('metrics')}/metrics")
+    found = [line for line in text.splitlines() if line.startswith("thali_materialized_chunks_total{")]
+    return sum(int(float(line.rsplit(" ", 1)[1])) for line in found if 'feature_view="stats"' in line)
+
+
+def test_backfill_and_chunks_over_http(tmp_path: Path) -> None:
+    rows = [(id, at(1), at(1), 1) for id in range(1, 31)] + [(1, at(30), at(30), 30)]
+    repo = project(tmp_path / "repo", rows, "materialization: {online_write_batch_size: 10}\n")
+    with Thali.serve(repo) as thali:
+
+        def materialize(start: str, end: str, **more: Any) -> None:
+            status, told = http("POST", f"{thali.url('online')}/materialize", {"start_ts": start, "end_ts": end, "feature_views": ["stats"]} | more)
+            assert status == 200, told
+
+        materialize("2026-03-02T00:00:00", "2026-03-03T00:00:00")
+        assert chunks_counted(thali) == 1
+        materialize(*WINDOW)
+        assert thali.online_features(features=["stats:trips"], entities={"id": [1, 30]})["trips"] == [30, 1]
+        assert chunks_counted(thali) == 4
+        materialize(*WINDOW, backfill=True)
+        assert thali.online_features(features=["stats:trips"], entities={"id": [1, 30]})["trips"] == [1, 1]
+        assert chunks_counted(thali) == 7
+
+
+def test_after_a_cancelled_run_the_next_succeeds(tmp_path: Path) -> None:
+    rows = [(id, at(1), at(1), id) for id in range(60_000)]
+    repo = project(tmp_path / "repo", rows, "materialization: {online_write_batch_size: 10}\n")
+    command = [str(harness.binary()), "-c", str(repo), "materialize", *WINDOW, "-v", "stats"]
+    run = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=harness.environment())
+    (job,) = eventually(lambda: [job for job in jobs(repo) if job["rowsWritten"]], "rows are written")
+    harness.succeed(repo, "jobs", "--cancel", job["id"])
+    assert run.wait(harness.DEADLINE) != 0
+    file = repo / "feature_store.yaml"
+    file.write_text(file.read_text().replace("online_write_batch_size: 10", "online_write_batch_size: 8000"))
+    harness.succeed(repo, "materialize", *WINDOW, "-v", "stats")
+    done, cancelled = jobs(repo)
+    assert (done["state"], cancelled["state"]) == ("succeeded", "cancelled")
+    # What the first had stored was not stored again.
+    assert done["rowsWritten"] + cancelled["rowsWritten"] >= 60_000 and done["rowsWritten"] < 60_000
+    assert served(repo, 0, 1, 59_999) == [0, 1, 59_999]

@@ -1,13 +1,17 @@
 """PostgreSQL as the offline store of stock Feast and of thali: the same definitions, the same tables; joins through the SDK equal what
 is read off the rows, and materialization stores the newest of them."""
 
+import json
+import math
 import random
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import sqlalchemy
 
 import harness
@@ -144,3 +148,114 @@ def test_joins_and_materialization_from_postgresql(postgres_url: str, tmp_path: 
         thali.succeed("materialize", START.isoformat(), later.isoformat())
         online = store.get_online_features(REFS, rows).to_dict()
         assert online["x"] == [newest(trips, row, later, None).get("x") for row in rows]
+
+
+EVERYTHING = """
+CREATE TYPE features.mood AS ENUM ('sad', 'glad');
+CREATE DOMAIN features.small AS integer CHECK (VALUE < 100);
+CREATE TABLE features.everything (
+    id bigint, ts timestamptz, i2 smallint, i4 integer, dom features.small, n numeric(20, 4), f4 real, b boolean, t text, c char(3), v varchar(9), u uuid,
+    j json, jb jsonb, bin bytea, d date, naive timestamp, aware timestamptz, forever timestamptz, never timestamp, mood features.mood,
+    i8s bigint[], i4s integer[], f8s float8[], words text[], flags boolean[], ns numeric[], ids uuid[], stamps timestamptz[]
+);
+INSERT INTO features.everything VALUES
+    (1, '2026-03-01 00:00+00', -3, 70000, 7, 12.5, 0.1, true, 'it''s; --', 'ab', 'é', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '{"b": 1,  "a": [2]}', '{"a": 1}',
+     '\\x00ff', '2026-02-28', '2026-02-28 23:59:59.123456', '2026-03-01 01:00+01', 'infinity', '-infinity', 'glad',
+     '{1,NULL,9007199254740993}', '{}', '{NaN,Infinity,0.1}', '{"a,b",NULL,""}', '{t,f}', '{1.5,NULL}', '{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}', '{"2026-03-01 00:00+00"}'),
+    (2, '2026-03-01 00:00+00', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+     NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)
+"""
+
+
+def test_values_of_every_type_come_as_they_are_and_are_saved_as_they_came(postgres_url: str, tmp_path: Path) -> None:
+    engine = sqlalchemy.create_engine(postgres_url, poolclass=sqlalchemy.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE SCHEMA features")
+        connection.exec_driver_sql(EVERYTHING)
+    text = "project: types\nprovider: local\nregistry: registry.db\nonline_store: {type: sqlite, path: online.db}\nentity_key_serialization_version: 3\n"
+    (tmp_path / "feature_store.yaml").write_text(text + store_section(postgres_url))
+    (tmp_path / "definitions.yaml").write_text(
+        "entities: [{name: id, join_key: id, value_type: Int64}]\n"
+        "data_sources: [{name: everything, type: postgres, table: everything, timestamp_field: ts}]\n"
+        # Its columns are those of the table.
+        "feature_views: [{name: all, entities: [id], source: everything}]\n"
+    )
+    harness.succeed(tmp_path, "apply")
+    with engine.connect() as connection:
+        columns = connection.execute(sqlalchemy.text("SELECT column_name FROM information_schema.columns WHERE table_name = 'everything'")).scalars()
+        names = [name for name in columns if name not in ("id", "ts")]
+    features = [word for name in names for word in ("-f", f"all:{name}")]
+    rows = [{"id": id, "event_timestamp": "2026-03-02T00:00:00"} for id in (1, 2, 3)]
+    file = tmp_path / "answer.parquet"
+    harness.succeed(tmp_path, "get-historical-features", *features, "-d", json.dumps(rows), "-o", file)
+    table = pq.read_table(file)
+    at, unique = datetime(2026, 3, 1, tzinfo=timezone.utc), "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
+    wanted: dict[str, Any] = {
+        "i2": -3,
+        "i4": 70000,
+        "dom": 7,
+        "n": 12.5,
+        "f4": 0.10000000149011612,
+        "b": True,
+        "t": "it's; --",
+        "c": "ab ",
+        "v": "é",
+        "u": unique,
+        "j": '{"b": 1,  "a": [2]}',
+        "jb": '{"a": 1}',
+        "bin": b"\x00\xff",
+        "d": date(2026, 2, 28),
+        "naive": datetime(2026, 2, 28, 23, 59, 59, 123456),
+        "aware": at,
+        "mood": "glad",
+        "i8s": [1, None, 9007199254740993],
+        "i4s": [],
+        "words": ["a,b", None, ""],
+        "flags": [True, False],
+        "ns": [1.5, None],
+        "ids": [unique],
+        "stamps": [at],
+    }
+    for name, value in wanted.items():
+        assert table[name].to_pylist() == [value, None, None], name
+    first = table["f8s"].to_pylist()[0]
+    assert math.isnan(first[0]) and first[1:] == [math.inf, 0.1]
+    # Beyond every time there is, on either side.
+    assert table["forever"].cast(pa.int64())[0].as_py() == 2**63 - 1 and table["never"].cast(pa.int64())[0].as_py() == -(2**63)
+    assert set(names) == set(wanted) | {"f8s", "forever", "never"}
+
+    pq.write_table(pa.table({"id": [1, 2], "event_timestamp": pa.array([at + timedelta(days=1)] * 2)}), tmp_path / "rows.parquet")
+    harness.succeed(tmp_path, "dataset", "create", "kept", *features, "--entity-file", tmp_path / "rows.parquet", "--table", "kept")
+    verdict = json.loads(harness.succeed(tmp_path, "dataset", "verify", "kept", "--json"))
+    assert verdict["same"] and verdict["stored"]["rows"] == 2
+    # They are stored online as well, what has no type there as text.
+    harness.succeed(tmp_path, "materialize", "2026-02-01T00:00:00", "2026-03-02T00:00:00")
+    online = json.loads(harness.succeed(tmp_path, "get-online-features", "-e", "id=1", "-f", "all:i8s", "-f", "all:n", "-f", "all:u", "-f", "all:aware"))
+    assert (online["n"], online["u"]) == ([12.5], [unique])
+
+
+def test_readiness_keeps_its_connection_and_sees_the_server_go_and_come(postgres: Any, postgres_url: str, tmp_path: Path) -> None:
+    text = "project: ready\nprovider: local\nregistry: registry.db\nonline_store: {type: sqlite, path: online.db}\nentity_key_serialization_version: 3\n"
+    (tmp_path / "feature_store.yaml").write_text(text + store_section(postgres_url))
+    engine = sqlalchemy.create_engine(postgres_url, poolclass=sqlalchemy.NullPool)
+
+    def backends() -> list[int]:
+        with engine.connect() as connection:
+            own = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'thali' ORDER BY 1"
+            return list(connection.execute(sqlalchemy.text(own)).scalars())
+
+    with Thali.serve(tmp_path) as thali:
+
+        def ready() -> bool:
+            return harness.http("GET", f"{thali.url('ui')}/ready")[0] == 200
+
+        assert ready()
+        before = backends()
+        for _ in range(20):
+            assert ready()
+        assert len(before) >= 1 and backends() == before
+        # The server ends the connection: the next look makes another.
+        with engine.connect() as connection:
+            for pid in before:
+                connection.execute(sqlalchemy.text(f"SELECT pg_terminate_backend({pid})"))
+        assert ready() and not set(backends()) & set(before)

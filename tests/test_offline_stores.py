@@ -18,6 +18,8 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute
+import pyarrow.flight as flight
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy
@@ -466,6 +468,54 @@ def test_what_a_remote_store_cannot_do_is_said(tmp_path: Path, postgres_url: str
             file.write("feature_server: {offline_push_batching_enabled: true, offline_push_batching_batch_size: 4, offline_push_batching_batch_interval_seconds: 1}\n")
         done = run(repo, "serve", "--role", "online", "--online-port", "0", "--metrics-port", "0")
         assert done.returncode == 1 and "batched for a remote offline store" in done.stderr, done.stderr
+
+
+TOKEN = "s3cret-token"
+
+
+class Tokens(flight.ServerMiddlewareFactory):
+    """Lets in who has the token."""
+
+    def start_call(self, info: Any, headers: dict[str, list[str]]) -> None:
+        if headers.get("authorization") != [f"Bearer {TOKEN}"]:
+            raise flight.FlightUnauthenticatedError("no token, no rows")
+
+
+class Backwards(flight.FlightServerBase):
+    """An offline server whose rows come last first, and some not at all: as far as that goes, Feast's dask store."""
+
+    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        self.command = json.loads(descriptor.command)
+        sent = reader.read_all()
+        self.sent = sent
+        keep = [row for row in reversed(range(sent.num_rows)) if sent["number"][row].as_py() != 5]
+        table = sent.take(keep)
+        table = table.append_column("trips__x", pa.compute.multiply(table["number"], 2))
+        writer.begin(table.schema)
+        for start in range(0, table.num_rows, 10):
+            writer.write_table(table.slice(start, 10))
+
+
+def test_rows_in_any_order_over_tls_with_a_token(tmp_path: Path, postgres_url: str) -> None:
+    place = project(tmp_path / "repo", "file", postgres_url)
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run([*command, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)
+    asked = entities()
+    asked.to_parquet(tmp_path / "rows.parquet")
+    words = ("get-historical-features", *features("trips:x"), "--entity-file", tmp_path / "rows.parquet", "-o", tmp_path / "answer.parquet")
+    options: dict[str, Any] = {"tls_certificates": [(cert.read_bytes(), key.read_bytes())], "middleware": {"tokens": Tokens()}}
+    with Backwards("grpc+tls://127.0.0.1:0", **options) as far:
+        repo = remote(tmp_path / "client", f"{place.repo}/registry.db", far.port, f", scheme: https, cert: {cert}")
+        done = run(repo, *words)
+        assert done.returncode != 0 and "`thali.offline_token`" in done.stderr, done.stderr
+        succeed(repo, *words, env=harness.environment(THALI_OFFLINE_TOKEN=TOKEN))
+        assert far.command["feature_refs"] == ["trips:x"] and far.command["full_feature_names"] is True
+        # Each key and time is sent once, and nothing that is no key.
+        assert far.sent.column_names == ["number", "word", "event_timestamp", "thali_row"] and far.sent.num_rows == 150
+    table = pq.read_table(tmp_path / "answer.parquet")
+    assert table["label"].to_pylist() == list(range(157))
+    assert table["x"].to_pylist() == [None if number == 5 else 2 * number for number in asked["number"]]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""Pushes whose offline part waits (Feast's `offline_push_batching_…`): what was acknowledged is in the offline file exactly
-once, whenever the process is killed.
+"""Pushes whose offline part waits (Feast's `offline_push_batching_…`): what was acknowledged is in the offline file or table
+exactly once, whenever the process is killed.
 """
 
 import random
@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
+import sqlalchemy
 
 import harness
 import small_project
 from harness import Node
+from test_offline_postgres import store_section
 
 #: How often the server is killed with kill -9 while clients push.
 KILLS = 20
@@ -42,16 +45,32 @@ def push(node: Node, drivers: list[int], to: str, **fields: Any) -> tuple[int, A
     return harness.http("POST", f"{node.addresses['online']}/push", body)
 
 
-def repository(folder: Path, more: str = BATCHING) -> Path:
+def repository(folder: Path, more: str = BATCHING, url: str | None = None) -> Path:
     repo = small_project.create(folder)
+    if url:
+        move_to_table(repo, url)
     with open(repo / "feature_store.yaml", "a") as yaml:
         yaml.write(more)
     harness.succeed(repo, "apply")
     return repo
 
 
-def offline(repo: Path) -> Counter[int]:
-    """How often each driver is in the offline file."""
+def move_to_table(repo: Path, url: str) -> None:
+    """The project's rows in a table of PostgreSQL instead of a file."""
+    with sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool).begin() as connection:
+        connection.execute(sqlalchemy.text("CREATE SCHEMA features"))
+    pq.read_table(repo / "data/stats.parquet").to_pandas().to_sql("stats", url, schema="features", index=False)
+    file = repo / "feature_store.yaml"
+    file.write_text(file.read_text().replace("offline_store:\n  type: file\n", store_section(url)))
+    definitions = repo / "definitions.yaml"
+    definitions.write_text(definitions.read_text().replace("type: file, path: data/stats.parquet", "type: postgres, table: stats"))
+
+
+def offline(repo: Path, url: str | None = None) -> Counter[int]:
+    """How often each driver is in the offline file or table."""
+    if url:
+        with sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool).connect() as connection:
+            return Counter(connection.execute(sqlalchemy.text("SELECT driver_id FROM features.stats")).scalars())
     return Counter(pq.read_table(repo / "data/stats.parquet")["driver_id"].to_pylist())
 
 
@@ -75,8 +94,10 @@ class Client:
                 self.kept += drivers
 
 
-def test_every_acknowledged_row_is_there_once_after_kills(tmp_path: Path) -> None:
-    repo = repository(tmp_path)
+@pytest.mark.parametrize("where", ["file", "postgres"])
+def test_every_acknowledged_row_is_there_once_after_kills(where: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    url = request.getfixturevalue("postgres_url") if where == "postgres" else None
+    repo = repository(tmp_path, url=url)
     clients = [Client(1_000_000 * (number + 1)) for number in range(CLIENTS)]
     moments = random.Random(7)
     for _ in range(KILLS):
@@ -101,7 +122,7 @@ def test_every_acknowledged_row_is_there_once_after_kills(tmp_path: Path) -> Non
     values = harness.http("POST", f"{node.addresses['online']}/get-online-features", {"features": ["stats:trips"], "entities": {"driver_id": kept}})[1]
     node.stop()
     assert values["results"][1]["values"] == [driver * 2 for driver in kept]
-    found = offline(repo)
+    found = offline(repo, url)
     lost = [driver for driver in kept if not found[driver]]
     assert not lost, f"{len(lost)} of {len(kept)} acknowledged rows are lost: {lost[:10]}"
     twice = [driver for driver, times in found.items() if times > 1]

@@ -400,6 +400,44 @@ async fn windows_are_pulled_and_rows_appended() {
 }
 
 #[tokio::test]
+async fn rows_under_a_marker_are_appended_once() {
+    let place = Place::new(&format!("{DRIVERS}; ALTER TABLE t ADD CHECK (x <> 666)")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let marker = folder.path().join("segment.0");
+    let append = async |values: Vec<i64>| {
+        let minutes = vec![30; values.len()];
+        let numbers: ArrayRef = Arc::new(Int64Array::from(values));
+        let columns = [
+            ("a", Arc::clone(&numbers), true),
+            ("ts", times(&minutes), true),
+            ("x", numbers, true),
+        ];
+        let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+        let once = place.store.append_once(&source("t", "", ""), vec![batch], &marker);
+        once.await
+    };
+    let added = async || place.cells("SELECT count(*) FROM t WHERE a >= 600").await;
+    // A transaction that was noted down and did not happen leaves nothing and is no reason not to try again.
+    assert_eq!(
+        append(vec![665, 666]).await.unwrap_err().kind(),
+        Kind::InvalidArgument
+    );
+    assert!(marker.exists());
+    assert_eq!(added().await, [["0"]]);
+    assert_eq!(append(vec![665, 667]).await.unwrap(), 2);
+    assert_eq!(append(vec![665, 667]).await.unwrap(), 0);
+    assert_eq!(added().await, [["2"]]);
+    // What cannot be told is neither lost nor added twice.
+    fs::write(&marker, "?").unwrap();
+    let error = append(vec![665, 667]).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    fs::remove_file(&marker).unwrap();
+    assert_eq!(append(vec![668]).await.unwrap(), 1);
+    assert_eq!(added().await, [["3"]]);
+    place.fresh.remove().await;
+}
+
+#[tokio::test]
 async fn a_stream_becomes_a_table_once() {
     let place = Place::new(DRIVERS).await;
     let store = &place.store;
