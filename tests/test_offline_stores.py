@@ -59,12 +59,12 @@ TABLES = {
 }
 
 
-def rows(dice: random.Random) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def rows(dice: random.Random, ties: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     trips = [
         {
             "number": dice.choice(NUMBERS),
             "word": dice.choice(WORDS),
-            "at": START + timedelta(seconds=dice.randrange(70) * 300),
+            "at": START + timedelta(seconds=dice.randrange(70) * 300 + (0 if ties else index % 300)),
             # Unique, so that there is one newest row.
             "made": START + timedelta(seconds=index),
             "ex": None if index % 9 == 0 else index,
@@ -130,9 +130,9 @@ def offline_section(name: str, url: str) -> str:
     return section if name == "postgres" else "offline_store: {type: file}\n"
 
 
-def project(folder: Path, name: str, url: str, more: str = "") -> Place:
-    """The rows and a repository over them, applied."""
-    trips, zones = rows(random.Random(7))
+def project(folder: Path, name: str, url: str, ties: bool = True) -> Place:
+    """The rows, with or without equal event times, and a repository over them, applied."""
+    trips, zones = rows(random.Random(7), ties)
     folder.mkdir(parents=True)
     sources = FILES if name == "file" else TABLES if name == "postgres" else FILES | {"trips": TABLES["trips"]}
     if name in ("file", "hybrid"):
@@ -142,7 +142,7 @@ def project(folder: Path, name: str, url: str, more: str = "") -> Place:
     else:
         fill(url, trips, zones)
     text = "project: places\nprovider: local\nregistry: registry.db\nonline_store: {type: sqlite, path: online.db}\nentity_key_serialization_version: 3\n"
-    (folder / "feature_store.yaml").write_text(text + offline_section(name, url) + more)
+    (folder / "feature_store.yaml").write_text(text + offline_section(name, url))
     (folder / "definitions.yaml").write_text(VIEWS + "".join(sources.values()))
     succeed(folder, "apply")
     return Place(name, folder, trips, zones, url)
@@ -229,7 +229,8 @@ def test_features_are_what_one_reads_off_the_rows(place: Place, tmp_path: Path) 
         check_features(store.get_historical_features(entity_df=asked, features=REFS).to_arrow(), place, asked)
         store.materialize(START, END)
         keys = [{"number": number, "word": word} for number in NUMBERS for word in WORDS]
-        online = store.get_online_features(REFS, keys).to_dict()
+        # Of lists with nulls the SDK's remote store makes nothing.
+        online = store.get_online_features(REFS[:3], keys).to_dict()
         for index, key in enumerate(keys):
             trip, zone = newest(place.trips, key, END), newest(place.zones, {"number": key["number"]}, END)
             assert [online[name][index] for name in ("x", "rate", "z")] == [trip.get("ex"), trip.get("rate"), zone.get("z")], key
@@ -374,7 +375,7 @@ def feast_server(repo: Path) -> Iterator[int]:
     port = free_port()
     command = [str(Path(sys.executable).with_name("feast")), "-c", str(repo), "serve_offline", "--port", str(port)]
     with open(repo / "feast.log", "w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=harness.environment())
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=harness.environment(), cwd=repo)
     try:
 
         def listens() -> bool:
@@ -403,7 +404,8 @@ def server(kind: str, place: Place) -> Iterator[int]:
 
 @pytest.mark.parametrize("kind", ["thali", "dask", "duckdb"])
 def test_another_server_is_an_offline_store(kind: str, tmp_path: Path, postgres_url: str) -> None:
-    place = project(tmp_path / "repo", "hybrid" if kind == "thali" else "file", postgres_url)
+    # Of equal event times Feast's dask store takes any row.
+    place = project(tmp_path / "repo", "hybrid" if kind == "thali" else "file", postgres_url, ties=kind != "dask")
     asked = entities()
     asked["home"] = list(reversed(asked["number"]))
     asked.to_parquet(tmp_path / "rows.parquet")
@@ -463,7 +465,7 @@ def test_what_a_remote_store_cannot_do_is_said(tmp_path: Path, postgres_url: str
     with Thali.serve(place.repo) as thali:
         repo = remote(tmp_path / "client", f"{place.repo}/registry.db", thali.port("offline"))
         done = run(repo, *words, "--filter-by-created-timestamp")
-        assert done.returncode == 1 and "when they were created" in done.stderr, done.stderr
+        assert done.returncode != 0 and "when they were created" in done.stderr, done.stderr
         with open(repo / "feature_store.yaml", "a") as file:
             file.write("feature_server: {offline_push_batching_enabled: true, offline_push_batching_batch_size: 4, offline_push_batching_batch_interval_seconds: 1}\n")
         done = run(repo, "serve", "--role", "online", "--online-port", "0", "--metrics-port", "0")

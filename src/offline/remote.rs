@@ -22,7 +22,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use prost::Message as _;
 use serde_json::{Value as Json, json};
 
-use self::features::{Answer, Asked, Beside, Group, found};
+use self::features::{Again, Answer, Asked, Beside, Group, found};
 pub use self::server::Server;
 use super::{
     files::FileStore,
@@ -131,7 +131,12 @@ impl RemoteStore {
                     )
                 }
             };
-            answers.push(Answer::new(&group, asked, rows, self.limit)?);
+            let again = group.one_by_one().into_iter().map(|(view, features)| Again {
+                server: self.server.clone(),
+                question: self.question(&view),
+                features,
+            });
+            answers.push(Answer::new(&group, asked, rows, self.limit, again.collect())?);
         }
         let entities = super::asof::entities::Entities::new(Arc::clone(&schema), Vec::new(), &time)?;
         let mut fields: Vec<_> = entities.fields().cloned().collect();

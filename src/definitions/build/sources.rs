@@ -130,10 +130,7 @@ impl Builder<'_> {
             return None;
         };
         // Feast copies these from the batch source (`feast/data_source.py:PushSource`).
-        let inner = DataSource {
-            data_source_class_type: String::new(),
-            ..inner.clone()
-        };
+        let inner = embedded(inner);
         Some(DataSource {
             name: definition.name.text.clone(),
             description: definition.common.description.clone(),
@@ -232,6 +229,16 @@ impl Builder<'_> {
         problems.into_iter().for_each(|problem| self.report(problem));
         fine.then_some(())
     }
+}
+
+/// A source as other objects hold it. Feast writes no class there, but those of its classes do that it can
+/// only tell by their class.
+pub(super) fn embedded(source: &DataSource) -> DataSource {
+    let mut source = source.clone();
+    if source.r#type != SourceType::CustomSource as i32 {
+        source.data_source_class_type.clear();
+    }
+    source
 }
 
 /// Feast 0.67 writes its deprecated spelling of delta, and reads no other.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::{Field as ArrowField, Schema};
 
-use super::{Builder, KnownView, field};
+use super::{Builder, KnownView, field, sources::embedded};
 use crate::{
     definitions::{
         SCHEDULE_TAG, python,
@@ -521,10 +521,6 @@ fn projection(
     source: Option<&DataSource>,
     view_type: &str,
 ) -> FeatureViewProjection {
-    let embedded = source.map(|source| DataSource {
-        data_source_class_type: String::new(),
-        ..source.clone()
-    });
     let created = source
         .map(|source| source.created_timestamp_column.clone())
         .unwrap_or_default();
@@ -536,7 +532,7 @@ fn projection(
         date_partition_column: source
             .map(|source| source.date_partition_column.clone())
             .unwrap_or_default(),
-        batch_source: embedded,
+        batch_source: source.map(embedded),
         view_type: view_type.to_owned(),
         ..Default::default()
     }

@@ -295,11 +295,7 @@ mod tests {
     fn times_beyond_the_calendar_are_written_too() {
         assert_eq!(moment_text(i64::MAX, true), "infinity");
         assert_eq!(moment_text(i64::MIN, false), "-infinity");
-        let at = |text: &str| {
-            chrono::DateTime::parse_from_rfc3339(text)
-                .unwrap()
-                .timestamp_micros()
-        };
+        let at = |text: &str| DateTime::parse_from_rfc3339(text).unwrap().timestamp_micros();
         assert_eq!(
             moment_text(at("0001-01-01T00:00:00Z"), false),
             "0001-01-01 00:00:00.000000"

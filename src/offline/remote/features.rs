@@ -5,19 +5,26 @@
 //! rows, drop those without values and fold equal ones. Answers that come in order pass as they come; others
 //! are gathered first.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::Range,
+    sync::Arc,
+};
 
-use arrow::array::AsArray as _;
 use arrow::{
     array::{
-        Array, ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray, UInt32Array, new_null_array,
+        Array, ArrayRef, AsArray as _, Int64Array, RecordBatch, TimestampMicrosecondArray, UInt32Array,
+        new_null_array,
     },
-    compute::{cast, concat_batches, take},
+    compute::{cast, concat_batches, interleave, take, take_record_batch},
     datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef},
     row::{RowConverter, SortField},
 };
 use datafusion::execution::SendableRecordBatchStream;
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
+use serde_json::Value as Json;
+
+use super::Server;
 
 use crate::{
     error::{Error, Kind, Result},
@@ -74,6 +81,21 @@ impl Group {
             }
         }
         groups
+    }
+
+    /// Each view by itself, with the places of its features among those of all.
+    pub(super) fn one_by_one(&self) -> Vec<(Self, Range<usize>)> {
+        let mut first = 0;
+        let alone = |view: &JoinView| {
+            let features = first..first + view.features.len();
+            first = features.end;
+            let group = Self {
+                views: vec![view.clone()],
+                keys: self.keys.clone(),
+            };
+            (group, features)
+        };
+        self.views.iter().map(alone).collect()
     }
 
     /// Whether the keys have the names of the views' own.
@@ -178,6 +200,16 @@ pub(super) struct Answer {
     /// Entity rows whose features were given.
     given: usize,
     limit: usize,
+    again: Vec<Again>,
+}
+
+/// How one view of several is asked for what the answer to all of them left out. Feast's dask store leaves
+/// out rows for which one of the views has only values that are too old.
+pub(super) struct Again {
+    pub(super) server: Server,
+    pub(super) question: Json,
+    /// Places of its features among all.
+    pub(super) features: Range<usize>,
 }
 
 impl Answer {
@@ -187,6 +219,7 @@ impl Answer {
         asked: Asked,
         rows: Option<SendableRecordBatchStream>,
         limit: usize,
+        again: Vec<Again>,
     ) -> Result<Self> {
         let schema = rows.as_ref().map(|rows| rows.schema());
         let (mut names, mut fields) = (Vec::new(), Vec::new());
@@ -208,6 +241,7 @@ impl Answer {
             fields,
             given: 0,
             limit,
+            again,
         })
     }
 
@@ -254,39 +288,75 @@ impl Answer {
                 kept.push(batch);
             }
         }
-        let places = &self.asked.places[self.given..];
+        let places = self.asked.places[self.given..].to_vec();
+        self.given += places.len();
         let Some(schema) = kept.first().map(RecordBatch::schema) else {
-            let left = places.len();
-            self.given += left;
-            return Ok(self.nulls(left));
+            let nothing = self.nulls(places.len());
+            return self.with_left_out(nothing, &places, &HashMap::new()).await;
         };
         let answer = concat_batches(&schema, &kept)?;
-        let numbers = numbers(&answer)?;
-        let rows: HashMap<i64, u32> = numbers
-            .iter()
-            .zip(0..)
-            .filter_map(|(number, row)| Some((number?, row)))
-            .collect();
+        let known = rows_by_number(&answer)?;
         let wanted: UInt32Array = places
             .iter()
-            .map(|place| rows.get(&i64::from((*place)?)).copied())
+            .map(|place| known.get(&(*place)?).copied())
             .collect();
-        self.given += places.len();
-        let columns = self.columns(&answer)?;
-        Ok(columns
-            .iter()
-            .map(|column| take(column, &wanted, None))
-            .collect::<Result<Vec<_>, _>>()?)
+        let columns = self.columns(&answer)?.into_iter();
+        let columns = columns.map(|column| take(&column, &wanted, None));
+        let columns = columns.collect::<Result<Vec<_>, _>>()?;
+        self.with_left_out(columns, &places, &known).await
+    }
+
+    /// Fills in what the answer to several views left out.
+    async fn with_left_out(
+        &self,
+        mut columns: Vec<ArrayRef>,
+        places: &[Option<u32>],
+        known: &HashMap<u32, u32>,
+    ) -> Result<Vec<ArrayRef>> {
+        let left_out = places.iter().flatten().filter(|place| !known.contains_key(place));
+        let left_out: BTreeSet<u32> = left_out.copied().collect();
+        if left_out.is_empty() || self.again.len() < 2 {
+            return Ok(columns);
+        }
+        let left_out: UInt32Array = left_out.into_iter().collect();
+        let upload = take_record_batch(&self.asked.upload, &left_out)?;
+        for view in &self.again {
+            let api = "get_historical_features";
+            let rows = view
+                .server
+                .read(api, view.question.clone(), Some(upload.clone()))
+                .await?;
+            let schema = rows.schema();
+            let batches: Vec<RecordBatch> = rows.try_collect().await?;
+            let more = concat_batches(&schema, &batches)?;
+            let found = rows_by_number(&more)?;
+            let from: Vec<(usize, usize)> = places
+                .iter()
+                .enumerate()
+                .map(|(row, place)| match place.and_then(|place| found.get(&place)) {
+                    Some(row) => (1, *row as usize),
+                    None => (0, row),
+                })
+                .collect();
+            for feature in view.features.clone() {
+                let column = self.column(&more, feature)?;
+                columns[feature] = interleave(&[columns[feature].as_ref(), column.as_ref()], &from)?;
+            }
+        }
+        Ok(columns)
     }
 
     fn columns(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
-        let column = |(name, field): (&String, &FieldRef)| {
-            let column = batch.column_by_name(name).ok_or_else(|| {
-                Error::unavailable(format!("the answer of the offline server lacks `{name}`"))
-            })?;
-            Ok(cast(column, field.data_type())?)
-        };
-        self.names.iter().zip(&self.fields).map(column).collect()
+        (0..self.names.len())
+            .map(|feature| self.column(batch, feature))
+            .collect()
+    }
+
+    fn column(&self, batch: &RecordBatch, feature: usize) -> Result<ArrayRef> {
+        let place = batch
+            .schema_ref()
+            .index_of(found(batch.schema_ref(), &self.names[feature])?.name())?;
+        Ok(cast(batch.column(place), self.fields[feature].data_type())?)
     }
 
     fn nulls(&self, rows: usize) -> Vec<ArrayRef> {
@@ -312,6 +382,15 @@ fn numbers(batch: &RecordBatch) -> Result<Int64Array> {
     Ok(cast(column, &DataType::Int64)?
         .as_primitive::<Int64Type>()
         .clone())
+}
+
+/// Where each row that was sent is in an answer.
+fn rows_by_number(answer: &RecordBatch) -> Result<HashMap<u32, u32>> {
+    let numbers = numbers(answer)?;
+    let pairs = numbers.iter().zip(0_u32..);
+    Ok(pairs
+        .filter_map(|(number, row)| Some((u32::try_from(number?).ok()?, row)))
+        .collect())
 }
 
 /// Entity rows beside the features of all groups.
