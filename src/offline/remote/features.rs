@@ -308,7 +308,7 @@ impl Answer {
 
     /// Fills in what the answer to several views left out.
     async fn with_left_out(
-        &self,
+        &mut self,
         mut columns: Vec<ArrayRef>,
         places: &[Option<u32>],
         known: &HashMap<u32, u32>,
