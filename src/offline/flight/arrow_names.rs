@@ -98,17 +98,15 @@ pub(in crate::offline) fn type_named(text: &str) -> DataType {
         let fields = parts(fields).into_iter().filter_map(|part| part.split_once(": "));
         return DataType::Struct(fields.map(field).collect());
     }
-    if let Some(types) = inside(text, "map<") {
-        if let [key, value] = parts(types)[..] {
-            let entries = Fields::from(vec![
-                Field::new("key", type_named(key), false),
-                Field::new("value", type_named(value), true),
-            ]);
-            return DataType::Map(
-                Arc::new(Field::new("entries", DataType::Struct(entries), false)),
-                false,
-            );
-        }
+    if let Some(types) = inside(text, "map<")
+        && let [key, value] = parts(types)[..]
+    {
+        let entries = Fields::from(vec![
+            Field::new("key", type_named(key), false),
+            Field::new("value", type_named(value), true),
+        ]);
+        let entries = Field::new("entries", DataType::Struct(entries), false);
+        return DataType::Map(Arc::new(entries), false);
     }
     if let Some(rest) = text
         .strip_prefix("timestamp[")
