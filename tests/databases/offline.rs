@@ -413,10 +413,8 @@ async fn rows_under_a_marker_are_appended_once() {
             ("x", numbers, true),
         ];
         let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
-        let once = place
-            .store
-            .append_once(&source("t", "", ""), vec![batch], &marker);
-        once.await
+        let table = source("t", "", "");
+        place.store.append_once(&table, vec![batch], &marker).await
     };
     let added = async || place.cells("SELECT count(*) FROM t WHERE a >= 600").await;
     // A transaction that was noted down and did not happen leaves nothing and is no reason not to try again.
