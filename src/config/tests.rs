@@ -91,7 +91,7 @@ fn everything_wrong_is_said_at_once_with_its_line() {
             "5: warning: `onlin_store`: unknown key, ignored (did you mean `online_store`?)",
             "8: `online_store.pth`: unknown key (did you mean `path`?)",
             "9: `online_store.vector_enabled`: `true` or `false` is wanted here, not `maybe`",
-            "10: `offline_store`: offline store type `snowflake.offline` is not supported by thali yet (supported: dask, file, duckdb, postgres)",
+            "10: `offline_store`: offline store type `snowflake.offline` is not supported by thali yet (supported: dask, file, duckdb, postgres, hybrid, remote)",
             "12: `auth.type`: auth type `oidc` is not supported by thali yet (supported: no_auth)",
             "14: `thali.memory_limt`: unknown key (did you mean `memory_limit`?)",
             "15: `thali.ttl_mode`: `pyton` is none of python, status, null (did you mean `python`?)",

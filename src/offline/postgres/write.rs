@@ -4,7 +4,7 @@ use std::{fs::File, io::Write as _, path::Path, sync::Arc};
 
 use arrow::{
     array::{Array as _, ArrayRef},
-    compute::{CastOptions, cast_with_options},
+    compute::{CastOptions, cast_with_options, concat_batches},
     datatypes::{DataType, Field, Schema, SchemaRef},
     record_batch::{RecordBatch, RecordBatchOptions},
 };
@@ -52,7 +52,7 @@ impl Server {
         }
         let target = self.target(&whose, lies, table).await?;
         let batches = batches.iter().map(|batch| target.fitted(batch, source));
-        let batches = batches.collect::<Result<Vec<_>>>()?;
+        let batches = together(batches.collect::<Result<Vec<_>>>()?)?;
         let mut connection = self.writing().await?;
         let mut transaction = self.within(ANSWER_LIMIT, connection.begin()).await?;
         if let Some(marker) = marker {
@@ -199,6 +199,19 @@ impl Server {
         }
         copy.finish().await.map_err(refused)
     }
+}
+
+/// Batches with the same columns as one, since each is a statement of its own: a journal has one for every
+/// push.
+fn together(batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
+    let groups = batches.chunk_by(|one, other| one.schema() == other.schema());
+    let joined = groups.map(|group| {
+        let schema = group
+            .first()
+            .map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
+        Ok(concat_batches(&schema, group)?)
+    });
+    joined.collect()
 }
 
 /// The table to write to.
