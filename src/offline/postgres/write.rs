@@ -52,7 +52,7 @@ impl Server {
         }
         let target = self.target(&whose, lies, table).await?;
         let batches = batches.iter().map(|batch| target.fitted(batch, source));
-        let batches = together(batches.collect::<Result<Vec<_>>>()?)?;
+        let batches = together(&batches.collect::<Result<Vec<_>>>()?)?;
         let mut connection = self.writing().await?;
         let mut transaction = self.within(ANSWER_LIMIT, connection.begin()).await?;
         if let Some(marker) = marker {
@@ -203,7 +203,7 @@ impl Server {
 
 /// Batches with the same columns as one, since each is a statement of its own: a journal has one for every
 /// push.
-fn together(batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
+fn together(batches: &[RecordBatch]) -> Result<Vec<RecordBatch>> {
     let groups = batches.chunk_by(|one, other| one.schema() == other.schema());
     let joined = groups.map(|group| {
         let schema = group
