@@ -63,14 +63,14 @@ impl Counters {
     /// Counts rows and a write of them.
     pub(super) fn add(&self, read: u64, written: u64) {
         self.read.fetch_add(read, Ordering::Relaxed);
-        self.written.fetch_add(written, Ordering::Relaxed);
-        self.chunks.fetch_add(1, Ordering::Relaxed);
+        self.chunks.fetch_add(1, Ordering::Release);
+        self.written.fetch_add(written, Ordering::Release);
     }
 
     pub(super) fn get(&self) -> Counts {
         Counts {
             read: self.read.load(Ordering::Relaxed),
-            written: self.written.load(Ordering::Relaxed),
+            written: self.written.load(Ordering::Acquire),
             resumed: self.resumed.load(Ordering::Relaxed),
             chunks: self.chunks.load(Ordering::Relaxed),
         }
@@ -602,8 +602,9 @@ impl Pass {
         while let Some(stored) = done.next().await {
             let (written, until) = stored?;
             if let Some(written) = written {
-                copy.counters.written.fetch_add(written, Ordering::Relaxed);
-                copy.counters.chunks.fetch_add(1, Ordering::Relaxed);
+                // Whoever sees rows sees the write that they came with.
+                copy.counters.chunks.fetch_add(1, Ordering::Release);
+                copy.counters.written.fetch_add(written, Ordering::Release);
                 rows_written.inc_by(written);
                 chunks_written.inc();
             }
