@@ -31,7 +31,7 @@ pub use serving::{
     AuditConfig, AuditSink, FeatureLogConfig, FeatureServerConfig, OnlineConfig, PushBatching, UnknownEntity,
 };
 
-use crate::{model::entity_key, online::store::StoreKind};
+use crate::{cloud::Environment, model::entity_key, online::store::StoreKind};
 
 /// Everything that is configured.
 #[derive(Debug, Clone)]
@@ -50,6 +50,8 @@ pub struct Config {
     pub materialization: MaterializationConfig,
     pub feature_server: FeatureServerConfig,
     pub thali: ThaliConfig,
+    /// How object stores are reached.
+    pub environment: Environment,
 }
 
 /// A configuration with what there is to say about it.

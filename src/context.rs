@@ -77,6 +77,7 @@ impl Context {
         let files = files::FileStore::new(files::FileStoreConfig {
             repo_path: config.repo_path.clone(),
             memory_limit: usize::try_from(config.thali.memory_limit).unwrap_or(usize::MAX),
+            environment: config.environment.clone(),
         })?;
         let offline: Arc<dyn OfflineStore> = match &config.offline_store {
             OfflineStoreConfig::Files => Arc::new(files),

@@ -3,6 +3,8 @@
 
 use std::{borrow::Cow, error::Error as StdError, fmt};
 
+use crate::cloud;
+
 /// The result every fallible function of the crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -176,6 +178,24 @@ impl Error {
         self
     }
 
+    /// The error of ours that another one carries, so that its kind and hint survive the trip through an
+    /// engine. What is underneath is borrowed, so that it is made anew.
+    pub(crate) fn within(error: &(dyn StdError + 'static)) -> Option<Self> {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            if let Some(ours) = error.downcast_ref::<Self>() {
+                return Some(Self {
+                    kind: ours.kind,
+                    message: ours.message.clone(),
+                    hint: ours.hint.clone(),
+                    source: ours.source.as_ref().map(|source| source.to_string().into()),
+                });
+            }
+            cause = error.source();
+        }
+        None
+    }
+
     /// The kind, for the table.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -255,27 +275,27 @@ impl From<Error> for tonic::Status {
 impl From<datafusion::error::DataFusionError> for Error {
     fn from(error: datafusion::error::DataFusionError) -> Self {
         use datafusion::error::DataFusionError;
+        if let Some(ours) = Self::within(&error) {
+            return ours;
+        }
         match error.find_root() {
-            DataFusionError::External(inner) if inner.is::<Self>() => {
-                // The root is borrowed; rebuild it so that the kind survives the trip through the engine.
-                let ours = inner.downcast_ref::<Self>();
-                let (kind, message, hint) = ours
-                    .map_or((Kind::Internal, Cow::Borrowed("query failed"), None), |e| {
-                        (e.kind, e.message.clone(), e.hint.clone())
-                    });
-                Self {
-                    kind,
-                    message,
-                    hint,
-                    source: Some(error.to_string().into()),
-                }
-            }
             DataFusionError::ResourcesExhausted(text) => Self::new(
                 Kind::Overloaded,
                 format!("query needs more memory than it may use: {text}"),
             ),
             _ => Self::internal(format!("query failed: {}", error.strip_backtrace())).source_error(error),
         }
+    }
+}
+
+impl From<object_store::Error> for Error {
+    fn from(error: object_store::Error) -> Self {
+        Self::within(&error).unwrap_or_else(|| {
+            Self::unavailable(format!(
+                "the object store cannot be used: {}",
+                cloud::plain(&error)
+            ))
+        })
     }
 }
 

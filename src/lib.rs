@@ -4,7 +4,7 @@
 //!
 //! 1. the kernel, which knows neither stores nor servers: [`error`], [`proto`], [`model`], [`metrics`],
 //!    [`telemetry`], [`database`] (connections to SQL databases, not what is in them), `aws` (credentials),
-//!    `backoff` (pauses between tries);
+//!    [`cloud`] (object stores), `backoff` (pauses between tries);
 //! 2. configuration: [`config`];
 //! 3. the stores, contracts with their backends: [`registry::store`], [`online::store`],
 //!    [`offline::store`] (with [`offline::files`] and [`offline::served_log`]), [`schedule::ledger`];
@@ -21,6 +21,7 @@
 mod aws;
 mod backoff;
 pub mod cli;
+pub mod cloud;
 pub mod config;
 pub mod context;
 pub mod database;

@@ -14,6 +14,7 @@ import random
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -331,6 +332,21 @@ class RedisCluster:
         return ",".join(node.address for node in self.nodes)
 
 
+def certificates(folder: Path) -> None:
+    """Makes the folder with `ca.pem`, an authority, and `server.pem` and `server.key`, which it vouches for at 127.0.0.1."""
+    folder.mkdir()
+    openssl = program("openssl", "openssl")
+    run = lambda *arguments: subprocess.run([openssl, *arguments], cwd=folder, check=True, capture_output=True)  # noqa: E731
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    run("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority", "-days", "2")
+    run("req", *key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=server")
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+    run("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", "server.pem", "-days", "2", "-extfile", "names")
+    for file in folder.iterdir():
+        file.chmod(0o644)
+    folder.chmod(0o755)
+
+
 class S3(Server):
     """moto, which plays DynamoDB too. One request at a time, so that a conditional write is one step, as it is on S3. Forgets everything when it ends."""
 
@@ -339,21 +355,36 @@ class S3(Server):
 import sys
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import run_simple
-run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_backend_app))
+run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_backend_app), ssl_context=tuple(sys.argv[2:]) or None)
 """
 
+    def __init__(self, secure: bool = False) -> None:
+        super().__init__()
+        self.secure = secure
+
+    @property
+    def authority(self) -> Path:
+        """Whom to trust when it is secure."""
+        return self.folder / "tls/ca.pem"
+
+    def prepare(self) -> None:
+        if self.secure:
+            certificates(self.folder / "tls")
+
     def command(self) -> list[str]:
-        return [sys.executable, "-c", self.SERVE, str(self.port)]
+        files = ["tls/server.pem", "tls/server.key"] if self.secure else []
+        return [sys.executable, "-c", self.SERVE, str(self.port), *files]
 
     def user(self) -> dict[str, object]:
         return {}
 
     def answers(self) -> bool:
-        return urlopen(f"{self.url}/moto-api/", timeout=5).status == 200
+        context = ssl.create_default_context(cafile=self.authority) if self.secure else None
+        return urlopen(f"{self.url}/moto-api/", timeout=5, context=context).status == 200
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.secure else 'http'}://127.0.0.1:{self.port}"
 
     def environment(self) -> dict[str, str]:
         """What points thali and Feast here."""
@@ -363,7 +394,8 @@ run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_bac
     def client(self) -> Any:
         import boto3
 
-        return boto3.client("s3", endpoint_url=self.url, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1")
+        login = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
+        return boto3.client("s3", endpoint_url=self.url, verify=str(self.authority) if self.secure else None, **login)
 
     def new_bucket(self) -> str:
         name = f"bucket-{next(self.numbers)}"

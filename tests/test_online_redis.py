@@ -121,17 +121,7 @@ def test_precomputed_vectors_go_both_ways(redis: servers.Redis, tmp_path: Path) 
 
 def certificates(folder: Path) -> list[str]:
     """A certificate for 127.0.0.1 and its authority; answers the server's options."""
-    folder.mkdir()
-    openssl = servers.program("openssl", "openssl")
-    run = lambda *arguments: servers.subprocess.run([openssl, *arguments], cwd=folder, check=True, capture_output=True)  # noqa: E731
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    run("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority", "-days", "2")
-    run("req", *key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=server")
-    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
-    run("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", "server.pem", "-days", "2", "-extfile", "names")
-    for file in folder.iterdir():
-        file.chmod(0o644)
-    folder.chmod(0o755)
+    servers.certificates(folder)
     files = {"--tls-cert-file": "server.pem", "--tls-key-file": "server.key", "--tls-ca-cert-file": "ca.pem"}
     return [part for option, file in files.items() for part in (option, str(folder / file))]
 

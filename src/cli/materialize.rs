@@ -177,28 +177,32 @@ impl Display {
 }
 
 impl Display {
-    /// A bar to the end when the source can say how many rows there are at most, else a counter.
+    /// A counter, which becomes a bar to the end when the source can say how many rows there are at most.
     fn new_bar(&self, view: &str, start: DateTime<Utc>, end: DateTime<Utc>) -> ProgressBar {
+        const COUNTER: &str = "{spinner} {msg}  {human_pos} rows  {per_sec}  {elapsed}";
+        const BAR: &str = "{msg}  {wide_bar}  {human_pos}/{human_len} rows  {per_sec}  ETA {eta}";
+        let style = |bar: &ProgressBar, template| {
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style);
+            }
+        };
+        let bar = ProgressBar::no_length();
+        style(&bar, COUNTER);
         let source = self
             .catalog
             .stored_view(view)
             .ok()
             .and_then(|view| view.batch_source.clone());
-        let total = source.and_then(|source| self.offline.rows_at_most(&source, start, end));
-        let (bar, template) = match total {
-            Some(total) => (
-                ProgressBar::new(total),
-                "{msg}  {wide_bar}  {human_pos}/{human_len} rows  {per_sec}  ETA {eta}",
-            ),
-            None => (
-                ProgressBar::no_length(),
-                "{spinner} {msg}  {human_pos} rows  {per_sec}  {elapsed}",
-            ),
-        };
-        match ProgressStyle::with_template(template) {
-            Ok(style) => bar.with_style(style),
-            Err(_) => bar,
+        if let Some(source) = source {
+            let (offline, bar) = (Arc::clone(&self.offline), bar.clone());
+            tokio::spawn(async move {
+                if let Some(total) = offline.rows_at_most(&source, start, end).await {
+                    bar.set_length(total);
+                    style(&bar, BAR);
+                }
+            });
         }
+        bar
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     serving,
     yaml::{self, Entry, Node, Value},
 };
-use crate::{model::entity_key, online::store::kind::KINDS};
+use crate::{cloud::Environment, model::entity_key, online::store::kind::KINDS};
 
 /// Reads everything; answers all problems when one of them is an error.
 pub(super) fn load(sources: &Sources) -> Result<Report, Problems> {
@@ -191,6 +191,7 @@ fn build(root: &Node, walk: &mut Walk, found: &Found, env: &BTreeMap<String, Str
         },
         feature_server,
         thali: thali?,
+        environment: Environment::of(env),
     })
 }
 

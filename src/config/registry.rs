@@ -18,10 +18,11 @@ use super::{
     yaml::{Entry, Node, Value},
 };
 use crate::{
+    cloud::{Environment, ObjectStoreKind},
     database::{DatabaseOptions, DatabaseUrl, Engine},
     error::Error,
     registry::store::{
-        file::{Environment, ObjectRegistry, ObjectStoreKind},
+        file::ObjectRegistry,
         remote::{RemoteOptions, RemoteTls},
     },
 };
@@ -215,10 +216,7 @@ impl Section<'_> {
             .map(|(scheme, _)| scheme.to_ascii_lowercase());
         let by_path = match scheme.as_deref() {
             None | Some("file") => None,
-            Some("s3" | "s3a") => Some(ObjectStoreKind::S3),
-            Some("gs") => Some(ObjectStoreKind::Gcs),
-            Some("az" | "azure" | "abfs" | "abfss") => Some(ObjectStoreKind::Azure),
-            Some("https") if path.contains(".blob.core.windows.net/") => Some(ObjectStoreKind::Azure),
+            Some(_) if ObjectStoreKind::of(&path).is_some() => ObjectStoreKind::of(&path),
             // With the store's name any host may be meant, such as an emulator.
             Some("https" | "http") if self.text("registry_store_type").is_some() => {
                 Some(ObjectStoreKind::Azure)

@@ -1,10 +1,12 @@
-//! [`FileStore`]: the offline store over Parquet and CSV files on local disk, read by DataFusion's scans
-//! and joined by [`super::asof`].
+//! [`FileStore`]: the offline store over Parquet and CSV files, on local disk or in object stores, read by
+//! DataFusion's scans and joined by [`super::asof`].
 //!
 //! It resolves no feature references and knows no project; it is told sources, columns and windows.
 //! Reading is streaming throughout: a join keeps its entity rows, a pull of newest rows one row per
-//! key, everything else a few batches. Writing replaces or adds whole files by renaming them into place.
+//! key, everything else a few batches. Writing replaces or adds whole files, by renaming them into place or
+//! as objects that are there at once.
 
+mod buckets;
 mod count;
 mod location;
 mod parts;
@@ -12,6 +14,7 @@ mod pull;
 mod range;
 mod sql;
 mod table;
+mod upload;
 mod write;
 
 use std::{
@@ -35,12 +38,17 @@ use datafusion::{
 use futures::{StreamExt, TryStreamExt};
 use prost::Message as _;
 
-use self::table::{Filter, Table};
+use self::{
+    buckets::Buckets,
+    location::{Location, Place},
+    table::{Filter, Table},
+};
 use super::{
     asof::{Bounds, Join, Part, Side, Sources, entities::Entities, times::Scale},
     store::{EntityRows, HistoricalQuery, JoinView, OfflineStore, Parts, Pull},
 };
 use crate::{
+    cloud::Environment,
     error::{Error, Result},
     proto::feast::core::DataSource,
 };
@@ -55,6 +63,8 @@ pub struct FileStoreConfig {
     pub repo_path: PathBuf,
     /// Bytes that joins and pulls may hold, all together.
     pub memory_limit: usize,
+    /// How object stores are reached.
+    pub environment: Environment,
 }
 
 /// Sources that are no files, for a store that joins and pulls them as it does files.
@@ -67,6 +77,7 @@ pub trait Tables: Send + Sync {
 /// See the module.
 pub struct FileStore {
     config: FileStoreConfig,
+    buckets: Buckets,
     tables: Option<Arc<dyn Tables>>,
     state: SessionState,
     pool: Arc<dyn MemoryPool>,
@@ -86,6 +97,7 @@ impl FileStore {
             // A folder's listing must be seen as it is now, not as it was.
             .with_object_list_cache_limit(0)
             .build_arc()?;
+        let buckets = Buckets::new(config.environment.clone(), Arc::clone(&runtime));
         let mut session = SessionConfig::new()
             .with_target_partitions(parallel)
             .with_collect_statistics(false);
@@ -103,6 +115,7 @@ impl FileStore {
             .build();
         Ok(Self {
             config,
+            buckets,
             tables: None,
             state,
             pool,
@@ -123,7 +136,47 @@ impl FileStore {
         {
             return Ok(Table::of(source, provider, place));
         }
-        Table::open(&self.state, &self.config.repo_path, source).await
+        Ok(self.opened(source).await?.1)
+    }
+
+    /// The source as it is; of an object that is replaced while it is looked at, the one that came.
+    async fn opened(&self, source: &DataSource) -> Result<(Location, Table)> {
+        let mut location = self.locate(source).await?;
+        loop {
+            match Table::open(&self.state, &location, source).await {
+                Ok(table) => return Ok((location, table)),
+                Err(error) => {
+                    let now = self.locate(source).await?;
+                    if now.e_tag == location.e_tag {
+                        return Err(error);
+                    }
+                    location = now;
+                }
+            }
+        }
+    }
+
+    async fn locate(&self, source: &DataSource) -> Result<Location> {
+        Location::of(source, &self.config.repo_path, &self.buckets).await
+    }
+
+    /// Adds rows to a source: to its file, or as a new file of its folder.
+    async fn add(
+        &self,
+        source: &DataSource,
+        batches: Vec<RecordBatch>,
+        marker: Option<&Path>,
+    ) -> Result<u64> {
+        let location = self.locate(source).await?;
+        write::check_source(&location, source)?;
+        match &location.place {
+            Place::Disk(path) => write::append(&self.state, path, &location, source, batches, marker).await,
+            Place::Cloud(object) => {
+                let (location, table) = self.opened(source).await?;
+                let rows = write::Rows::of(&table, source, &batches)?;
+                upload::append(object, &location, rows, marker).await
+            }
+        }
     }
 
     /// The sources of a query, each once, with the views that are answered from it.
@@ -276,7 +329,7 @@ impl OfflineStore for FileStore {
     }
 
     async fn append(&self, source: &DataSource, batches: Vec<RecordBatch>) -> Result<u64> {
-        write::append(&self.state, &self.config.repo_path, source, batches, None).await
+        self.add(source, batches, None).await
     }
 
     async fn append_once(
@@ -285,8 +338,7 @@ impl OfflineStore for FileStore {
         batches: Vec<RecordBatch>,
         marker: &Path,
     ) -> Result<u64> {
-        let once = write::Once::new(marker);
-        write::append(&self.state, &self.config.repo_path, source, batches, Some(once)).await
+        self.add(source, batches, Some(marker)).await
     }
 
     async fn save(
@@ -295,7 +347,12 @@ impl OfflineStore for FileStore {
         rows: SendableRecordBatchStream,
         overwrite: bool,
     ) -> Result<u64> {
-        write::save(&self.config.repo_path, target, rows, overwrite).await
+        let location = self.locate(target).await?;
+        write::check_target(&location, overwrite)?;
+        match &location.place {
+            Place::Disk(path) => write::save(path, &location, rows).await,
+            Place::Cloud(object) => upload::save(object, &location, rows).await,
+        }
     }
 
     async fn select(&self, sql: &str, sources: &[DataSource]) -> Result<(SchemaRef, Vec<RecordBatch>)> {
@@ -306,8 +363,17 @@ impl OfflineStore for FileStore {
         Ok(self.open(source).await?.stored().clone())
     }
 
-    fn rows_at_most(&self, source: &DataSource, start: DateTime<Utc>, end: DateTime<Utc>) -> Option<u64> {
-        count::rows_at_most(source, &self.config.repo_path, start, end)
+    async fn rows_at_most(
+        &self,
+        source: &DataSource,
+        start: DateTime<Utc>,
+        end: DateTime<Utc>,
+    ) -> Option<u64> {
+        self.open(source)
+            .await
+            .ok()?
+            .rows_at_most(&self.state, start, end)
+            .await
     }
 
     async fn check(&self) -> Result<()> {

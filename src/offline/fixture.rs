@@ -18,6 +18,7 @@ use tempfile::TempDir;
 
 use super::files::{FileStore, FileStoreConfig};
 use crate::{
+    cloud::Environment,
     config::PythonConfig,
     error::Result,
     model::{Object, ObjectKind, ValueType, on_demand::EXPRESSIONS_TAG},
@@ -67,6 +68,7 @@ impl Fixture {
         let config = FileStoreConfig {
             repo_path: folder.path().to_owned(),
             memory_limit: 1 << 26,
+            environment: Environment::default(),
         };
         let python = PythonConfig {
             enabled: false,

@@ -311,8 +311,13 @@ impl OfflineStore for PostgresStore {
         self.files.schema(source).await
     }
 
-    fn rows_at_most(&self, source: &DataSource, start: DateTime<Utc>, end: DateTime<Utc>) -> Option<u64> {
-        self.files.rows_at_most(source, start, end)
+    async fn rows_at_most(
+        &self,
+        source: &DataSource,
+        start: DateTime<Utc>,
+        end: DateTime<Utc>,
+    ) -> Option<u64> {
+        self.files.rows_at_most(source, start, end).await
     }
 
     async fn check(&self) -> Result<()> {

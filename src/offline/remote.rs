@@ -461,11 +461,17 @@ impl OfflineStore for RemoteStore {
         Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
     }
 
-    fn rows_at_most(&self, source: &DataSource, start: DateTime<Utc>, end: DateTime<Utc>) -> Option<u64> {
-        let is_ours = source.data_source_class_type.is_empty();
-        is_ours
-            .then(|| self.files.rows_at_most(source, start, end))
-            .flatten()
+    async fn rows_at_most(
+        &self,
+        source: &DataSource,
+        start: DateTime<Utc>,
+        end: DateTime<Utc>,
+    ) -> Option<u64> {
+        if source.data_source_class_type.is_empty() {
+            self.files.rows_at_most(source, start, end).await
+        } else {
+            None
+        }
     }
 
     async fn check(&self) -> Result<()> {

@@ -168,7 +168,12 @@ pub trait OfflineStore: Send + Sync + 'static {
 
     /// How many rows a window of a source has at most, where that can be told at once; for showing how
     /// far a run is.
-    fn rows_at_most(&self, _source: &DataSource, _start: DateTime<Utc>, _end: DateTime<Utc>) -> Option<u64> {
+    async fn rows_at_most(
+        &self,
+        _source: &DataSource,
+        _start: DateTime<Utc>,
+        _end: DateTime<Utc>,
+    ) -> Option<u64> {
         None
     }
 

@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
 use thali::{
+    cloud::Environment,
     config::{Config, OfflineStoreConfig, Sources},
     database::Engine,
     error::{Kind, Result},
@@ -54,6 +55,7 @@ fn store(keys: &str) -> PostgresStore {
     let files = FileStore::new(FileStoreConfig {
         repo_path: folder.path().to_owned(),
         memory_limit: 1 << 26,
+        environment: Environment::default(),
     });
     PostgresStore::new(section, files.unwrap()).unwrap()
 }

@@ -1,10 +1,16 @@
-//! Where a file source lies: the path its URI means, and whether that is one file, a folder or a pattern.
+//! Where a file source lies: the path or object its URI means, and whether that is one file, a folder or a
+//! pattern.
 
 use std::path::{Path, PathBuf};
 
+use datafusion::{datasource::listing::ListingTableUrl, error::DataFusionError};
+use object_store::{ObjectStore as _, ObjectStoreExt as _};
+
+use super::buckets::{Buckets, Object};
 use crate::{
+    cloud::ObjectStoreKind,
     error::{Error, Result},
-    proto::feast::core::{DataSource, data_source, file_format},
+    proto::feast::core::{DataSource, data_source, file_format, table_format},
 };
 
 /// How the bytes of a source are to be read.
@@ -12,6 +18,34 @@ use crate::{
 pub(super) enum Format {
     Parquet,
     Csv,
+}
+
+impl Format {
+    /// The extension of such files.
+    pub(super) fn extension(self) -> &'static str {
+        match self {
+            Self::Parquet => ".parquet",
+            Self::Csv => ".csv",
+        }
+    }
+
+    /// Files that are called nothing in particular are Parquet.
+    fn of_name(name: &str) -> Self {
+        match name.rsplit_once('.') {
+            Some((_, extension)) if extension.eq_ignore_ascii_case("csv") => Self::Csv,
+            _ => Self::Parquet,
+        }
+    }
+
+    /// A folder without a Parquet file but with a CSV file is one of CSV files.
+    fn of_folder(names: &[&str]) -> Self {
+        let has = |extension: &str| names.iter().any(|name| name.ends_with(extension));
+        if has(Self::Csv.extension()) && !has(Self::Parquet.extension()) {
+            Self::Csv
+        } else {
+            Self::Parquet
+        }
+    }
 }
 
 /// What a path stands for.
@@ -26,58 +60,184 @@ pub(super) enum Shape {
     Absent,
 }
 
-/// A file source on local disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where something lies.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    Disk(PathBuf),
+    Cloud(Object),
+}
+
+/// A file source.
+#[derive(Debug, Clone)]
 pub(super) struct Location {
-    pub(super) path: PathBuf,
+    pub(super) place: Place,
+    /// The path or URL, for messages.
+    pub(super) name: String,
     pub(super) format: Format,
     pub(super) shape: Shape,
+    /// Bytes, of a file.
+    pub(super) size: u64,
+    /// The content of an object; another one has another tag.
+    pub(super) e_tag: Option<String>,
 }
+
+const PATTERN: [char; 3] = ['*', '?', '['];
 
 impl Location {
     /// Where `source` lies, its relative path starting at `repo`.
-    pub(super) fn of(source: &DataSource, repo: &Path) -> Result<Self> {
-        let path = repo.join(local_path(source)?);
-        let text = path.to_string_lossy();
-        let shape = match std::fs::metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => Shape::Folder,
-            Ok(_) => Shape::File,
-            Err(_) if text.contains(['*', '?', '[']) => Shape::Pattern,
-            Err(_) => Shape::Absent,
+    ///
+    /// # Errors
+    /// `Unsupported` for other kinds of source, what the object store says when it cannot be asked.
+    pub(super) async fn of(source: &DataSource, repo: &Path, buckets: &Buckets) -> Result<Self> {
+        let options = options(source)?;
+        let uri = options.uri.as_str();
+        if uri.is_empty() {
+            return Err(Error::invalid(format!(
+                "data source `{}` has no path",
+                source.name
+            )));
+        }
+        let found = match ObjectStoreKind::of(uri) {
+            Some(kind) => {
+                let object = buckets.object(kind, uri, &options.s3_endpoint_override).await;
+                in_cloud(object?, uri).await
+            }
+            None => on_disk(repo.join(local_path(source, uri)?)),
         };
-        let is_csv = path
-            .extension()
-            .is_some_and(|extension| extension.eq_ignore_ascii_case("csv"))
-            || shape == Shape::Folder && folder_holds_csv(&path);
-        let format = if is_csv { Format::Csv } else { Format::Parquet };
-        Ok(Self { path, format, shape })
+        found.map_err(|error| error.context(format!("data source `{}`: `{uri}`", source.name)))
     }
 
-    /// The extension of the files of a folder.
-    pub(super) fn extension(&self) -> &'static str {
-        match self.format {
-            Format::Parquet => ".parquet",
-            Format::Csv => ".csv",
+    /// What the query engine is to list.
+    pub(super) fn listing(&self) -> Result<ListingTableUrl, DataFusionError> {
+        let separator = if self.shape == Shape::Folder { "/" } else { "" };
+        match &self.place {
+            Place::Disk(path) => ListingTableUrl::parse(format!("{}{separator}", path.display())),
+            Place::Cloud(object) if self.shape == Shape::Pattern => {
+                let parts: Vec<&str> = object.key.as_ref().split('/').collect();
+                let is_pattern = |part: &&str| part.contains(PATTERN);
+                let fixed = parts.iter().position(is_pattern).unwrap_or(parts.len());
+                let folder = object.url(&parts[..fixed], true)?;
+                ListingTableUrl::try_new(folder, None)?.with_glob(&parts[fixed..].join("/"))
+            }
+            Place::Cloud(object) => {
+                let parts: Vec<&str> = object.key.as_ref().split('/').collect();
+                ListingTableUrl::try_new(object.url(&parts, self.shape == Shape::Folder)?, None)
+            }
         }
     }
 }
 
-/// A folder without a Parquet file but with a CSV file is one of CSV files.
-fn folder_holds_csv(path: &Path) -> bool {
-    let Ok(entries) = std::fs::read_dir(path) else {
-        return false;
-    };
-    let names: Vec<_> = entries
-        .filter_map(|entry| entry.ok()?.path().extension().map(std::ffi::OsStr::to_owned))
-        .collect();
-    names.iter().any(|name| name == "csv") && !names.iter().any(|name| name == "parquet")
+/// The files of a table that somebody keeps a log of are not all of it, and not all in it.
+fn foreign(table: &str) -> Error {
+    Error::unsupported(format!(
+        "it is {table} table, and which of its files count is only in its log, which thali does not read"
+    ))
+    .hint("write what the table holds to a folder of Parquet files, and name that")
 }
 
-/// The URI of a file source.
+const DELTA_LOG: &str = "_delta_log";
+const ICEBERG_LOG: &str = "metadata";
+const ICEBERG_METADATA: &str = ".metadata.json";
+
+fn on_disk(path: PathBuf) -> Result<Location> {
+    let name = path.display().to_string();
+    let (shape, size) = match std::fs::metadata(&path) {
+        Ok(metadata) if metadata.is_dir() => (Shape::Folder, 0),
+        Ok(metadata) => (Shape::File, metadata.len()),
+        Err(_) if name.contains(PATTERN) => (Shape::Pattern, 0),
+        Err(_) => (Shape::Absent, 0),
+    };
+    let inside = |path: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(path).into_iter().flatten();
+        entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect()
+    };
+    let format = if shape == Shape::Folder {
+        let names = inside(&path);
+        if names.iter().any(|name| name == DELTA_LOG) {
+            return Err(foreign("a Delta"));
+        }
+        let log = inside(&path.join(ICEBERG_LOG));
+        if log.iter().any(|name| name.ends_with(ICEBERG_METADATA)) {
+            return Err(foreign("an Iceberg"));
+        }
+        Format::of_folder(&names.iter().map(String::as_str).collect::<Vec<_>>())
+    } else {
+        Format::of_name(&name)
+    };
+    Ok(Location {
+        place: Place::Disk(path),
+        name,
+        format,
+        shape,
+        size,
+        e_tag: None,
+    })
+}
+
+async fn in_cloud(object: Object, uri: &str) -> Result<Location> {
+    let (mut shape, mut format) = (Shape::Absent, Format::of_name(uri));
+    let (mut size, mut e_tag) = (0, None);
+    let is_folder = uri.ends_with('/') || object.key.as_ref().is_empty();
+    let found = if is_folder {
+        None
+    } else {
+        match object.opened.bucket.head(&object.key).await {
+            Ok(found) => Some(found),
+            Err(object_store::Error::NotFound { .. }) => None,
+            Err(error) => return Err(error.into()),
+        }
+    };
+    if let Some(found) = found {
+        (shape, size, e_tag) = (Shape::File, found.size, found.e_tag);
+    } else if !is_folder && uri.contains(PATTERN) {
+        shape = Shape::Pattern;
+    } else {
+        let bucket = &object.opened.bucket;
+        let folder = (!object.key.as_ref().is_empty()).then_some(&object.key);
+        let inside = bucket.list_with_delimiter(folder).await?;
+        let has = |name| {
+            let mut folders = inside.common_prefixes.iter();
+            folders.any(|folder| folder.filename() == Some(name))
+        };
+        if has(DELTA_LOG) {
+            return Err(foreign("a Delta"));
+        }
+        if has(ICEBERG_LOG) {
+            let log = bucket
+                .list_with_delimiter(Some(&object.key.clone().join(ICEBERG_LOG)))
+                .await?;
+            let mut names = log.objects.iter().filter_map(|object| object.location.filename());
+            if names.any(|name| name.ends_with(ICEBERG_METADATA)) {
+                return Err(foreign("an Iceberg"));
+            }
+        }
+        if !inside.objects.is_empty() || !inside.common_prefixes.is_empty() {
+            shape = Shape::Folder;
+            let names: Vec<_> = inside
+                .objects
+                .iter()
+                .map(|object| object.location.as_ref())
+                .collect();
+            format = Format::of_folder(&names);
+        }
+    }
+    Ok(Location {
+        place: Place::Cloud(object),
+        name: uri.to_owned(),
+        format,
+        shape,
+        size,
+        e_tag,
+    })
+}
+
+/// What is said of a file source.
 ///
 /// # Errors
 /// `Unsupported` naming the type when it is another kind of source.
-pub(super) fn uri(source: &DataSource) -> Result<&str> {
+pub(super) fn options(source: &DataSource) -> Result<&data_source::FileOptions> {
     let kind = match &source.options {
         Some(data_source::Options::FileOptions(options)) => {
             let format = options
@@ -86,12 +246,9 @@ pub(super) fn uri(source: &DataSource) -> Result<&str> {
                 .and_then(|format| format.format.as_ref());
             // The other variant, Delta, is deprecated in the contract but still written.
             if !matches!(format, None | Some(file_format::Format::ParquetFormat(_))) {
-                return Err(
-                    Error::unsupported(format!("data source `{}` is a Delta table", source.name))
-                        .hint("thali reads Parquet and CSV files"),
-                );
+                return Err(foreign("a Delta").context(format!("data source `{}`", source.name)));
             }
-            return Ok(&options.uri);
+            return Ok(options);
         }
         Some(data_source::Options::BigqueryOptions(_)) => "BigQuery",
         Some(data_source::Options::KafkaOptions(_)) => "Kafka",
@@ -101,7 +258,7 @@ pub(super) fn uri(source: &DataSource) -> Result<&str> {
         Some(data_source::Options::CustomOptions(_)) => custom_kind(&source.data_source_class_type),
         Some(data_source::Options::SnowflakeOptions(_)) => "Snowflake",
         Some(data_source::Options::PushOptions(_)) => "push",
-        Some(data_source::Options::SparkOptions(_)) => "Spark",
+        Some(data_source::Options::SparkOptions(spark)) => of_spark(spark),
         Some(data_source::Options::TrinoOptions(_)) => "Trino",
         Some(data_source::Options::AthenaOptions(_)) => "Athena",
         None => "untyped",
@@ -113,6 +270,21 @@ pub(super) fn uri(source: &DataSource) -> Result<&str> {
     .hint("use a file source (Parquet or CSV)"))
 }
 
+fn of_spark(source: &data_source::SparkOptions) -> &'static str {
+    use table_format::Format;
+    let format = source
+        .table_format
+        .as_ref()
+        .and_then(|table| table.format.as_ref());
+    match format {
+        None => "Spark",
+        Some(Format::IcebergFormat(_)) => "Spark (Iceberg)",
+        Some(Format::DeltaFormat(_)) => "Spark (Delta)",
+        Some(Format::HudiFormat(_)) => "Spark (Hudi)",
+        Some(Format::LanceFormat(_)) => "Spark (Lance)",
+    }
+}
+
 /// The last part of a source's Python class path says more than "custom".
 fn custom_kind(class: &str) -> &str {
     class
@@ -122,14 +294,7 @@ fn custom_kind(class: &str) -> &str {
         .unwrap_or("custom")
 }
 
-fn local_path(source: &DataSource) -> Result<PathBuf> {
-    let uri = uri(source)?;
-    if uri.is_empty() {
-        return Err(Error::invalid(format!(
-            "data source `{}` has no path",
-            source.name
-        )));
-    }
+fn local_path(source: &DataSource, uri: &str) -> Result<PathBuf> {
     match uri.split_once("://") {
         None => Ok(PathBuf::from(uri)),
         Some(("file", _)) => url::Url::parse(uri)
@@ -145,15 +310,21 @@ fn local_path(source: &DataSource) -> Result<PathBuf> {
             "data source `{}` lies at `{uri}`: thali cannot read `{scheme}` locations",
             source.name
         ))
-        .hint("use files on local disk")),
+        .hint("files lie on local disk, `s3://`, `gs://`, `az://` or `abfss://`")),
     }
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::{error::Kind, proto::feast::core::data_source::FileOptions};
+    use crate::{
+        cloud::Environment,
+        error::Kind,
+        proto::feast::core::{FileFormat, data_source::FileOptions},
+    };
 
     fn source(uri: &str) -> DataSource {
         let options = FileOptions {
@@ -167,39 +338,68 @@ mod tests {
         }
     }
 
-    #[test]
-    fn paths_are_relative_to_the_repository() {
-        let repo = Path::new("/repo");
-        let path = |uri: &str| Location::of(&source(uri), repo).unwrap().path;
-        assert_eq!(path("data/a.parquet"), Path::new("/repo/data/a.parquet"));
-        assert_eq!(path("/data/a.parquet"), Path::new("/data/a.parquet"));
-        assert_eq!(path("file:///data/a%20b.parquet"), Path::new("/data/a b.parquet"));
-        assert_eq!(
-            Location::of(&source("x/*.csv"), repo).unwrap().shape,
-            Shape::Pattern
-        );
-        assert_eq!(
-            Location::of(&source("x/A.CSV"), repo).unwrap().format,
-            Format::Csv
+    async fn located(uri: &str) -> Result<Location> {
+        let nowhere = Buckets::new(Environment::default(), Arc::default());
+        Location::of(&source(uri), Path::new("/repo"), &nowhere).await
+    }
+
+    #[tokio::test]
+    async fn paths_are_relative_to_the_repository() {
+        for (uri, path) in [
+            ("data/a.parquet", "/repo/data/a.parquet"),
+            ("/data/a.parquet", "/data/a.parquet"),
+            ("file:///data/a%20b.parquet", "/data/a b.parquet"),
+        ] {
+            assert_eq!(located(uri).await.unwrap().name, path);
+        }
+        assert_eq!(located("x/*.csv").await.unwrap().shape, Shape::Pattern);
+        assert_eq!(located("x/A.CSV").await.unwrap().format, Format::Csv);
+    }
+
+    #[tokio::test]
+    async fn tables_with_a_log_are_no_folders_of_files() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, inside, kind) in [
+            ("d", "_delta_log/00000000000000000000.json", "a Delta table"),
+            ("i", "metadata/00000-x.metadata.json", "an Iceberg table"),
+        ] {
+            let file = folder.path().join(name).join(inside);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(&file, "{}").unwrap();
+            std::fs::write(folder.path().join(name).join("x.parquet"), "").unwrap();
+            let table = folder.path().join(name).display().to_string();
+            let refused = located(&table).await.unwrap_err();
+            assert_eq!(refused.kind(), Kind::Unsupported);
+            assert!(refused.message().contains(kind), "{refused}");
+        }
+        let mut delta = source("table");
+        let Some(data_source::Options::FileOptions(options)) = &mut delta.options else {
+            unreachable!("it is a file source");
+        };
+        #[expect(deprecated, reason = "the field Feast uses")]
+        let format = file_format::Format::DeltaFormat(Default::default());
+        options.file_format = Some(FileFormat { format: Some(format) });
+        let refused = super::options(&delta).unwrap_err();
+        assert!(
+            refused.message().contains("`trips`") && refused.message().contains("a Delta table"),
+            "{refused}"
         );
     }
 
-    #[test]
-    fn what_is_no_local_file_is_refused_by_name() {
-        let error = Location::of(&source("s3://bucket/a.parquet"), Path::new("/")).unwrap_err();
+    #[tokio::test]
+    async fn what_is_no_file_is_refused_by_name() {
+        let error = located("hdfs://bucket/a.parquet").await.unwrap_err();
         assert_eq!(error.kind(), Kind::Unsupported);
         assert!(
-            error.message().contains("`trips`") && error.message().contains("`s3`"),
+            error.message().contains("`trips`") && error.message().contains("`hdfs`"),
             "{error}"
         );
         let mut bigquery = source("");
         bigquery.options = Some(data_source::Options::BigqueryOptions(
             data_source::BigQueryOptions::default(),
         ));
-        assert!(uri(&bigquery).unwrap_err().message().contains("BigQuery"));
-        assert_eq!(
-            Location::of(&source(""), Path::new("/")).unwrap_err().kind(),
-            Kind::InvalidArgument
-        );
+        assert!(options(&bigquery).unwrap_err().message().contains("BigQuery"));
+        assert_eq!(located("").await.unwrap_err().kind(), Kind::InvalidArgument);
+        assert_eq!(located("s3://").await.unwrap_err().kind(), Kind::Config);
     }
 }

@@ -82,28 +82,35 @@ impl Table {
         config: &FileScanConfig,
         timestamp: &str,
     ) -> Result<Vec<Groups>> {
+        let time = self.stored_name(timestamp);
+        let files = (0..).zip(self.footers(state, config).await?);
+        Ok(files
+            .flat_map(|(place, (file, footer))| groups_of(&file, place_of(place), &footer, time))
+            .collect())
+    }
+
+    /// The files of a scan with what they say of themselves.
+    pub(super) async fn footers(
+        &self,
+        state: &SessionState,
+        config: &FileScanConfig,
+    ) -> Result<Vec<(PartitionedFile, Arc<ParquetMetaData>)>> {
         let store = state.runtime_env().object_store(&config.object_store_url)?;
         let cache = state.runtime_env().cache_manager.get_file_metadata_cache();
-        let time = self.stored_name(timestamp);
-        let files: Vec<PartitionedFile> = config
-            .file_groups
-            .iter()
-            .flat_map(FileGroup::iter)
-            .cloned()
-            .collect();
-        let groups = (0..).zip(files).map(async |(place, file)| {
+        let files = config.file_groups.iter().flat_map(FileGroup::iter).cloned();
+        let files: Vec<PartitionedFile> = files.collect();
+        let footers = files.into_iter().map(async |file| {
             let footer = DFParquetMetadata::new(store.as_ref(), &file.object_meta)
                 .with_file_metadata_cache(Some(Arc::clone(&cache)))
                 .fetch_metadata()
                 .await?;
-            Ok(groups_of(&file, place_of(place), &footer, time))
+            Ok((file, footer))
         });
-        let groups: Vec<Vec<Groups>> = futures::stream::iter(groups)
+        futures::stream::iter(footers)
             .buffered(FOOTERS_AT_ONCE)
             .try_collect()
             .await
-            .map_err(|error: datafusion::error::DataFusionError| self.unreadable(&error))?;
-        Ok(groups.into_iter().flatten().collect())
+            .map_err(|error: datafusion::error::DataFusionError| self.unreadable(&error))
     }
 }
 

@@ -1,6 +1,6 @@
 //! [`Table`]: an opened source, of files or another store's: its stored columns, their mapped names, and scans of some of them.
 
-use std::{collections::HashMap, io::SeekFrom, path::Path, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
@@ -11,7 +11,7 @@ use datafusion::{
     common::{Column, ScalarValue},
     datasource::{
         file_format::{FileFormat, csv::CsvFormat, parquet::ParquetFormat},
-        listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl},
+        listing::{ListingOptions, ListingTable, ListingTableConfig},
         physical_plan::{FileScanConfig, FileScanConfigBuilder, ParquetSource},
         source::DataSourceExec,
     },
@@ -22,11 +22,15 @@ use datafusion::{
     physical_plan::{ExecutionPlan, ExecutionPlanProperties, stream::RecordBatchStreamAdapter},
 };
 use futures::StreamExt;
+use object_store::{ObjectStore, ObjectStoreExt as _, path::Path};
 use sha2::{Digest as _, Sha256};
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
-use super::location::{Format, Location, Shape};
+use super::{
+    buckets::OneContent,
+    location::{Format, Location, Place, Shape},
+};
 use crate::{
+    cloud::Bucket,
     error::{Error, Result},
     offline::{asof::times::Scale, store::listed},
     proto::feast::core::DataSource,
@@ -129,20 +133,18 @@ fn ticks(moment: i64, scale: Scale, unit: TimeUnit) -> Option<i64> {
 
 /// Refuses a file whose last bytes ask for more metadata than the file holds: the Parquet reader
 /// subtracts the one from the other without looking, which panics where overflow is checked.
-async fn check_footer(path: &Path) -> std::io::Result<()> {
+async fn check_footer(store: &dyn ObjectStore, path: &Path, size: u64) -> Result<(), DataFusionError> {
     const FOOTER: u64 = 8;
-    let mut file = tokio::fs::File::open(path).await?;
-    let length = file.metadata().await?.len();
-    let Some(start) = length.checked_sub(FOOTER) else {
+    let Some(start) = size.checked_sub(FOOTER) else {
         return Ok(());
     };
-    file.seek(SeekFrom::Start(start)).await?;
-    let metadata = u64::from(file.read_u32_le().await?);
+    let footer = store.get_range(path, start..size).await?;
+    let metadata = footer
+        .first_chunk()
+        .map_or(0, |length| u64::from(u32::from_le_bytes(*length)));
     if metadata > start {
-        return Err(std::io::Error::new(
-            std::io::ErrorKind::InvalidData,
-            "it is no Parquet file, or was cut off",
-        ));
+        let problem = "it is no Parquet file, or was cut off";
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, problem).into());
     }
     Ok(())
 }
@@ -157,6 +159,8 @@ pub(super) struct Table {
     is_partitioned: bool,
     /// Whether the provider is told which rows are of use; hints for files go into their plan.
     takes_conditions: bool,
+    /// The object store its files are in.
+    bucket: Option<Bucket>,
     /// Stored column by mapped name, for columns that are mapped.
     mapped: HashMap<String, String>,
     timestamp_field: String,
@@ -164,23 +168,21 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Opens a source: finds its files and reads their schemas.
+    /// Opens the source at a location: finds its files and reads their schemas.
     ///
     /// # Errors
-    /// `InvalidArgument` naming the source and path when nothing readable is there, `Unsupported` for
-    /// other kinds of source.
-    pub(super) async fn open(state: &SessionState, repo: &Path, source: &DataSource) -> Result<Self> {
-        let location = Location::of(source, repo)?;
-        let path = location.path.display();
+    /// `InvalidArgument` naming the source and path when nothing readable is there.
+    pub(super) async fn open(state: &SessionState, location: &Location, source: &DataSource) -> Result<Self> {
+        let name = &location.name;
         if location.shape == Shape::Absent {
-            return Err(Error::invalid(format!(
-                "data source `{}`: there is no file `{path}`",
-                source.name
-            ))
-            .hint("relative paths start at the folder of `feature_store.yaml`"));
+            let hint = match location.place {
+                Place::Disk(_) => "relative paths start at the folder of `feature_store.yaml`",
+                Place::Cloud(_) => "names of objects are exact, capital and small letters included",
+            };
+            let absent = format!("data source `{}`: there is no file `{name}`", source.name);
+            return Err(Error::invalid(absent).hint(hint));
         }
-        let unreadable =
-            |error: DataFusionError| unreadable(&source.name, &location.path.display().to_string(), &error);
+        let unreadable = |error: DataFusionError| unreadable(&source.name, name, &error);
         let format: Arc<dyn FileFormat> = match location.format {
             Format::Parquet => {
                 Arc::new(ParquetFormat::default().with_options(state.default_table_options().parquet))
@@ -190,11 +192,15 @@ impl Table {
         let extension = if location.shape == Shape::File {
             ""
         } else {
-            location.extension()
+            location.format.extension()
         };
         let options = ListingOptions::new(format).with_file_extension(extension);
-        let separator = if location.shape == Shape::Folder { "/" } else { "" };
-        let url = ListingTableUrl::parse(format!("{path}{separator}")).map_err(unreadable)?;
+        let url = location.listing().map_err(unreadable)?;
+        if location.format == Format::Parquet && location.shape == Shape::File {
+            let store = state.runtime_env().object_store(&url)?;
+            let checked = check_footer(store.as_ref(), url.prefix(), location.size).await;
+            checked.map_err(unreadable)?;
+        }
         let mut config = ListingTableConfig::new(url).with_listing_options(options);
         if location.shape == Shape::Folder {
             config = config
@@ -202,19 +208,28 @@ impl Table {
                 .await
                 .map_err(unreadable)?;
         }
-        if location.format == Format::Parquet && location.shape == Shape::File {
-            check_footer(&location.path)
-                .await
-                .map_err(|error| unreadable(error.into()))?;
-        }
-        let config = config.infer_schema(state).await.map_err(unreadable)?;
+        let config = config.infer_schema(state).await.map_err(|error| {
+            if error.strip_backtrace().contains("No files found") {
+                let kind = location.format.extension();
+                Error::invalid(format!(
+                    "data source `{}`: there are no `{kind}` files at `{name}`",
+                    source.name
+                ))
+            } else {
+                unreadable(error)
+            }
+        })?;
         let listing = ListingTable::try_new(config).map_err(unreadable)?;
         let is_partitioned = !listing.options().table_partition_cols.is_empty();
-        let place = location.path.display().to_string();
+        let bucket = match &location.place {
+            Place::Disk(_) => None,
+            Place::Cloud(object) => Some(object.opened.bucket.clone()),
+        };
         Ok(Self {
             is_partitioned,
             takes_conditions: false,
-            ..Self::of(source, Arc::new(listing), place)
+            bucket,
+            ..Self::of(source, Arc::new(listing), name.clone())
         })
     }
 
@@ -228,6 +243,7 @@ impl Table {
             provider,
             is_partitioned: false,
             takes_conditions: true,
+            bucket: None,
             mapped: mapped
                 .map(|(stored, mapped)| (mapped.clone(), stored.clone()))
                 .collect(),
@@ -384,8 +400,8 @@ impl Table {
             Vec::new()
         };
         let scan = self.provider.scan(state, Some(&indices), &conditions, None);
-        let plan = scan.await?;
-        Ok(self.hinted(plan, filters))
+        let plan = scan.await.map_err(|error| self.unreadable(&error))?;
+        Ok(self.prepared(plan, state, filters))
     }
 
     /// A partition of such a plan, its columns under their mapped names.
@@ -400,16 +416,30 @@ impl Table {
         Ok(renamed(plan.execute(partition, state.task_ctx())?, &schema))
     }
 
-    /// The scan with the filters as hints for skipping parts of Parquet files.
-    fn hinted(&self, plan: Arc<dyn ExecutionPlan>, filters: &[Filter]) -> Arc<dyn ExecutionPlan> {
+    /// The scan with the filters as hints for skipping parts of Parquet files, reading one content of each.
+    fn prepared(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        state: &SessionState,
+        filters: &[Filter],
+    ) -> Arc<dyn ExecutionPlan> {
         let exec = plan.downcast_ref::<DataSourceExec>();
         let parquet = exec.and_then(DataSourceExec::downcast_to_file_source::<ParquetSource>);
-        let (Some((config, source)), Some(predicate)) = (parquet, self.predicate(filters)) else {
+        let Some((config, source)) = parquet else {
             return plan;
         };
-        let source = Arc::new(source.with_predicate(predicate));
+        let mut source = source.clone();
+        if let Some(predicate) = self.predicate(filters) {
+            source = source.with_predicate(predicate);
+        }
+        if let Some(bucket) = &self.bucket {
+            source = source.with_parquet_file_reader_factory(Arc::new(OneContent {
+                bucket: bucket.clone(),
+                footers: state.runtime_env().cache_manager.get_file_metadata_cache(),
+            }));
+        }
         let config = FileScanConfigBuilder::from(config.clone())
-            .with_source(source)
+            .with_source(Arc::new(source))
             .build();
         DataSourceExec::from_data_source(config)
     }
@@ -475,10 +505,11 @@ fn fingerprint(plan: &Arc<dyn ExecutionPlan>) -> Option<String> {
 }
 
 fn unreadable(source: &str, place: &str, error: &DataFusionError) -> Error {
-    Error::invalid(format!(
-        "data source `{source}`: `{place}` cannot be read: {}",
-        error.strip_backtrace()
-    ))
+    let told = match Error::within(error) {
+        Some(ours) => ours,
+        None => Error::invalid(error.strip_backtrace()),
+    };
+    told.context(format!("data source `{source}`: `{place}` cannot be read"))
 }
 
 fn renamed(stream: SendableRecordBatchStream, schema: &SchemaRef) -> SendableRecordBatchStream {

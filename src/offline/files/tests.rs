@@ -13,6 +13,8 @@ use futures::TryStreamExt;
 use parquet::arrow::ArrowWriter;
 use tempfile::TempDir;
 
+mod objects;
+
 use super::*;
 use crate::{
     error::Kind,
@@ -25,6 +27,7 @@ fn store(folder: &TempDir) -> FileStore {
     let config = FileStoreConfig {
         repo_path: folder.path().to_owned(),
         memory_limit: 1 << 26,
+        environment: Environment::default(),
     };
     FileStore::new(config).unwrap()
 }
@@ -616,5 +619,36 @@ async fn equal_rows_are_decided_by_their_place_whatever_is_read_first() {
         newest,
         [Some(2), Some(12), Some(15)],
         "as materialization sees it"
+    );
+}
+
+#[tokio::test]
+async fn only_row_groups_of_the_window_count() {
+    use parquet::file::properties::WriterProperties;
+
+    let folder = TempDir::new().unwrap();
+    let seconds = (0..100).map(|second| second * 1_000_000);
+    let moments: ArrayRef = Arc::new(TimestampMicrosecondArray::from_iter_values(seconds));
+    let rows = batch(vec![("at", moments)]);
+    let properties = WriterProperties::builder()
+        .set_max_row_group_row_count(Some(10))
+        .build();
+    let file = File::create(folder.path().join("x.parquet")).unwrap();
+    let mut writer = ArrowWriter::try_new(file, rows.schema(), Some(properties)).unwrap();
+    writer.write(&rows).unwrap();
+    writer.close().unwrap();
+    let store = store(&folder);
+    let mut mapped = source("x.parquet");
+    mapped.field_mapping = [("at".to_owned(), "ts".to_owned())].into();
+    let at = |second| DateTime::from_timestamp(second, 0).unwrap();
+    for (start, end, expected) in [(-5, 500, 100), (25, 34, 20), (100, 200, 0)] {
+        let count = store.rows_at_most(&mapped, at(start), at(end)).await;
+        assert_eq!(count, Some(expected), "{start} to {end}");
+    }
+    mapped.timestamp_field.clear();
+    assert_eq!(store.rows_at_most(&mapped, at(0), at(1)).await, Some(100));
+    assert_eq!(
+        store.rows_at_most(&source("none.parquet"), at(0), at(1)).await,
+        None
     );
 }

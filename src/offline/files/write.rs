@@ -38,20 +38,51 @@ use crate::{
 /// Batches that may wait for the disk.
 const WAITING: usize = 4;
 
-/// Adds rows to a source: to its file, or as a new file of its folder.
-pub(super) async fn append(
-    state: &SessionState,
-    repo: &Path,
-    source: &DataSource,
-    batches: Vec<RecordBatch>,
-    once: Option<Once>,
-) -> Result<u64> {
-    if let Some(once) = once.clone()
-        && blocking(move || once.is_done()).await?
-    {
-        return Ok(0);
+/// Rows as a source has them.
+pub(super) struct Rows {
+    pub(super) schema: SchemaRef,
+    pub(super) batches: Vec<RecordBatch>,
+    pub(super) count: u64,
+}
+
+impl Rows {
+    /// # Errors
+    /// `InvalidArgument` when they do not have the source's columns, `Unsupported` when a row would have to be put in a folder of its own.
+    pub(super) fn of(table: &Table, source: &DataSource, batches: &[RecordBatch]) -> Result<Self> {
+        if table.is_partitioned() {
+            return Err(Error::unsupported(format!(
+                "data source `{}` is a partitioned folder: rows cannot be added",
+                source.name
+            ))
+            .hint("write to a source that is one file or one flat folder"));
+        }
+        let schema = Arc::clone(table.stored());
+        let batches = batches
+            .iter()
+            .map(|batch| fitted(batch, &schema, source))
+            .collect::<Result<Vec<_>>>()?;
+        let count = batches.iter().map(|batch| batch.num_rows() as u64).sum();
+        Ok(Self {
+            schema,
+            batches,
+            count,
+        })
     }
-    let location = Location::of(source, repo)?;
+
+    /// Writes them as a file.
+    pub(super) fn write(&self, path: &Path, format: Format) -> Result<()> {
+        self.written(path, format)?.finish()
+    }
+
+    fn written(&self, path: &Path, format: Format) -> Result<Writer> {
+        let mut writer = Writer::create(path, format, &self.schema, None)?;
+        self.batches.iter().try_for_each(|batch| writer.write(batch))?;
+        Ok(writer)
+    }
+}
+
+/// Refuses to add rows to what is neither file nor folder.
+pub(super) fn check_source(location: &Location, source: &DataSource) -> Result<()> {
     if location.shape == Shape::Pattern {
         return Err(Error::unsupported(format!(
             "data source `{}` is a pattern of files: rows cannot be added",
@@ -59,55 +90,75 @@ pub(super) async fn append(
         ))
         .hint("write to a source that is one file or one folder"));
     }
+    Ok(())
+}
+
+/// The name of a new file in a folder.
+pub(super) fn part_name(id: uuid::Uuid, format: Format) -> String {
+    format!("part-{}{}", id.simple(), format.extension())
+}
+
+/// Adds rows to a source: to its file, or as a new file of its folder.
+pub(super) async fn append(
+    state: &SessionState,
+    path: &Path,
+    location: &Location,
+    source: &DataSource,
+    batches: Vec<RecordBatch>,
+    marker: Option<&Path>,
+) -> Result<u64> {
+    let once = marker.map(Once::new);
+    if let Some(once) = once.clone()
+        && blocking(move || once.is_done()).await?
+    {
+        return Ok(0);
+    }
     // Held from the look at the file to its replacement: what is read here is what is extended.
     let alone = match location.shape {
         Shape::Folder | Shape::Pattern | Shape::Absent => None,
         Shape::File => {
-            let path = location.path.clone();
+            let path = path.to_owned();
             Some(blocking(move || lock(&path)).await?)
         }
     };
-    let table = Table::open(state, repo, source).await?;
-    if table.is_partitioned() {
-        return Err(Error::unsupported(format!(
-            "data source `{}` is a partitioned folder: rows cannot be added",
-            source.name
-        ))
-        .hint("write to a source that is one file or one flat folder"));
-    }
-    let stored = Arc::clone(table.stored());
-    let batches = batches
-        .iter()
-        .map(|batch| fitted(batch, &stored, source))
-        .collect::<Result<Vec<_>>>()?;
-    let rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
-    if rows == 0 {
+    // Its length may be another one than before others were waited for.
+    let location = Location {
+        size: std::fs::metadata(path).map_or(0, |metadata| metadata.len()),
+        ..location.clone()
+    };
+    let table = Table::open(state, &location, source).await?;
+    let rows = Rows::of(&table, source, &batches)?;
+    let count = rows.count;
+    if count == 0 {
         return Ok(0);
     }
+    let path = path.to_owned();
     blocking(move || match location.shape {
         Shape::Folder => {
-            let name = format!("part-{}{}", uuid::Uuid::now_v7().simple(), location.extension());
-            let mut writer = Writer::create(&location.path.join(name), location.format, &stored, None)?;
-            batches.iter().try_for_each(|batch| writer.write(batch))?;
-            writer.settle(once.as_ref())
+            let path = path.join(part_name(uuid::Uuid::now_v7(), location.format));
+            rows.written(&path, location.format)?.settle(once.as_ref())
         }
         _ => {
-            extend(&location, &batches, once.as_ref())?;
+            extended(&path, location.format, &rows.batches)?.settle(once.as_ref())?;
             drop(alone);
             Ok(())
         }
     })
     .await?;
-    Ok(rows)
+    Ok(count)
 }
 
-/// Copies a file with more rows at its end. The caller holds the file's lock.
-fn extend(location: &Location, batches: &[RecordBatch], once: Option<&Once>) -> Result<()> {
-    let path = &location.path;
+/// Puts a file with more rows at its end in its place.
+pub(super) fn extend(path: &Path, format: Format, batches: &[RecordBatch]) -> Result<()> {
+    extended(path, format, batches)?.finish()
+}
+
+/// Copies a file with more rows at its end. The caller sees to it that nobody else does.
+fn extended(path: &Path, format: Format, batches: &[RecordBatch]) -> Result<Writer> {
     let failed =
         |error: &dyn std::fmt::Display| Error::unavailable(format!("reading `{}`: {error}", path.display()));
     let old = File::open(path).map_err(|error| failed(&error))?;
-    match location.format {
+    match format {
         Format::Parquet => {
             let reader = ParquetRecordBatchReaderBuilder::try_new(old).map_err(|error| failed(&error))?;
             let columns = reader
@@ -117,7 +168,7 @@ fn extend(location: &Location, batches: &[RecordBatch], once: Option<&Once>) -> 
                 .and_then(|group| group.columns().first());
             let compression = columns.map(parquet::file::metadata::ColumnChunkMetaData::compression);
             let schema = Arc::clone(reader.schema());
-            let mut writer = Writer::create(path, location.format, &schema, compression)?;
+            let mut writer = Writer::create(path, format, &schema, compression)?;
             for batch in reader.build().map_err(|error| failed(&error))? {
                 writer.write(&batch?)?;
             }
@@ -127,51 +178,48 @@ fn extend(location: &Location, batches: &[RecordBatch], once: Option<&Once>) -> 
                     batch.columns().to_vec(),
                 )?)?;
             }
-            writer.settle(once)
+            Ok(writer)
         }
         Format::Csv => {
             let mut writer = Writer::empty(path)?;
             let is_empty = writer.copy(old)?;
             writer.start_csv(is_empty)?;
             batches.iter().try_for_each(|batch| writer.write(batch))?;
-            writer.settle(once)
+            Ok(writer)
         }
     }
 }
 
-/// Writes a stream as the file of `target`.
-pub(super) async fn save(
-    repo: &Path,
-    target: &DataSource,
-    mut rows: SendableRecordBatchStream,
-    overwrite: bool,
-) -> Result<u64> {
-    let location = Location::of(target, repo)?;
-    let path = location.path.clone();
+/// Refuses to save where more than one file is, or where one is that is not to be replaced.
+pub(super) fn check_target(location: &Location, overwrite: bool) -> Result<()> {
     match location.shape {
-        Shape::Folder | Shape::Pattern => {
-            return Err(Error::unsupported(format!(
-                "`{}` is no single file: nothing can be saved there",
-                path.display()
-            ))
-            .hint("give the saved dataset a file of its own"));
-        }
-        Shape::File if !overwrite => {
-            return Err(Error::new(
-                Kind::AlreadyExists,
-                format!("`{}` exists already", path.display()),
-            )
-            .hint("allow overwriting, or choose another path"));
-        }
-        Shape::File | Shape::Absent => {}
+        Shape::Folder | Shape::Pattern => Err(Error::unsupported(format!(
+            "`{}` is no single file: nothing can be saved there",
+            location.name
+        ))
+        .hint("give the saved dataset a file of its own")),
+        Shape::File if !overwrite => Err(Error::new(
+            Kind::AlreadyExists,
+            format!("`{}` exists already", location.name),
+        )
+        .hint("allow overwriting, or choose another path")),
+        Shape::File | Shape::Absent => Ok(()),
     }
+}
+
+/// Writes a stream as the file `path`.
+pub(super) async fn save(
+    path: &Path,
+    location: &Location,
+    mut rows: SendableRecordBatchStream,
+) -> Result<u64> {
     let replaces = location.shape == Shape::File;
-    let schema = rows.schema();
+    let (schema, path, format) = (rows.schema(), path.to_owned(), location.format);
     let (sender, mut receiver) = tokio::sync::mpsc::channel::<RecordBatch>(WAITING);
     let (done, complete) = tokio::sync::oneshot::channel::<()>();
     let writing = blocking(move || {
         let _lock = replaces.then(|| lock(&path)).transpose()?;
-        let mut writer = Writer::create(&path, location.format, &schema, None)?;
+        let mut writer = Writer::create(&path, format, &schema, None)?;
         let mut count = 0;
         while let Some(batch) = receiver.blocking_recv() {
             writer.write(&batch)?;
@@ -206,12 +254,12 @@ pub(super) async fn save(
 /// The marker of a write that is to happen once: the name of the new file, which is complete, until it has
 /// its place. As long as that file is there, it did not get its place, and the write did not happen.
 #[derive(Debug, Clone)]
-pub(super) struct Once {
+struct Once {
     marker: PathBuf,
 }
 
 impl Once {
-    pub(super) fn new(marker: &Path) -> Self {
+    fn new(marker: &Path) -> Self {
         Self {
             marker: marker.to_owned(),
         }
@@ -257,12 +305,14 @@ impl Once {
 }
 
 /// Sees the folder's names onto the disk.
-fn sync_folder(path: &Path) -> std::io::Result<()> {
+pub(super) fn sync_folder(path: &Path) -> std::io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| Error::internal(format!("writing ended early: {error}")))?
 }

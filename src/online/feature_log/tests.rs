@@ -75,6 +75,7 @@ impl World {
         let config = FileStoreConfig {
             repo_path: folder.path().to_owned(),
             memory_limit: 1 << 24,
+            environment: crate::cloud::Environment::default(),
         };
         Self {
             fixture,

@@ -33,7 +33,8 @@ pub(crate) async fn sample(
     limit: usize,
 ) -> Result<Sample> {
     let source = source_of(dataset)?;
-    let known = offline.rows_at_most(&source, DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC);
+    let (first, last) = (DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC);
+    let known = offline.rows_at_most(&source, first, last).await;
     let mut stream = every_row(offline, source).await?;
     let columns = stream.schema();
     let columns = columns

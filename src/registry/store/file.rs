@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
-pub use self::cloud::{Environment, ObjectRegistry, ObjectStoreKind};
+pub use self::cloud::ObjectRegistry;
 use self::{
     document::Document,
     journal::Journal,

@@ -14,7 +14,10 @@ use object_store::{
 use tokio::sync::OnceCell;
 
 use super::place::{Lock, Look, Mark, Place, Replaced};
-use crate::error::{Error, Result};
+use crate::{
+    cloud::{self, is_lost, plain},
+    error::{Error, Result},
+};
 
 /// An object store and what is written to it.
 #[derive(Debug)]
@@ -64,39 +67,26 @@ impl ObjectPlace {
         content: Bytes,
         mode: PutMode,
     ) -> Result<UpdateVersion, object_store::Error> {
-        let options = PutOptions {
+        let written = self
+            .store
+            .put_opts(path, content.into(), self.options(mode))
+            .await?;
+        Ok(written.into())
+    }
+
+    fn options(&self, mode: PutMode) -> PutOptions {
+        PutOptions {
             mode,
             tags: self.tags.clone(),
             attributes: self.attributes.clone(),
             ..PutOptions::default()
-        };
-        let written = self.store.put_opts(path, content.into(), options).await?;
-        Ok(written.into())
+        }
     }
 
-    /// Some S3-compatible stores ignore conditions that they do not know. Writing through them would lose
-    /// changes without a word, so that it is tried with an object that does not matter.
     async fn check_conditions(&self) -> Result<()> {
         let path = self.side_path(&format!("probe/{}", uuid::Uuid::new_v4()));
-        let probe = || Bytes::from_static(b"does this store keep conditions?");
-        let created = self.write(&path, probe(), PutMode::Create).await;
-        let created = created.map_err(|error| self.failed("written", &error))?;
-        let other = UpdateVersion {
-            e_tag: Some("\"00000000000000000000000000000000\"".to_owned()),
-            version: created.version.map(|version| format!("{version}1")),
-        };
-        let mut is_safe = true;
-        for mode in [PutMode::Create, PutMode::Update(other)] {
-            match self.write(&path, probe(), mode).await {
-                Ok(_) => is_safe = false,
-                Err(error) if is_lost(&error) => {}
-                Err(error) => return Err(self.failed("written", &error)),
-            }
-        }
-        if let Err(error) = self.store.delete(&path).await {
-            tracing::debug!(object = %path, error = %plain(&error), "cannot remove a probe");
-        }
-        if is_safe {
+        let keeps = cloud::keeps_conditions(self.store.as_ref(), &path, &self.options(PutMode::Create)).await;
+        if keeps.map_err(|error| self.failed("written", &error))? {
             Ok(())
         } else {
             Err(self.unsafe_store("ignores the conditions of writes"))
@@ -112,28 +102,19 @@ impl ObjectPlace {
     }
 
     fn failed(&self, verb: &str, error: &object_store::Error) -> Error {
-        let text = plain(error);
-        let missing = ["NoSuchBucket", "ContainerNotFound", "FilesystemNotFound"];
-        if missing.iter().any(|code| text.contains(code)) {
-            return Error::config(format!(
-                "the bucket `{}` of registry `{}` does not exist",
-                self.bucket, self.name
-            ))
-            .hint("create the bucket, or correct `registry.path` in feature_store.yaml");
+        if matches!(
+            error,
+            object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }
+        ) || plain(error).contains("NotImplemented")
+        {
+            return self.unsafe_store("does not support conditional writes");
         }
-        match error {
-            object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
-                Error::config(format!(
-                    "access to the bucket `{}` of registry `{}` is forbidden: {text}",
-                    self.bucket, self.name
-                ))
-                .hint("the credentials need to list, read, write and delete objects there; without the right to list, a missing registry cannot be told from a forbidden one")
-            }
-            object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. } => {
-                self.unsafe_store("does not support conditional writes")
-            }
-            _ if text.contains("NotImplemented") => self.unsafe_store("does not support conditional writes"),
-            _ => Error::unavailable(format!("registry `{}` cannot be {verb}: {text}", self.name)),
+        let told = cloud::explained(&self.bucket, error)
+            .context(format!("registry `{}` cannot be {verb}", self.name));
+        if told.kind() == crate::error::Kind::Config {
+            told.hint("check the bucket, `registry.path` in feature_store.yaml, and that the credentials may list, read, write and delete objects there; without the right to list, a missing registry cannot be told from a forbidden one")
+        } else {
+            told
         }
     }
 }
@@ -145,45 +126,6 @@ fn beside(key: &Path) -> Path {
     // The parts are kept as they are: a key may have characters that a new one would be made without.
     let prefix: Vec<&str> = parts.iter().map(AsRef::as_ref).chain(name.as_deref()).collect();
     Path::parse(prefix.join("/")).unwrap_or_default()
-}
-
-/// Whether the object was not the expected one.
-fn is_lost(error: &object_store::Error) -> bool {
-    use object_store::Error::{AlreadyExists, NotModified, Precondition};
-    matches!(
-        error,
-        AlreadyExists { .. } | Precondition { .. } | NotModified { .. }
-    )
-}
-
-/// The error on one line without anything secret: answers of S3 repeat what was signed, URLs of Azure
-/// carry signatures.
-pub(super) fn plain(error: &object_store::Error) -> String {
-    let text = error.to_string();
-    let element = |name: &str| {
-        let (_, after) = text.split_once(&format!("<{name}>"))?;
-        let (content, _) = after.split_once(&format!("</{name}>"))?;
-        Some(content)
-    };
-    if let Some(code) = element("Code") {
-        return match element("Message").and_then(|message| message.lines().next()) {
-            Some(message) if !message.is_empty() => format!("{code}: {message}"),
-            _ => code.to_owned(),
-        };
-    }
-    let mut plain = String::new();
-    for word in text.split_whitespace() {
-        if !plain.is_empty() {
-            plain.push(' ');
-        }
-        let is_url = word.contains("://");
-        plain.push_str(
-            word.split_once('?')
-                .filter(|_| is_url)
-                .map_or(word, |(url, _)| url),
-        );
-    }
-    plain
 }
 
 #[async_trait]
