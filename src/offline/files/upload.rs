@@ -195,7 +195,7 @@ pub(super) async fn save(
     let exists = || Error::new(Kind::AlreadyExists, format!("`{}` exists already", location.name));
     let is_new = location.shape == Shape::Absent;
     if is_new && draft.size().await? > MOST_AT_ONCE {
-        // In parts no condition can be set: this is as near to the end as one can look.
+        // In parts no condition can be set: what somebody else writes there during the upload is replaced.
         match object.opened.bucket.head(&object.key).await {
             Ok(_) => return Err(exists()),
             Err(object_store::Error::NotFound { .. }) => {}
