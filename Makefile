@@ -12,11 +12,12 @@ VENV := target/venv
 CHROMIUM ?= /usr/bin/chromium
 profile_folder = $(if $(filter dev,$(1)),debug,$(1))
 
-.PHONY: help demo test ui venv chromium servers fmt lint clean
+.PHONY: help demo test test-ballista ui venv chromium servers fmt lint clean
 
 help:
 	@echo "make demo    build, then serve the flights project until Ctrl-C"
 	@echo "make test    all tests: Rust, stock Feast's SDK, the web page"
+	@echo "make test-ballista   tests of the distributed engine, which is built for them"
 	@echo "make ui      build the web page"
 	@echo "make fmt     format the source"
 	@echo "make lint    what .ci/run checks beside the tests"
@@ -32,7 +33,14 @@ demo:
 test: ui venv chromium servers
 	$(VENV)/bin/python tests/with_servers.py cargo test --locked
 	cargo build --locked
-	THALI_CHROMIUM=$(CHROMIUM) $(VENV)/bin/python -m pytest tests $(PYTEST)
+	THALI_CHROMIUM=$(CHROMIUM) $(VENV)/bin/python -m pytest tests --ignore tests/test_ballista.py $(PYTEST)
+
+# In a target directory of its own: with the feature, DataFusion and what is on top of it are built anew.
+test-ballista: export CARGO_TARGET_DIR = target/ballista
+test-ballista: ui venv servers
+	cargo test --locked --features ballista --lib ballista
+	cargo build --locked --features ballista
+	THALI_BIN=target/ballista/debug/thali $(VENV)/bin/python -m pytest tests/test_ballista.py $(PYTEST)
 
 # --- what the tests and the page need -------------------------------------------------------------------------------
 

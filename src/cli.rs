@@ -7,6 +7,8 @@
 
 mod apply;
 mod archive;
+#[cfg(feature = "ballista")]
+mod cluster;
 mod config;
 mod dataset;
 mod demo;
@@ -153,6 +155,10 @@ enum Command {
     Precompute(precompute::Arguments),
     /// Show materialization runs
     Jobs(jobs::Arguments),
+    /// Be a process of the distributed engine
+    #[cfg(feature = "ballista")]
+    #[command(subcommand)]
+    Cluster(cluster::Command),
     /// Read feature values from the online store
     GetOnlineFeatures(online::Arguments),
     /// Look at the rows of the online store, count and delete them
@@ -310,6 +316,8 @@ impl Command {
             Self::MaterializeIncremental(arguments) => materialize::run_incremental(global, arguments).await,
             Self::Precompute(arguments) => precompute::run(global, &arguments).await,
             Self::Jobs(arguments) => jobs::run(global, &arguments).await,
+            #[cfg(feature = "ballista")]
+            Self::Cluster(command) => command.run(global).await,
             Self::Servers(servers) => servers.run(global).await,
             Self::Refused(refused) => Err(refused.error(global.name)),
         }

@@ -46,6 +46,7 @@ pub struct Config {
     pub registry: RegistryConfig,
     pub online_store: OnlineStoreConfig,
     pub offline_store: OfflineStoreConfig,
+    pub batch_engine: BatchEngineConfig,
     pub entity_key_version: entity_key::Version,
     pub materialization: MaterializationConfig,
     pub feature_server: FeatureServerConfig,
@@ -110,6 +111,16 @@ pub enum OfflineStoreConfig {
     Hybrid(Section),
     /// Another offline server.
     Remote(Section),
+}
+
+/// The `batch_engine:` section: where joins run.
+#[derive(Debug, Clone, PartialEq)]
+pub enum BatchEngineConfig {
+    /// In the process that is asked.
+    Local,
+    /// On the cluster of that scheduler (`host:port`), in jobs of up to so many tasks.
+    #[cfg(feature = "ballista")]
+    Ballista { scheduler: String, tasks: usize },
 }
 
 /// The `materialization:` section.

@@ -6,7 +6,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    config::{Config, OfflineStoreConfig, RegistryBackend},
+    config::{BatchEngineConfig, Config, OfflineStoreConfig, RegistryBackend},
     database::{Database, DatabaseOptions},
     error::{Error, Result},
     metrics::Metrics,
@@ -56,15 +56,7 @@ impl Context {
     /// What the store that cannot be opened says.
     pub async fn open(config: Config) -> Result<Self> {
         let config = Arc::new(config);
-        let keep = config.thali.registry_history.keep;
-        let store: Arc<dyn RegistryStore> = match &config.registry.backend {
-            RegistryBackend::File { path } => Arc::new(FileStore::open(path).await?.keep_history(keep)),
-            RegistryBackend::Object(object) => {
-                Arc::new(FileStore::open_object(object).await?.keep_history(keep))
-            }
-            RegistryBackend::Sql(sql) => Arc::new(SqlStore::open(sql, keep).await?),
-            RegistryBackend::Remote(remote) => Arc::new(RemoteStore::open(remote)?),
-        };
+        let registry = open_registry(&config).await?;
         let metrics = Arc::new(Metrics::new(&config.feature_server.metrics));
         let online = kind::open(
             &config.online_store,
@@ -73,29 +65,7 @@ impl Context {
             &metrics,
         )
         .await?;
-        let registry = Arc::new(Registry::new(store));
-        let files = files::FileStore::new(files::FileStoreConfig {
-            repo_path: config.repo_path.clone(),
-            memory_limit: usize::try_from(config.thali.memory_limit).unwrap_or(usize::MAX),
-            environment: config.environment.clone(),
-        })?;
-        let offline: Arc<dyn OfflineStore> = match &config.offline_store {
-            OfflineStoreConfig::Files => Arc::new(files),
-            OfflineStoreConfig::Postgres(section) => Arc::new(PostgresStore::new(section, files)?),
-            OfflineStoreConfig::Hybrid(section) => hybrid::open(section, files)?,
-            OfflineStoreConfig::Remote(section) => {
-                let server = remote::Server::of(section, &config.repo_path)?;
-                let limit = usize::try_from(config.thali.memory_limit).unwrap_or(usize::MAX);
-                let project = config.project.clone();
-                Arc::new(remote::RemoteStore::new(
-                    server,
-                    Arc::clone(&registry),
-                    project,
-                    files,
-                    limit,
-                ))
-            }
-        };
+        let offline = with_engine(open_offline(&config, &registry)?, &config.batch_engine);
         let ledger = open_ledger(&config).await?;
         Ok(Self {
             registry,
@@ -114,6 +84,59 @@ impl Context {
             writes: TaskTracker::new(),
             config,
         })
+    }
+}
+
+/// The registry, wherever it is.
+///
+/// # Errors
+/// What its store says.
+pub(crate) async fn open_registry(config: &Config) -> Result<Arc<Registry>> {
+    let keep = config.thali.registry_history.keep;
+    let store: Arc<dyn RegistryStore> = match &config.registry.backend {
+        RegistryBackend::File { path } => Arc::new(FileStore::open(path).await?.keep_history(keep)),
+        RegistryBackend::Object(object) => {
+            Arc::new(FileStore::open_object(object).await?.keep_history(keep))
+        }
+        RegistryBackend::Sql(sql) => Arc::new(SqlStore::open(sql, keep).await?),
+        RegistryBackend::Remote(remote) => Arc::new(RemoteStore::open(remote)?),
+    };
+    Ok(Arc::new(Registry::new(store)))
+}
+
+/// The offline store, which joins in this process.
+///
+/// # Errors
+/// `Config` naming the key of its section that makes no sense.
+pub(crate) fn open_offline(config: &Config, registry: &Arc<Registry>) -> Result<Arc<dyn OfflineStore>> {
+    let memory_limit = usize::try_from(config.thali.memory_limit).unwrap_or(usize::MAX);
+    let files = files::FileStore::new(files::FileStoreConfig {
+        repo_path: config.repo_path.clone(),
+        memory_limit,
+        environment: config.environment.clone(),
+    })?;
+    Ok(match &config.offline_store {
+        OfflineStoreConfig::Files => Arc::new(files),
+        OfflineStoreConfig::Postgres(section) => Arc::new(PostgresStore::new(section, files)?),
+        OfflineStoreConfig::Hybrid(section) => hybrid::open(section, files)?,
+        OfflineStoreConfig::Remote(section) => Arc::new(remote::RemoteStore::new(
+            remote::Server::of(section, &config.repo_path)?,
+            Arc::clone(registry),
+            config.project.clone(),
+            files,
+            memory_limit,
+        )),
+    })
+}
+
+/// The store, joining where the configuration says.
+fn with_engine(local: Arc<dyn OfflineStore>, engine: &BatchEngineConfig) -> Arc<dyn OfflineStore> {
+    match engine {
+        BatchEngineConfig::Local => local,
+        #[cfg(feature = "ballista")]
+        BatchEngineConfig::Ballista { scheduler, tasks } => Arc::new(
+            crate::offline::ballista::Distributed::new(local, scheduler, *tasks),
+        ),
     }
 }
 

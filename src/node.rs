@@ -1,6 +1,8 @@
 //! [`serve`]: one process with some or all roles. It binds every listener first, starts what the roles
 //! need, and ends them in order: not ready, requests in flight finish, tasks stop, exit.
 
+#[cfg(feature = "ballista")]
+pub mod cluster;
 mod listeners;
 mod resources;
 

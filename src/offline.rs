@@ -1,6 +1,8 @@
 //! The offline role: point-in-time joins and pulls over historical data, and the Arrow Flight server.
 
 pub mod asof;
+#[cfg(feature = "ballista")]
+pub mod ballista;
 pub mod dataset;
 pub mod files;
 pub mod flight;

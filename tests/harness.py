@@ -75,7 +75,7 @@ def succeed(repo: Path, *arguments: object, **options: Any) -> str:
 
 @dataclass
 class Node:
-    """One `thali serve` process."""
+    """One process of thali that serves."""
 
     process: subprocess.Popen[str]
     log: Path
@@ -84,13 +84,21 @@ class Node:
 
     @classmethod
     def start(cls, repo: Path, role: str = "all", *arguments: object, env: dict[str, str] | None = None, wait: bool = True) -> "Node":
-        handle, log = tempfile.mkstemp(prefix=f"thali-{role}-", suffix=".log")
         command: list[object] = [binary(), "-c", repo, "serve", "--role", role]
         for port in PORTS:
             if f"--{port}-port" not in arguments:
                 command += [f"--{port}-port", 0]
+        node = cls.spawn([*command, *arguments], role, env)
+        if wait:
+            node.wait_ready()
+        return node
+
+    @classmethod
+    def spawn(cls, command: list[object], name: str, env: dict[str, str] | None = None) -> "Node":
+        """Any process that says what it listens on and when it is ready."""
+        handle, log = tempfile.mkstemp(prefix=f"thali-{name}-", suffix=".log")
         process = subprocess.Popen(
-            [str(c) for c in [*command, *arguments]],
+            [str(c) for c in command],
             stdout=subprocess.PIPE,
             stderr=handle,
             text=True,
@@ -99,8 +107,6 @@ class Node:
         os.close(handle)
         node = cls(process, Path(log))
         threading.Thread(target=node._read, daemon=True).start()
-        if wait:
-            node.wait_ready()
         return node
 
     def _read(self) -> None:

@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    Config, HistoryConfig, MaterializationConfig, OfflineStoreConfig, OnlineStoreConfig, PythonConfig,
-    Report, ThaliConfig, TtlMode,
+    BatchEngineConfig, Config, HistoryConfig, MaterializationConfig, OfflineStoreConfig, OnlineStoreConfig,
+    PythonConfig, Report, ThaliConfig, TtlMode,
     check::{Origin, Settings, Walk, join},
     locate::{Found, Sources},
     problem::{Problem, Problems, closest},
@@ -154,7 +154,7 @@ fn build(root: &Node, walk: &mut Walk, found: &Found, env: &BTreeMap<String, Str
         ),
         _ => OfflineStoreConfig::Files,
     };
-    store(root, walk, &schema::ENGINE);
+    let batch_engine = batch_engine(root, walk);
     store(root, walk, &schema::AUTH);
     for (name, schema) in [
         ("feature_server", &schema::FEATURE_SERVER),
@@ -185,6 +185,7 @@ fn build(root: &Node, walk: &mut Walk, found: &Found, env: &BTreeMap<String, Str
         registry,
         online_store: online_store?,
         offline_store,
+        batch_engine: batch_engine?,
         entity_key_version: entity_key_version?,
         materialization: MaterializationConfig {
             online_write_batch_size: positive(walk, "materialization.online_write_batch_size"),
@@ -263,6 +264,42 @@ fn online_store(root: &Node, walk: &mut Walk) -> Option<OnlineStoreConfig> {
         section: Section::new(&walk.settings, "online_store")
             .with_token(walk.settings.text("thali.online_token")),
     })
+}
+
+fn batch_engine(root: &Node, walk: &mut Walk) -> Option<BatchEngineConfig> {
+    if store(root, walk, &schema::ENGINE) != Some("ballista") {
+        return Some(BatchEngineConfig::Local);
+    }
+    distributed(walk)
+}
+
+#[cfg(feature = "ballista")]
+fn distributed(walk: &mut Walk) -> Option<BatchEngineConfig> {
+    let tasks = positive(walk, "batch_engine.tasks");
+    let Some(scheduler) = walk.settings.text("batch_engine.scheduler").map(str::to_owned) else {
+        walk.report(
+            Problem::error("missing")
+                .at(walk.settings.line("batch_engine.type"))
+                .key("batch_engine.scheduler")
+                .hint("the `host:port` of `thali cluster scheduler`"),
+        );
+        return None;
+    };
+    Some(BatchEngineConfig::Ballista {
+        scheduler,
+        tasks: tasks?,
+    })
+}
+
+#[cfg(not(feature = "ballista"))]
+fn distributed(walk: &mut Walk) -> Option<BatchEngineConfig> {
+    walk.report(
+        Problem::error("this thali was built without the distributed engine `ballista`")
+            .at(walk.settings.line("batch_engine.type"))
+            .key("batch_engine.type")
+            .hint("build it with `cargo build --features ballista`, or say `batch_engine: local`"),
+    );
+    None
 }
 
 /// Checks a section that is a type, or a mapping with a `type`; answers the type if thali has it.

@@ -290,6 +290,16 @@ pub(crate) static LOCAL_ENGINE: Schema = Schema {
     ],
 };
 
+/// thali's own: Feast has no such engine.
+pub(crate) static BALLISTA_ENGINE: Schema = Schema {
+    unknown: Unknown::Refused,
+    keys: &[
+        used("type", Kind::Text, Some("ballista")),
+        used("scheduler", Kind::Text, None),
+        used("tasks", Kind::Int, Some("8")),
+    ],
+};
+
 pub(crate) static NO_AUTH: Schema = Schema {
     unknown: Unknown::Refused,
     keys: &[used("type", Kind::Text, Some("no_auth"))],
@@ -432,7 +442,7 @@ pub(crate) static ENGINE: Store = Store {
     section: "batch_engine",
     label: "batch engine",
     default: "local",
-    supported: || vec![("local", &LOCAL_ENGINE)],
+    supported: || vec![("local", &LOCAL_ENGINE), ("ballista", &BALLISTA_ENGINE)],
     other: &[
         "snowflake.engine",
         "lambda",

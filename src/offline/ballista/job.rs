@@ -1,0 +1,188 @@
+//! [`Job`]: one plan on its way through the cluster. It is submitted, watched until all its tasks are done,
+//! and its result partitions are fetched from the executors that have them. It knows nothing of what is in it.
+//!
+//! Dropping a job ends it: what runs is cancelled, and the executors delete its files.
+
+use std::time::Duration;
+
+use ballista_core::{
+    client::BallistaClient,
+    serde::protobuf::{
+        CancelJobParams, CleanJobDataParams, ExecuteQueryParams, GetJobStatusParams, KeyValuePair,
+        PartitionLocation, execute_query_params::Query, execute_query_result, job_status::Status,
+        scheduler_grpc_client::SchedulerGrpcClient,
+    },
+    version,
+};
+use datafusion::execution::SendableRecordBatchStream;
+use tokio::runtime::Handle;
+use tonic::transport::{Channel, Endpoint};
+
+use super::{MESSAGE_BYTES, failure};
+use crate::error::{Error, Kind, Result, reason};
+
+/// How often a job is asked how it is. Asking tells its number at once, which cancelling needs, and ends when
+/// the scheduler does; a subscription does neither.
+const LOOK: Duration = Duration::from_millis(50);
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Where a result partition is.
+pub(super) struct Place(PartitionLocation);
+
+/// See the module.
+pub(super) struct Job {
+    id: String,
+    scheduler: SchedulerGrpcClient<Channel>,
+    address: String,
+    running: bool,
+}
+
+impl Job {
+    /// Hands a plan to the scheduler at `address` (`host:port`).
+    ///
+    /// # Errors
+    /// `Unavailable` when there is no scheduler, `Config` when it is of another version.
+    pub(super) async fn submit(address: &str, plan: Vec<u8>) -> Result<Self> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
+            Error::config(format!(
+                "`batch_engine.scheduler`: `{address}` is no address: {error}"
+            ))
+        })?;
+        let channel = endpoint
+            .connect_timeout(CONNECT_LIMIT)
+            .tcp_nodelay(true)
+            .connect()
+            .await
+            .map_err(|error| {
+                Error::unavailable(format!(
+                    "the ballista scheduler at `{address}` cannot be reached: {}",
+                    reason(&error)
+                ))
+                .hint("start it with `thali cluster scheduler`, or set `batch_engine: local`")
+            })?;
+        let mut scheduler = SchedulerGrpcClient::new(channel)
+            .max_encoding_message_size(MESSAGE_BYTES)
+            .max_decoding_message_size(MESSAGE_BYTES);
+        let setting = |key: &str, value: &str| KeyValuePair {
+            key: key.to_owned(),
+            value: Some(value.to_owned()),
+        };
+        let mut request = tonic::Request::new(ExecuteQueryParams {
+            session_id: uuid::Uuid::now_v7().to_string(),
+            operation_id: uuid::Uuid::now_v7().to_string(),
+            settings: vec![setting("ballista.job.name", "historical features")],
+            query: Some(Query::PhysicalPlan(plan)),
+        });
+        version::insert_version_header(request.metadata_mut());
+        let answer = scheduler
+            .execute_query(request)
+            .await
+            .map_err(|status| refused(address, &status))?
+            .into_inner();
+        match answer.result {
+            Some(execute_query_result::Result::Success(job)) => Ok(Self {
+                id: job.job_id,
+                scheduler,
+                address: address.to_owned(),
+                running: true,
+            }),
+            Some(execute_query_result::Result::Failure(failure)) => Err(Error::config(format!(
+                "the ballista scheduler at `{address}` does not understand thali's plans: {failure:?}"
+            ))
+            .hint("scheduler, executors and clients must be the same version of thali")),
+            None => Err(Error::internal("the ballista scheduler answered nothing")),
+        }
+    }
+
+    /// Waits until all tasks are done; where their results are, in the order of the partitions.
+    ///
+    /// # Errors
+    /// `Unavailable` when the scheduler is gone or the job was ended, else what a task failed with.
+    pub(super) async fn finish(&mut self) -> Result<Vec<Place>> {
+        let mut turn = tokio::time::interval(LOOK);
+        loop {
+            turn.tick().await;
+            let asked = self.scheduler.get_job_status(GetJobStatusParams {
+                job_id: self.id.clone(),
+            });
+            let answer = asked.await.map_err(|status| refused(&self.address, &status))?;
+            match answer.into_inner().status.and_then(|status| status.status) {
+                None | Some(Status::Queued(_) | Status::Running(_)) => {}
+                Some(Status::Failed(failed)) => {
+                    self.running = false;
+                    return Err(failure::heard(&failed.error));
+                }
+                Some(Status::Successful(done)) => {
+                    self.running = false;
+                    let mut places: Vec<_> = done.partition_location.into_iter().map(Place).collect();
+                    places.sort_by_key(Place::partition);
+                    return Ok(places);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        let (id, running, mut scheduler) = (self.id.clone(), self.running, self.scheduler.clone());
+        runtime.spawn(async move {
+            if running {
+                let cancelled = scheduler.cancel_job(CancelJobParams { job_id: id.clone() }).await;
+                if let Err(status) = cancelled {
+                    tracing::warn!(job = id, %status, "a job could not be cancelled");
+                }
+            }
+            // Whatever is left after this goes with the scheduler's own cleaning.
+            let _cleaned = scheduler.clean_job_data(CleanJobDataParams { job_id: id }).await;
+        });
+    }
+}
+
+impl Place {
+    /// Which partition it is, where that is known.
+    pub(super) fn partition(&self) -> Option<u32> {
+        self.0.partition_id.as_ref().map(|id| id.partition_id)
+    }
+
+    /// The partition's rows, from the executor that has them.
+    ///
+    /// # Errors
+    /// `Unavailable` when the executor is gone.
+    pub(super) async fn fetch(self) -> Result<SendableRecordBatchStream> {
+        let layout = self.0.layout();
+        let (Some(executor), Some(partition)) = (self.0.executor_meta, self.0.partition_id) else {
+            return Err(Error::internal(
+                "the ballista scheduler does not say where a result is",
+            ));
+        };
+        let gone = |error: ballista_core::error::BallistaError| {
+            Error::unavailable(format!(
+                "the result of a task cannot be fetched from executor `{}` at {}:{}",
+                executor.id, executor.host, executor.port
+            ))
+            .source_error(error.to_string())
+        };
+        let port = u16::try_from(executor.port).unwrap_or_default();
+        let client = BallistaClient::try_new(&executor.host, port, MESSAGE_BYTES, false, None, 2, 200, 0, 0);
+        let mut client = client.await.map_err(gone)?;
+        let id = partition.into();
+        client
+            .fetch_partition(&executor.id, &id, self.0.file_id, layout, true)
+            .await
+            .map_err(gone)
+    }
+}
+
+fn refused(address: &str, status: &tonic::Status) -> Error {
+    let message = format!("the ballista scheduler at `{address}` says: {}", status.message());
+    let kind = match status.code() {
+        tonic::Code::FailedPrecondition => Kind::Config,
+        tonic::Code::OutOfRange | tonic::Code::ResourceExhausted => Kind::TooLarge,
+        _ => Kind::Unavailable,
+    };
+    Error::new(kind, message)
+}

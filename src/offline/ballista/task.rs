@@ -1,0 +1,307 @@
+//! What travels to the executors: [`Question`], which all tasks of a job share, and [`Share`], the rows that
+//! one of them is to answer. Both are protobuf messages of ours, read by executors of the same version.
+
+use std::{sync::Arc, time::Duration};
+
+use arrow::{
+    datatypes::{Schema, SchemaRef},
+    ipc::{
+        CompressionType,
+        reader::StreamReader,
+        writer::{IpcWriteOptions, StreamWriter},
+    },
+    record_batch::RecordBatch,
+};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+
+use crate::{
+    error::{Error, Result},
+    model::ValueType,
+    offline::store::{EntityRows, HistoricalQuery, JoinFeature, JoinKey, JoinView},
+    proto::feast::core::DataSource,
+};
+
+/// A query but for its rows, and the columns of its answer.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Question {
+    #[prost(message, repeated, tag = "1")]
+    views: Vec<View>,
+    #[prost(bool, tag = "2")]
+    filter_by_created: bool,
+    /// The schema of the answer, as an Arrow stream without rows.
+    #[prost(bytes = "bytes", tag = "3")]
+    answer: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct View {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, optional, tag = "2")]
+    source: Option<DataSource>,
+    #[prost(message, repeated, tag = "3")]
+    join_keys: Vec<Column>,
+    #[prost(message, repeated, tag = "4")]
+    features: Vec<Column>,
+    #[prost(message, optional, tag = "5")]
+    ttl: Option<Span>,
+}
+
+/// A join key or a feature.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Column {
+    #[prost(string, tag = "1")]
+    in_source: String,
+    /// In the entity rows, or in the answer.
+    #[prost(string, tag = "2")]
+    outside: String,
+    #[prost(int32, tag = "3")]
+    value_type: i32,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct Span {
+    #[prost(uint64, tag = "1")]
+    seconds: u64,
+    #[prost(uint32, tag = "2")]
+    nanos: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct Moment {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+    #[prost(uint32, tag = "2")]
+    nanos: u32,
+}
+
+/// The rows of one task.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Share {
+    /// Entity rows, as an Arrow stream.
+    #[prost(bytes = "bytes", tag = "1")]
+    rows: Bytes,
+    #[prost(string, tag = "2")]
+    timestamp_column: String,
+    /// Without entity rows, the range of times whose keys and times are the rows; both ends inclusive.
+    #[prost(message, optional, tag = "3")]
+    start: Option<Moment>,
+    #[prost(message, optional, tag = "4")]
+    end: Option<Moment>,
+}
+
+impl Question {
+    pub(super) fn new(views: &[JoinView], filter_by_created: bool, answer: &Schema) -> Result<Self> {
+        let view = |view: &JoinView| View {
+            name: view.name.clone(),
+            source: Some(DataSource::clone(&view.source)),
+            join_keys: view
+                .join_keys
+                .iter()
+                .map(|key| column(&key.source_column, &key.entity_column, key.value_type))
+                .collect(),
+            features: view
+                .features
+                .iter()
+                .map(|feature| column(&feature.source_column, &feature.output, feature.value_type))
+                .collect(),
+            ttl: view.ttl.map(|ttl| Span {
+                seconds: ttl.as_secs(),
+                nanos: ttl.subsec_nanos(),
+            }),
+        };
+        Ok(Self {
+            views: views.iter().map(view).collect(),
+            filter_by_created,
+            answer: written(answer, &[])?,
+        })
+    }
+
+    /// The columns of the answer.
+    pub(super) fn answer(&self) -> Result<SchemaRef> {
+        Ok(read(&self.answer)?.0)
+    }
+
+    /// The query of one task.
+    pub(super) fn query(&self, share: Share) -> Result<HistoricalQuery> {
+        let views = self.views.iter().map(View::join).collect::<Result<_>>()?;
+        Ok(HistoricalQuery {
+            entities: share.entities()?,
+            views,
+            filter_by_created: self.filter_by_created,
+        })
+    }
+}
+
+fn column(in_source: &str, outside: &str, value_type: ValueType) -> Column {
+    Column {
+        in_source: in_source.to_owned(),
+        outside: outside.to_owned(),
+        value_type: value_type.number(),
+    }
+}
+
+impl View {
+    fn join(&self) -> Result<JoinView> {
+        let source = self.source.clone();
+        let source = source.ok_or_else(|| Error::internal("a view of a task has no source"))?;
+        Ok(JoinView {
+            name: self.name.clone(),
+            source: Arc::new(source),
+            join_keys: self
+                .join_keys
+                .iter()
+                .map(|key| JoinKey {
+                    entity_column: key.outside.clone(),
+                    source_column: key.in_source.clone(),
+                    value_type: ValueType::from_number(key.value_type),
+                })
+                .collect(),
+            features: self
+                .features
+                .iter()
+                .map(|feature| JoinFeature {
+                    source_column: feature.in_source.clone(),
+                    output: feature.outside.clone(),
+                    value_type: ValueType::from_number(feature.value_type),
+                })
+                .collect(),
+            ttl: self.ttl.map(|ttl| Duration::new(ttl.seconds, ttl.nanos)),
+        })
+    }
+}
+
+impl Share {
+    pub(super) fn of_rows(schema: &Schema, batches: &[RecordBatch], timestamp_column: &str) -> Result<Self> {
+        Ok(Self {
+            rows: written(schema, batches)?,
+            timestamp_column: timestamp_column.to_owned(),
+            start: None,
+            end: None,
+        })
+    }
+
+    pub(super) fn of_range(start: DateTime<Utc>, end: DateTime<Utc>) -> Self {
+        let moment = |at: DateTime<Utc>| Moment {
+            seconds: at.timestamp(),
+            nanos: at.timestamp_subsec_nanos(),
+        };
+        Self {
+            start: Some(moment(start)),
+            end: Some(moment(end)),
+            ..Self::default()
+        }
+    }
+
+    fn entities(self) -> Result<EntityRows> {
+        if let (Some(start), Some(end)) = (self.start, self.end) {
+            let time = |moment: Moment| {
+                DateTime::from_timestamp(moment.seconds, moment.nanos)
+                    .ok_or_else(|| Error::internal("a task has a range of times that are none"))
+            };
+            return Ok(EntityRows::Range {
+                start: time(start)?,
+                end: time(end)?,
+            });
+        }
+        let (schema, batches) = read(&self.rows)?;
+        Ok(EntityRows::Batches {
+            schema,
+            batches,
+            timestamp_column: self.timestamp_column,
+        })
+    }
+}
+
+fn written(schema: &Schema, batches: &[RecordBatch]) -> Result<Bytes> {
+    let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
+    let mut writer = StreamWriter::try_new_with_options(Vec::new(), schema, options)?;
+    for batch in batches {
+        writer.write(batch)?;
+    }
+    Ok(writer.into_inner()?.into())
+}
+
+fn read(bytes: &Bytes) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    let reader = StreamReader::try_new(bytes.as_ref(), None)?;
+    let schema = reader.schema();
+    let batches = reader.collect::<Result<Vec<_>, _>>()?;
+    Ok((schema, batches))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use arrow::{
+        array::{Int64Array, TimestampMicrosecondArray},
+        datatypes::{DataType, Field, TimeUnit},
+    };
+    use prost::Message as _;
+
+    use super::*;
+
+    #[test]
+    fn a_question_and_its_rows_survive_the_way() {
+        let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let fields = vec![
+            Field::new("driver", DataType::Int64, true),
+            Field::new("at", time, true),
+        ];
+        let metadata = [("pandas".to_owned(), "{}".to_owned())];
+        let schema = Arc::new(Schema::new_with_metadata(fields, metadata.into()));
+        let times = TimestampMicrosecondArray::from(vec![Some(1), None]).with_timezone("UTC");
+        let columns: Vec<arrow::array::ArrayRef> = vec![
+            Arc::new(Int64Array::from(vec![Some(7), Some(8)])),
+            Arc::new(times),
+        ];
+        let rows = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
+        let view = JoinView {
+            name: "trips".to_owned(),
+            source: Arc::new(DataSource {
+                name: "s".to_owned(),
+                ..DataSource::default()
+            }),
+            join_keys: vec![JoinKey {
+                entity_column: "driver".to_owned(),
+                source_column: "id".to_owned(),
+                value_type: ValueType::Int64,
+            }],
+            features: vec![JoinFeature {
+                source_column: "x".to_owned(),
+                output: "trips__x".to_owned(),
+                value_type: ValueType::FloatList,
+            }],
+            ttl: Some(Duration::new(3, 5)),
+        };
+        let question = Question::new(std::slice::from_ref(&view), true, &schema).unwrap();
+        let question = Question::decode(question.encode_to_vec().as_slice()).unwrap();
+        assert_eq!(question.answer().unwrap(), schema);
+        // Only the second row is sent.
+        let share = Share::of_rows(&schema, &[rows.slice(1, 1)], "at").unwrap();
+        let share = Share::decode(share.encode_to_vec().as_slice()).unwrap();
+        let query = question.query(share).unwrap();
+        assert!(query.filter_by_created);
+        assert_eq!(format!("{:?}", query.views), format!("{:?}", [view]));
+        let EntityRows::Batches {
+            schema: sent,
+            batches,
+            timestamp_column,
+        } = query.entities
+        else {
+            unreachable!("rows were sent");
+        };
+        assert_eq!((sent, timestamp_column.as_str()), (schema, "at"));
+        assert_eq!(batches, [rows.slice(1, 1)]);
+    }
+
+    #[test]
+    fn a_range_survives_the_way() {
+        let start = DateTime::from_timestamp(-5, 7).unwrap();
+        let end = DateTime::from_timestamp(9, 999_999_999).unwrap();
+        let EntityRows::Range { start: s, end: e } = Share::of_range(start, end).entities().unwrap() else {
+            unreachable!("a range was sent");
+        };
+        assert_eq!((s, e), (start, end));
+    }
+}
