@@ -95,9 +95,7 @@ pub(crate) async fn open_registry(config: &Config) -> Result<Arc<Registry>> {
     let keep = config.thali.registry_history.keep;
     let store: Arc<dyn RegistryStore> = match &config.registry.backend {
         RegistryBackend::File { path } => Arc::new(FileStore::open(path).await?.keep_history(keep)),
-        RegistryBackend::Object(object) => {
-            Arc::new(FileStore::open_object(object).await?.keep_history(keep))
-        }
+        RegistryBackend::Object(object) => Arc::new(FileStore::open_object(object).await?.keep_history(keep)),
         RegistryBackend::Sql(sql) => Arc::new(SqlStore::open(sql, keep).await?),
         RegistryBackend::Remote(remote) => Arc::new(RemoteStore::open(remote)?),
     };
