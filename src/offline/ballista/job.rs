@@ -137,7 +137,11 @@ impl Drop for Job {
                 }
             }
             // Whatever is left after this goes with the scheduler's own cleaning.
-            let _cleaned = scheduler.clean_job_data(CleanJobDataParams { job_id: id }).await;
+            let all = CleanJobDataParams {
+                job_id: id,
+                ..CleanJobDataParams::default()
+            };
+            let _cleaned = scheduler.clean_job_data(all).await;
         });
     }
 }
