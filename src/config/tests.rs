@@ -143,6 +143,18 @@ fn stores_thali_lacks_are_named() {
 }
 
 #[test]
+fn the_distributed_engine_says_what_it_lacks() {
+    let found = problems(&format!("{SMALLEST}batch_engine: {{type: ballista}}\n"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    let expected = if cfg!(feature = "ballista") {
+        "batch_engine.scheduler"
+    } else {
+        "this thali was built without the distributed engine `ballista`"
+    };
+    assert!(found[0].contains(expected), "{found:?}");
+}
+
+#[test]
 fn variables_flags_and_environment_override_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let mut sources = sources(
