@@ -335,10 +335,9 @@ def test_a_dataset_is_made_verified_and_compared(place: Place, tmp_path: Path) -
             assert status == 200 and data["total_rows"] == 157 and len(data["rows"]) == 2, data
 
 
+@pytest.mark.parametrize("place", ["postgres", "hybrid"], indirect=True)
 def test_a_result_is_saved_where_the_server_is_told(place: Place, tmp_path: Path) -> None:
-    """Feast's `persist` over Arrow Flight: the server joins, and saves at a source that is registered."""
-    if not place.of_tables:
-        pytest.skip("files are saved in test_sdk")
+    """Feast's `persist` over Arrow Flight: the server joins, and saves at a source that is registered; of files, see `test_sdk`."""
     from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource, SavedDatasetPostgreSQLStorage
 
     asked = entities()
