@@ -233,7 +233,8 @@ def test_an_idle_worker_that_is_killed_is_replaced_unnoticed(thali: Thali) -> No
         os.kill(int(pid), signal.SIGKILL)
     for pid in pids:
         eventually(lambda pid=pid: not alive(int(pid)), "the worker is gone")
-    assert hostile(thali, "well")[0] == 200
+    status, answer = hostile(thali, "well")
+    assert status == 200, answer
 
 
 def alive(pid: int) -> bool:

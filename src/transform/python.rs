@@ -49,8 +49,9 @@ const TOGETHER: usize = 16;
 /// while another has nothing to do.
 const QUICK: Duration = Duration::from_millis(2);
 
-/// How often a call may be handed over again because calls before it ended their worker.
-const ATTEMPTS: u8 = 3;
+/// How often a call may be handed over because calls before it ended their worker; besides, it may meet every
+/// worker that died while it was idle.
+const ATTEMPTS: usize = 3;
 
 /// Functions a worker may hold; one that was told of more is replaced.
 const FUNCTIONS: usize = 256;
@@ -132,7 +133,7 @@ struct Job {
     definition: Arc<Definition>,
     frame: Vec<u8>,
     reply: oneshot::Sender<Result<Bytes>>,
-    attempts: u8,
+    attempts: usize,
 }
 
 /// The workers and the calls that wait for one.
@@ -297,7 +298,7 @@ impl Shared {
         let mut state = self.state();
         for mut job in jobs.into_iter().rev() {
             job.attempts += 1;
-            if job.attempts < ATTEMPTS {
+            if job.attempts < ATTEMPTS + self.config.workers {
                 state.waiting.push_front(job);
             } else {
                 let gone = Error::unavailable("Python workers died before they came to it");
@@ -326,13 +327,7 @@ async fn work(running: Running) {
             shared.ready.notified().await;
             continue;
         }
-        if worker
-            .as_mut()
-            .is_some_and(|worker| !worker.is_alive() || worker.known.len() > FUNCTIONS)
-        {
-            worker = None;
-        }
-        let ready = match worker.take() {
+        let ready = match worker.take().filter(|worker| worker.known.len() <= FUNCTIONS) {
             Some(worker) => Ok(worker),
             None => Worker::start(&shared.config).await,
         };
@@ -370,10 +365,12 @@ async fn serve(shared: &Shared, mut worker: Worker, mut jobs: VecDeque<Job>) -> 
     }
     let limit = shared.config.time_limit;
     let Worker { input, output, .. } = &mut worker;
+    let mut sent = 0;
     let write = async {
         // A worker that died is noticed by its missing answer.
-        let _ = input.write_all(&frames).await;
-        let _ = input.flush().await;
+        while let Ok(more @ 1..) = input.write(&frames[sent..]).await {
+            sent += more;
+        }
         std::future::pending::<()>().await;
     };
     let read = async {
@@ -402,6 +399,10 @@ async fn serve(shared: &Shared, mut worker: Worker, mut jobs: VecDeque<Job>) -> 
     let error = match ended {
         Ok(()) => return Some(worker),
         Err(End::Retired) => None,
+        Err(End::Died) if worker.read_nothing_of(sent as u64) => {
+            tracing::info!(target: "thali::python", "an idle worker died and is replaced");
+            None
+        }
         Err(End::Died) => {
             let how = worker.how_it_ended().await;
             Some(Error::unavailable(format!("its Python worker died: {how}")))
@@ -414,7 +415,9 @@ async fn serve(shared: &Shared, mut worker: Worker, mut jobs: VecDeque<Job>) -> 
             )
         }
     };
-    if let (Some(error), Some(job)) = (error, jobs.pop_front()) {
+    if let Some(error) = error
+        && let Some(job) = jobs.pop_front()
+    {
         tracing::warn!(target: "thali::python", "a worker is replaced: {}", error.message());
         let _ = job.reply.send(Err(error));
     }

@@ -141,9 +141,10 @@ impl Worker {
         }
     }
 
-    /// Whether the process runs, as far as is known without asking it.
-    pub(super) fn is_alive(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+    /// Whether none of the bytes that were sent since the last answer was read: a worker that died so died
+    /// before it began. It is the pipe that knows; that a process still ran a moment ago says nothing.
+    pub(super) fn read_nothing_of(&self, sent: u64) -> bool {
+        rustix::io::ioctl_fionread(&self.input).is_ok_and(|unread| unread == sent)
     }
 
     /// The exit status of a worker that closed its pipe, and the last thing it said.
