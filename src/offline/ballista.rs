@@ -364,17 +364,13 @@ impl OfflineStore for Distributed {
         self.local.pull_parts(pull).await
     }
 
-    async fn append(&self, source: &DataSource, batches: Vec<RecordBatch>) -> Result<u64> {
-        self.local.append(source, batches).await
-    }
-
-    async fn append_once(
+    async fn append(
         &self,
         source: &DataSource,
         batches: Vec<RecordBatch>,
-        marker: &Path,
+        once: Option<&Path>,
     ) -> Result<u64> {
-        self.local.append_once(source, batches, marker).await
+        self.local.append(source, batches, once).await
     }
 
     async fn save(

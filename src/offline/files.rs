@@ -160,25 +160,6 @@ impl FileStore {
         Location::of(source, &self.config.repo_path, &self.buckets).await
     }
 
-    /// Adds rows to a source: to its file, or as a new file of its folder.
-    async fn add(
-        &self,
-        source: &DataSource,
-        batches: Vec<RecordBatch>,
-        marker: Option<&Path>,
-    ) -> Result<u64> {
-        let location = self.locate(source).await?;
-        write::check_source(&location, source)?;
-        match &location.place {
-            Place::Disk(path) => write::append(&self.state, path, &location, source, batches, marker).await,
-            Place::Cloud(object) => {
-                let (location, table) = self.opened(source).await?;
-                let rows = write::Rows::of(&table, source, &batches)?;
-                upload::append(object, &location, rows, marker).await
-            }
-        }
-    }
-
     /// The sources of a query, each once, with the views that are answered from it.
     async fn open_all(&self, views: Vec<JoinView>) -> Result<Vec<(Table, Vec<(usize, JoinView)>)>> {
         let mut groups: Vec<Vec<(usize, JoinView)>> = Vec::new();
@@ -328,17 +309,22 @@ impl OfflineStore for FileStore {
         self.parts_from(self.open(&pull.source).await?, pull).await
     }
 
-    async fn append(&self, source: &DataSource, batches: Vec<RecordBatch>) -> Result<u64> {
-        self.add(source, batches, None).await
-    }
-
-    async fn append_once(
+    async fn append(
         &self,
         source: &DataSource,
         batches: Vec<RecordBatch>,
-        marker: &Path,
+        once: Option<&Path>,
     ) -> Result<u64> {
-        self.add(source, batches, Some(marker)).await
+        let location = self.locate(source).await?;
+        write::check_source(&location, source)?;
+        match &location.place {
+            Place::Disk(path) => write::append(&self.state, path, &location, source, batches, once).await,
+            Place::Cloud(object) => {
+                let (location, table) = self.opened(source).await?;
+                let rows = write::Rows::of(&table, source, &batches)?;
+                upload::append(object, &location, rows, once).await
+            }
+        }
     }
 
     async fn save(

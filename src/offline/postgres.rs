@@ -243,22 +243,15 @@ impl OfflineStore for PostgresStore {
         self.files.pull_parts(pull).await
     }
 
-    async fn append(&self, source: &DataSource, batches: Vec<RecordBatch>) -> Result<u64> {
-        match Source::of(source)? {
-            Some(lies) => self.server.append(source, &lies, &batches, None).await,
-            None => self.files.append(source, batches).await,
-        }
-    }
-
-    async fn append_once(
+    async fn append(
         &self,
         source: &DataSource,
         batches: Vec<RecordBatch>,
-        marker: &Path,
+        once: Option<&Path>,
     ) -> Result<u64> {
         match Source::of(source)? {
-            Some(lies) => self.server.append(source, &lies, &batches, Some(marker)).await,
-            None => self.files.append_once(source, batches, marker).await,
+            Some(lies) => self.server.append(source, &lies, &batches, once).await,
+            None => self.files.append(source, batches, once).await,
         }
     }
 

@@ -358,15 +358,24 @@ impl OfflineStore for RemoteStore {
         if self.is_here(&pull.source).await? {
             return self.files.pull_parts(pull).await;
         }
-        Ok(Parts {
-            streams: vec![self.pull(pull).await?],
-            fingerprint: None,
-        })
+        Ok(Parts::whole(self.pull(pull).await?))
     }
 
-    async fn append(&self, source: &DataSource, batches: Vec<RecordBatch>) -> Result<u64> {
+    async fn append(
+        &self,
+        source: &DataSource,
+        batches: Vec<RecordBatch>,
+        once: Option<&Path>,
+    ) -> Result<u64> {
         if self.is_here(source).await? {
-            return self.files.append(source, batches).await;
+            return self.files.append(source, batches, once).await;
+        }
+        if once.is_some() {
+            return Err(Error::unsupported(format!(
+                "rows for data source `{}` cannot be appended once and no more: a remote offline store cannot tell",
+                source.name
+            ))
+            .hint("switch `feature_server.offline_push_batching_enabled` off"));
         }
         // The server takes rows for a view, and adds them to the view's source.
         let catalog = self.registry.catalog(&self.project).await?;
@@ -397,22 +406,6 @@ impl OfflineStore for RemoteStore {
             .write("offline_write_batch", parameters, Some(rows))
             .await?;
         Ok(count)
-    }
-
-    async fn append_once(
-        &self,
-        source: &DataSource,
-        batches: Vec<RecordBatch>,
-        marker: &Path,
-    ) -> Result<u64> {
-        if self.is_here(source).await? {
-            return self.files.append_once(source, batches, marker).await;
-        }
-        Err(Error::unsupported(format!(
-            "rows for data source `{}` cannot be appended once and no more: a remote offline store cannot tell",
-            source.name
-        ))
-        .hint("switch `feature_server.offline_push_batching_enabled` off"))
     }
 
     async fn save(

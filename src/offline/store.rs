@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use arrow::{
     array::{Array, ArrayRef},
-    datatypes::SchemaRef,
+    datatypes::{Schema, SchemaRef},
     record_batch::RecordBatch,
 };
 use async_trait::async_trait;
@@ -97,6 +97,16 @@ pub struct Parts {
     pub fingerprint: Option<String>,
 }
 
+impl Parts {
+    /// A pull in one part, of which nothing is known.
+    pub fn whole(rows: SendableRecordBatchStream) -> Self {
+        Self {
+            streams: vec![rows],
+            fingerprint: None,
+        }
+    }
+}
+
 /// An offline store.
 #[async_trait]
 pub trait OfflineStore: Send + Sync + 'static {
@@ -106,29 +116,18 @@ pub trait OfflineStore: Send + Sync + 'static {
 
     /// All rows of a pull, in as many parts as can be read at the same time.
     async fn pull_parts(&self, pull: Pull) -> Result<Parts> {
-        Ok(Parts {
-            streams: vec![self.pull(pull).await?],
-            fingerprint: None,
-        })
+        Ok(Parts::whole(self.pull(pull).await?))
     }
 
-    /// Appends rows to a source, all or nothing; the rows must have the source's columns.
-    async fn append(&self, source: &DataSource, batches: Vec<RecordBatch>) -> Result<u64>;
-
-    /// As [`OfflineStore::append`], but once: called again with the same marker, a file that it writes for
-    /// itself and the caller removes in the end, it adds what an interrupted call did not, and nothing else.
-    async fn append_once(
+    /// Appends rows to a source, all or nothing; the rows must have the source's columns. With the same marker
+    /// in `once`, a file that it writes for itself and the caller removes in the end, another call adds what
+    /// an interrupted one did not, and nothing else.
+    async fn append(
         &self,
         source: &DataSource,
-        _batches: Vec<RecordBatch>,
-        _marker: &Path,
-    ) -> Result<u64> {
-        Err(Error::unsupported(format!(
-            "rows for data source `{}` cannot be appended in batches",
-            source.name
-        ))
-        .hint("switch `feature_server.offline_push_batching_enabled` off"))
-    }
+        batches: Vec<RecordBatch>,
+        once: Option<&Path>,
+    ) -> Result<u64>;
 
     /// Writes a stream as a new data set at the location of `target`.
     async fn save(
@@ -189,6 +188,28 @@ pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     } else {
         names.join(", ")
     }
+}
+
+/// Whether rows with these columns have all that a table or file, the `place`, has, and nothing else; `used` are
+/// the given columns that it has, `missing` those it has and the rows have not. An index of pandas is no column.
+pub(super) fn check_columns(given: &Schema, used: &[usize], missing: &[&str], place: &str) -> Result<()> {
+    let extra = given.fields().iter().enumerate();
+    let extra: Vec<_> = extra
+        .filter(|(at, field)| !used.contains(at) && !field.name().starts_with("__index_level_"))
+        .map(|(_, field)| field.name().as_str())
+        .collect();
+    let problems = [("missing", missing), ("unknown", &extra)];
+    let problems = problems.iter().filter(|(_, names)| !names.is_empty());
+    let problems: Vec<_> = problems
+        .map(|(what, names)| format!("{what} {}", listed(names.iter().copied())))
+        .collect();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let problems = problems.join(", ");
+    Err(Error::invalid(format!(
+        "the rows do not have the columns of {place}: {problems}"
+    )))
 }
 
 /// Bytes of the batch's own part of its buffers. Columns that came in one message share its buffer, and

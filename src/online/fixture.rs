@@ -2,7 +2,10 @@
 //! goes away, and rows as Feast would have written them.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::sync::{Arc, Mutex};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
@@ -58,7 +61,12 @@ impl OfflineStore for MemoryOffline {
         Err(Error::unsupported("not needed here"))
     }
 
-    async fn append(&self, source: &core::DataSource, batches: Vec<RecordBatch>) -> Result<u64> {
+    async fn append(
+        &self,
+        source: &core::DataSource,
+        batches: Vec<RecordBatch>,
+        _once: Option<&Path>,
+    ) -> Result<u64> {
         let rows = batches.iter().map(RecordBatch::num_rows).sum::<usize>() as u64;
         let named = batches.into_iter().map(|batch| (source.name.clone(), batch));
         self.appended.lock().unwrap().extend(named);

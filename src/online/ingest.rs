@@ -177,7 +177,7 @@ impl Writer {
             Some(journal) if queued => journal.put(&appends).await?,
             _ => {
                 for (batch_source, batch) in appends {
-                    self.offline.append(&batch_source, vec![batch]).await?;
+                    self.offline.append(&batch_source, vec![batch], None).await?;
                 }
             }
         }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{Arc, Mutex},
 };
 
@@ -49,7 +50,7 @@ impl OfflineStore for Rows {
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream)))
     }
 
-    async fn append(&self, _: &core::DataSource, _: Vec<RecordBatch>) -> Result<u64> {
+    async fn append(&self, _: &core::DataSource, _: Vec<RecordBatch>, _: Option<&Path>) -> Result<u64> {
         Err(Error::unsupported("append"))
     }
 

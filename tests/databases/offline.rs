@@ -340,7 +340,11 @@ async fn every_type_arrives() {
     assert_eq!(cells[1], vec!["-"; expected.len()]);
     // And all of it goes back.
     let (_, batches) = place.store.select("SELECT * FROM t WHERE b", &[]).await.unwrap();
-    place.store.append(&source("t", "", ""), batches).await.unwrap();
+    place
+        .store
+        .append(&source("t", "", ""), batches, None)
+        .await
+        .unwrap();
     assert_eq!(
         place.cells("SELECT * FROM t WHERE b").await,
         [cells[0].clone(), cells[0].clone()]
@@ -380,13 +384,13 @@ async fn windows_are_pulled_and_rows_appended() {
     };
     // The second batch is wrong, so nothing of the first is there.
     let both = vec![rows(["a", "ts", "x"]), rows(["a", "ts", "y"])];
-    let error = store.append(&source("t", "", ""), both).await.unwrap_err();
+    let error = store.append(&source("t", "", ""), both, None).await.unwrap_err();
     assert_eq!(error.kind(), Kind::InvalidArgument);
     assert!(error.message().ends_with("missing `x`, unknown `y`"), "{error}");
     assert_eq!(found(Some(13), None, false).await, []);
     assert_eq!(
         store
-            .append(&source("t", "", ""), vec![rows(["x", "ts", "a"])])
+            .append(&source("t", "", ""), vec![rows(["x", "ts", "a"])], None)
             .await
             .unwrap(),
         1
@@ -394,7 +398,7 @@ async fn windows_are_pulled_and_rows_appended() {
     assert_eq!(found(Some(13), None, false).await, [Some(7)]);
     let query = source("", "SELECT * FROM t", "");
     let error = store
-        .append(&query, vec![rows(["a", "ts", "x"])])
+        .append(&query, vec![rows(["a", "ts", "x"])], None)
         .await
         .unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported);
@@ -416,7 +420,7 @@ async fn rows_under_a_marker_are_appended_once() {
         ];
         let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
         let table = source("t", "", "");
-        place.store.append_once(&table, vec![batch], &marker).await
+        place.store.append(&table, vec![batch], Some(&marker)).await
     };
     let added = async || place.cells("SELECT count(*) FROM t WHERE a >= 600").await;
     // A transaction that was noted down and did not happen leaves nothing and is no reason not to try again.
@@ -513,7 +517,9 @@ async fn a_server_that_is_away_is_unavailable_and_its_password_stays_secret() {
     let errors = [
         away.check().await.unwrap_err(),
         away.schema(&source("t", "", "")).await.unwrap_err(),
-        away.append(&source("t", "", ""), Vec::new()).await.unwrap_err(),
+        away.append(&source("t", "", ""), Vec::new(), None)
+            .await
+            .unwrap_err(),
         collect(away.pull(pull(source("t", "", ""), None, None, true)).await)
             .await
             .unwrap_err(),

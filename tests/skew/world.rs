@@ -128,7 +128,7 @@ impl World {
             .unwrap();
         self.context
             .offline
-            .append(&source, vec![batch(rows)])
+            .append(&source, vec![batch(rows)], None)
             .await
             .unwrap();
     }

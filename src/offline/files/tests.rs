@@ -392,7 +392,12 @@ async fn appended_rows_are_all_there_whoever_writes_at_once() {
             ("driver", small),
             ("ts", times(&["13:00:00"])),
         ]);
-        writers.spawn(async move { store.append(&source("d.parquet"), vec![rows]).await.unwrap() });
+        writers.spawn(async move {
+            store
+                .append(&source("d.parquet"), vec![rows], None)
+                .await
+                .unwrap()
+        });
     }
     assert_eq!(writers.join_all().await, [1; 8]);
     let rows = collect(store.pull(pull(source("d.parquet"), None, None, false)).await)
@@ -430,7 +435,10 @@ async fn rows_of_another_schema_change_nothing() {
         ("y", numbers(&[1])),
         ("ts", times(&["13:00:00"])),
     ]);
-    let error = store.append(&source("d.parquet"), vec![rows]).await.unwrap_err();
+    let error = store
+        .append(&source("d.parquet"), vec![rows], None)
+        .await
+        .unwrap_err();
     assert!(error.message().ends_with("missing `x`, unknown `y`"), "{error}");
     assert_eq!(std::fs::read(folder.path().join("d.parquet")).unwrap(), before);
     let rows = batch(vec![
@@ -438,7 +446,7 @@ async fn rows_of_another_schema_change_nothing() {
         ("ts", times(&["13:00:00"])),
         ("x", numbers(&[5])),
     ]);
-    store.append(&source("d.csv"), vec![rows]).await.unwrap();
+    store.append(&source("d.csv"), vec![rows], None).await.unwrap();
     let found = collect(store.pull(pull(source("d.csv"), None, None, false)).await)
         .await
         .unwrap();
@@ -453,7 +461,7 @@ async fn rows_go_to_a_folder_as_a_new_file() {
     let store = store(&folder);
     assert_eq!(
         store
-            .append(&source("parts"), vec![drivers(), drivers()])
+            .append(&source("parts"), vec![drivers(), drivers()], None)
             .await
             .unwrap(),
         8

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    offline::store::listed,
+    offline::store::check_columns,
     proto::feast::core::DataSource,
 };
 
@@ -379,26 +379,9 @@ fn fitted(batch: &RecordBatch, stored: &Schema, source: &DataSource) -> Result<R
         }
         columns.push(column);
     }
-    let extra: Vec<_> = (0..given.fields().len())
-        .filter(|place| !used.contains(place))
-        .map(|place| given.field(place).name().as_str())
-        .filter(|name| !name.starts_with("__index_level_"))
-        .collect();
-    if missing.is_empty() && extra.is_empty() {
-        return Ok(RecordBatch::try_new(Arc::new(stored.clone()), columns)?);
-    }
-    let mut problems = Vec::new();
-    if !missing.is_empty() {
-        problems.push(format!("missing {}", listed(missing)));
-    }
-    if !extra.is_empty() {
-        problems.push(format!("unknown {}", listed(extra)));
-    }
-    Err(Error::invalid(format!(
-        "the rows do not have the columns of data source `{}`: {}",
-        source.name,
-        problems.join(", ")
-    )))
+    let place = format!("data source `{}`", source.name);
+    check_columns(&given, &used, &missing, &place)?;
+    Ok(RecordBatch::try_new(Arc::new(stored.clone()), columns)?)
 }
 
 enum Encoder {

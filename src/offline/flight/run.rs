@@ -198,7 +198,7 @@ async fn append(context: &Context, view: &str, upload: Upload) -> Result<()> {
         ))
     })?;
     let offline = Arc::clone(&context.offline);
-    let work = async move { offline.append(&source, upload.batches).await };
+    let work = async move { offline.append(&source, upload.batches, None).await };
     context.background.run(work).await.map(|_| ())
 }
 

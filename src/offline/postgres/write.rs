@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    offline::{asof::times::is_readable, store::listed},
+    offline::{asof::times::is_readable, store::check_columns},
     proto::feast::core::DataSource,
 };
 
@@ -295,29 +295,11 @@ impl Target {
             fields.push(Field::new(field.name(), column.data_type().clone(), true));
             columns.push(column);
         }
-        let extra = (0..given.fields().len()).filter(|place| !used.contains(place));
-        let extra: Vec<&str> = extra
-            .map(|place| given.field(place).name().as_str())
-            .filter(|name| !name.starts_with("__index_level_"))
-            .collect();
-        if missing.is_empty() && extra.is_empty() {
-            let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-            let schema = Arc::new(Schema::new(fields));
-            return Ok(RecordBatch::try_new_with_options(schema, columns, &options)?);
-        }
-        let mut problems = Vec::new();
-        if !missing.is_empty() {
-            problems.push(format!("missing {}", listed(missing)));
-        }
-        if !extra.is_empty() {
-            problems.push(format!("unknown {}", listed(extra)));
-        }
-        Err(Error::invalid(format!(
-            "{}: the rows do not have the columns of table `{}`: {}",
-            self.whose,
-            self.table,
-            problems.join(", ")
-        )))
+        check_columns(&given, &used, &missing, &format!("table `{}`", self.table))
+            .map_err(|error| error.context(&self.whose))?;
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let schema = Arc::new(Schema::new(fields));
+        Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Every process has a folder of its own in the journal's, held by a lock; what a process that is gone left
 //! behind is taken over by the next to start. A folder has segments, files of records. A segment that is
-//! complete is appended source by source, each under a marker ([`OfflineStore::append_once`]), then removed.
+//! complete is appended source by source, each under a marker ([`OfflineStore::append`]), then removed.
 //!
 //! Invariant: a segment is removed before its markers are.
 
@@ -229,7 +229,7 @@ async fn append_segment(store: &dyn OfflineStore, path: &Path) -> Result<u64> {
     for (number, (source, batches)) in record::by_source(bytes.into())?.into_iter().enumerate() {
         let marker = path.with_extension(number.to_string());
         store
-            .append_once(&source, batches, &marker)
+            .append(&source, batches, Some(&marker))
             .await
             .map_err(|error| error.context(format!("data source `{}`", source.name)))?;
         markers.push(marker);
