@@ -2,13 +2,17 @@
 //!
 //! Keys are kept as fingerprints, and the range shrinks when there are more of them than may be in memory:
 //! what is beyond it is left to another pass. It knows neither stores nor sources.
+//!
+//! What is known of a key stays where it was put, and a table of numbers finds it: a table of the things
+//! themselves would be there twice whenever it grows, and half empty afterwards.
 
-use std::collections::{HashMap, hash_map::Entry};
+use hashbrown::HashTable;
 
-use foldhash::fast::RandomState;
-
-/// Keys known at once: what fills a table of 2^21 places, 86 MB.
+/// Keys known at once: what fills a table of 2^21 places; 84 MB with it.
 pub(super) const KEYS_AT_ONCE: usize = (1 << 21) / 8 * 7;
+
+/// Keys that memory is taken for at a time.
+const CHUNK: usize = if cfg!(test) { 16 } else { 1 << 14 };
 
 /// Where a row stands among others of its key; the greatest is the newest. The last part is the row's place
 /// in the source, so that rows of equal times are decided the same way every time.
@@ -22,12 +26,65 @@ pub(super) struct Rank {
 }
 
 /// A fingerprint, in a form that takes no more alignment than a [`Rank`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Key([u64; 2]);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Key {
+    part: u64,
+    /// As good as a hash of the key.
+    rest: u64,
+}
 
 impl Key {
     fn of(fingerprint: u128) -> Self {
-        Self([part_of(fingerprint), low(fingerprint)])
+        Self {
+            part: part_of(fingerprint),
+            rest: low(fingerprint),
+        }
+    }
+}
+
+/// Keys with their ranks, by the numbers in which they came.
+#[derive(Default)]
+struct Ranks {
+    chunks: Vec<Vec<(Key, Rank)>>,
+}
+
+impl Ranks {
+    fn at(&self, number: u32) -> &(Key, Rank) {
+        &self.chunks[number as usize / CHUNK][number as usize % CHUNK]
+    }
+
+    fn at_mut(&mut self, number: u32) -> &mut (Key, Rank) {
+        &mut self.chunks[number as usize / CHUNK][number as usize % CHUNK]
+    }
+
+    fn push(&mut self, key: Key, rank: Rank) {
+        match self.chunks.last_mut().filter(|chunk| chunk.len() < CHUNK) {
+            Some(chunk) => chunk.push((key, rank)),
+            None => {
+                let mut chunk = Vec::with_capacity(CHUNK);
+                chunk.push((key, rank));
+                self.chunks.push(chunk);
+            }
+        }
+    }
+
+    /// Keeps the keys up to a part, and numbers them anew; answers how many they are.
+    fn keep(&mut self, last: u64) -> u32 {
+        let mut kept = 0;
+        for chunk in 0..self.chunks.len() {
+            for row in 0..self.chunks[chunk].len() {
+                let known = self.chunks[chunk][row];
+                if known.0.part <= last {
+                    *self.at_mut(kept) = known;
+                    kept += 1;
+                }
+            }
+        }
+        self.chunks.truncate((kept as usize).div_ceil(CHUNK));
+        if let Some(chunk) = self.chunks.last_mut() {
+            chunk.truncate((kept as usize - 1) % CHUNK + 1);
+        }
+        kept
     }
 }
 
@@ -46,7 +103,8 @@ pub(super) struct Newest {
     pub(super) first: u64,
     pub(super) last: u64,
     limit: usize,
-    known: HashMap<Key, Rank, RandomState>,
+    numbers: HashTable<u32>,
+    ranks: Ranks,
 }
 
 impl Newest {
@@ -56,7 +114,8 @@ impl Newest {
             first,
             last,
             limit,
-            known: HashMap::default(),
+            numbers: HashTable::new(),
+            ranks: Ranks::default(),
         }
     }
 
@@ -65,7 +124,7 @@ impl Newest {
     }
 
     pub(super) fn keys(&self) -> usize {
-        self.known.len()
+        self.numbers.len()
     }
 
     /// Takes note of a row.
@@ -73,20 +132,22 @@ impl Newest {
         if !self.contains(key) {
             return;
         }
-        if let Some(known) = self.known.get_mut(&Key::of(key)) {
+        if let Some(known) = self.rank_mut(Key::of(key)) {
             *known = (*known).max(rank);
             return;
         }
-        while self.known.len() >= self.limit && self.last > self.first {
+        while self.keys() >= self.limit && self.last > self.first {
             // Keys are spread evenly, so this sheds about a quarter of them.
             self.last = self.first + (self.last - self.first) / 4 * 3;
-            let last = self.last;
-            // Taken out and put back: a table that entries were only removed from would grow with the next.
-            let kept: Vec<_> = self.known.drain().filter(|(key, _)| key.0[0] <= last).collect();
-            self.known.extend(kept);
+            let kept = self.ranks.keep(self.last);
+            let hash = |number: &u32| self.ranks.at(*number).0.rest;
+            self.numbers.clear();
+            for number in 0..kept {
+                self.numbers.insert_unique(hash(&number), number, hash);
+            }
         }
         if self.contains(key) {
-            self.known.insert(Key::of(key), rank);
+            self.insert(Key::of(key), rank);
         }
     }
 
@@ -96,24 +157,35 @@ impl Newest {
         if !self.contains(key) {
             return false;
         }
-        match self.known.entry(Key::of(key)) {
-            Entry::Occupied(known) if *known.get() > rank => false,
-            Entry::Occupied(mut known) => {
-                known.insert(rank);
-                true
-            }
-            Entry::Vacant(place) => {
-                place.insert(rank);
-                true
-            }
+        let key = Key::of(key);
+        match self.rank_mut(key) {
+            Some(known) if *known > rank => return false,
+            Some(known) => *known = rank,
+            None => self.insert(key, rank),
         }
+        true
     }
 
     /// Places count no more, because the source is another one now.
     pub(super) fn forget_places(&mut self) {
-        for rank in self.known.values_mut() {
+        for (_, rank) in self.ranks.chunks.iter_mut().flatten() {
             rank.place = 0;
         }
+    }
+
+    fn rank_mut(&mut self, key: Key) -> Option<&mut Rank> {
+        let is_key = |number: &u32| self.ranks.at(*number).0 == key;
+        let number = *self.numbers.find(key.rest, is_key)?;
+        Some(&mut self.ranks.at_mut(number).1)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "2^32 of them would be 170 GB")]
+    fn insert(&mut self, key: Key, rank: Rank) {
+        self.ranks.push(key, rank);
+        let ranks = &self.ranks;
+        let hash = |number: &u32| ranks.at(*number).0.rest;
+        self.numbers
+            .insert_unique(key.rest, self.numbers.len() as u32, hash);
     }
 }
 
@@ -161,20 +233,19 @@ mod tests {
 
     #[test]
     fn ranges_cover_all_keys_and_stay_small() {
-        let keys: Vec<u128> = (0..1000)
-            .map(|number: u32| crate::model::entity_key::fingerprint(&number.to_le_bytes()))
-            .collect();
+        let key = |number: i64| crate::model::entity_key::fingerprint(&number.to_le_bytes());
+        let keys: Vec<(u128, i64)> = (0..1000).map(|number| (key(number), number)).collect();
         let (mut first, mut stored, mut passes) = (0, 0, 0);
         loop {
             let mut newest = Newest::new(first, u64::MAX, 100);
-            for key in &keys {
-                newest.offer(*key, rank(1, 1, 1));
+            for (key, time) in &keys {
+                newest.offer(*key, rank(*time, 1, 1));
                 assert!(newest.keys() <= 100);
             }
-            stored += keys
-                .iter()
-                .filter(|key| newest.wins(**key, rank(1, 1, 1)))
-                .count();
+            for (key, time) in &keys {
+                assert!(!newest.wins(*key, rank(time - 1, 1, 1)));
+                stored += usize::from(newest.wins(*key, rank(*time, 1, 1)));
+            }
             passes += 1;
             let Some(next) = newest.last.checked_add(1) else {
                 break;
