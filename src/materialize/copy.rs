@@ -42,8 +42,10 @@ use crate::{
     schedule::ledger::Counts,
 };
 
-/// Rows of a write to the store, fewer where they are wide.
-const ROWS: usize = 8192;
+/// Rows of a write to the store, fewer where they are wide; and to a store that wants them by their keys, each
+/// of whose writes is a transaction.
+const ROWS: usize = 2048;
+const ORDERED_ROWS: usize = 8192;
 const CELLS: usize = 1 << 17;
 /// Writes of a part that the store works on at the same time.
 const WRITES: usize = 2;
@@ -372,7 +374,8 @@ impl Copy {
     /// Rows of one write.
     fn rows_of_a_write(&self) -> usize {
         let configured = self.context.config.materialization.online_write_batch_size;
-        let wanted = ROWS.min(CELLS / self.view.features.len().max(1));
+        let rows = if self.in_key_order() { ORDERED_ROWS } else { ROWS };
+        let wanted = rows.min(CELLS / self.view.features.len().max(1));
         configured.unwrap_or(wanted).max(1)
     }
 }
