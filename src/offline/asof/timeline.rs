@@ -13,6 +13,18 @@ use crate::error::{Error, Result};
 /// "No slot": an entity row without key or time, which gets nulls.
 pub const NO_SLOT: u32 = u32::MAX;
 
+/// Searches that go on at the same time: as many as a core has next to itself.
+const SEARCHES: usize = 512;
+
+/// A search among the slots of a key.
+struct Search {
+    start: u32,
+    /// Slots that are left.
+    length: u32,
+    end: u32,
+    moment: i64,
+}
+
 /// The keys and times of all entity rows.
 pub struct Timeline {
     keys: KeyTable,
@@ -128,15 +140,21 @@ impl Timeline {
     }
 
     /// Turns each key into its first slot at or after the moment beside it, or [`NO_SLOT`].
-    ///
+    pub fn first_at_or_after(&self, keys: &mut [u32], moments: &[i64]) {
+        let mut searches = Vec::with_capacity(SEARCHES.min(keys.len()));
+        for (keys, moments) in keys.chunks_mut(SEARCHES).zip(moments.chunks(SEARCHES)) {
+            self.search(keys, moments, &mut searches);
+        }
+    }
+
     /// All keys take a step of their search before any takes the next: a search alone would wait for
     /// memory at every step, and its branches are nothing a processor could guess.
-    pub fn first_at_or_after(&self, keys: &mut [u32], moments: &[i64]) {
+    fn search(&self, keys: &mut [u32], moments: &[i64], searches: &mut Vec<Search>) {
         let Some(last) = self.times.len().checked_sub(1) else {
             keys.fill(NO_SLOT);
             return;
         };
-        let mut searches = Vec::with_capacity(keys.len());
+        searches.clear();
         let mut longest = 0;
         for (&key, &moment) in keys.iter().zip(moments) {
             let (start, end) = match key {
@@ -144,21 +162,30 @@ impl Timeline {
                 key => (self.starts[key as usize], self.starts[key as usize + 1]),
             };
             longest = longest.max(end - start);
-            searches.push((start, end - start, end, moment));
+            searches.push(Search {
+                start,
+                length: end - start,
+                end,
+                moment,
+            });
         }
         while longest > 0 {
-            for (start, length, _, moment) in &mut searches {
-                let half = *length / 2;
-                let middle = *start + half;
+            for search in &mut *searches {
+                let half = search.length / 2;
+                let middle = search.start + half;
                 // A search that is over looks somewhere, and moves nowhere.
-                let before = (self.times[(middle as usize).min(last)] < *moment) & (*length > 0);
-                *start = select_unpredictable(before, middle + 1, *start);
-                *length = half - (u32::from(before) & !*length);
+                let before = (self.times[(middle as usize).min(last)] < search.moment) & (search.length > 0);
+                search.start = select_unpredictable(before, middle + 1, search.start);
+                search.length = half - (u32::from(before) & !search.length);
             }
             longest /= 2;
         }
-        for (key, (start, _, end, _)) in keys.iter_mut().zip(searches) {
-            *key = if start < end { start } else { NO_SLOT };
+        for (key, search) in keys.iter_mut().zip(searches) {
+            *key = if search.start < search.end {
+                search.start
+            } else {
+                NO_SLOT
+            };
         }
     }
 
