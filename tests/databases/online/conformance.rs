@@ -102,6 +102,16 @@ pub(crate) fn pair(name: &str) -> Arc<FeatureView> {
     view(name, &[("a", ValueType::String), ("b", ValueType::String)])
 }
 
+/// The store with the view `v` of a [`pair`] in it.
+pub(crate) async fn with_pair(home: &Home) -> (Arc<dyn OnlineStore>, Arc<FeatureView>) {
+    let (store, view) = (home.open().await, pair("v"));
+    store
+        .provision(&home.project, &[Arc::clone(&view)], &[])
+        .await
+        .unwrap();
+    (store, view)
+}
+
 pub(crate) fn text(text: &str) -> Value {
     Kind::StringVal(text.to_owned()).into()
 }
@@ -246,12 +256,7 @@ pub(crate) async fn values_of_every_type_come_back(home: &Home) {
 }
 
 pub(crate) async fn nulls_unknown_entities_and_unknown_features(home: &Home) {
-    let store = home.open().await;
-    let view = pair("v");
-    store
-        .provision(&home.project, &[Arc::clone(&view)], &[])
-        .await
-        .unwrap();
+    let (store, view) = with_pair(home).await;
     let batch = WriteBatch {
         features: vec!["b".to_owned()],
         keys: vec![key("1"), key("2")],
@@ -341,12 +346,7 @@ pub(crate) async fn a_view_that_was_never_prepared_has_no_rows(home: &Home) {
 }
 
 pub(crate) async fn the_newest_of_a_key_that_comes_twice_counts(home: &Home) {
-    let store = home.open().await;
-    let v = pair("v");
-    store
-        .provision(&home.project, &[Arc::clone(&v)], &[])
-        .await
-        .unwrap();
+    let (store, v) = with_pair(home).await;
     let one = key("1");
     let mut batch = rows(
         &["a", "b"],

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use thali::{
     error::Kind,
     model::{FeatureView, ValueType},
-    online::store::{OlderRow, OnlineStore, Table},
+    online::store::{OlderRow, Table},
 };
 
 use super::{
-    conformance::{HOUR, TEN, conformance, encoded, key, pair, rows, texts, view},
+    conformance::{HOUR, TEN, conformance, encoded, key, pair, rows, texts, view, with_pair},
     home::Home,
 };
 use crate::servers;
@@ -27,17 +27,6 @@ async fn home() -> Home {
 }
 
 /// A store with the table of a view of two features.
-async fn with_pair() -> (Home, Arc<dyn OnlineStore>, Arc<FeatureView>) {
-    let home = home().await;
-    let store = home.open().await;
-    let v = pair("v");
-    store
-        .provision(&home.project, &[Arc::clone(&v)], &[])
-        .await
-        .unwrap();
-    (home, store, v)
-}
-
 /// A call of somebody else; moto looks at nothing of a signature but the region.
 async fn call(operation: &str, body: &serde_json::Value) {
     let region = "AWS4-HMAC-SHA256 Credential=test/20261121/us-east-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0";
@@ -73,7 +62,8 @@ conformance!(
 
 #[tokio::test]
 async fn keys_of_rows_that_feast_wrote_are_not_left_out_in_silence() {
-    let (home, store, v) = with_pair().await;
+    let home = home().await;
+    let (store, v) = with_pair(&home).await;
     let project = &home.project;
     let table = Table::of(&v);
     let batch = rows(
@@ -104,7 +94,8 @@ async fn keys_of_rows_that_feast_wrote_are_not_left_out_in_silence() {
 
 #[tokio::test]
 async fn a_write_of_some_features_keeps_the_others() {
-    let (home, store, v) = with_pair().await;
+    let home = home().await;
+    let (store, v) = with_pair(&home).await;
     let project = &home.project;
     let table = Table::of(&v);
     let both = rows(&["a", "b"], &[(key("1"), TEN, &["1a", "1b"])]);
@@ -137,7 +128,8 @@ async fn a_write_of_some_features_keeps_the_others() {
 
 #[tokio::test]
 async fn times_with_and_without_a_fraction_are_compared_as_times() {
-    let (home, store, v) = with_pair().await;
+    let home = home().await;
+    let (store, v) = with_pair(&home).await;
     let project = &home.project;
     let write = async |time| {
         let batch = rows(&["a", "b"], &[(key("1"), time, &["a", "b"])]);
@@ -196,7 +188,8 @@ async fn more_features_than_an_expression_takes() {
 
 #[tokio::test]
 async fn a_batch_that_fails_names_its_rows() {
-    let (home, store, v) = with_pair().await;
+    let home = home().await;
+    let (store, v) = with_pair(&home).await;
     let project = &home.project;
     let mut batch = rows(
         &["a", "b"],

@@ -14,7 +14,7 @@ use thali::{
 };
 
 use super::{
-    conformance::{TEN, conformance, key, pair, rows, texts, view},
+    conformance::{TEN, conformance, key, pair, rows, texts, view, with_pair},
     home::Home,
 };
 use crate::servers::{Fresh, run};
@@ -219,12 +219,7 @@ async fn names_that_differ_in_case_are_not_mixed_up() {
 #[tokio::test]
 async fn connections_that_were_ended_are_replaced_unnoticed() {
     let home = home().await;
-    let store = home.open().await;
-    let v = pair("v");
-    store
-        .provision(&home.project, &[Arc::clone(&v)], &[])
-        .await
-        .unwrap();
+    let (store, v) = with_pair(&home).await;
     let batch = rows(&["a"], &[(key("1"), TEN, &["one"])]);
     let database = home.database().open().await;
     let end = async || {

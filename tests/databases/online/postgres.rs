@@ -14,7 +14,7 @@ use thali::{
 };
 
 use super::{
-    conformance::{TEN, conformance, key, pair, rows, texts, view},
+    conformance::{TEN, conformance, key, pair, rows, texts, view, with_pair},
     home::Home,
     searches::searches,
 };
@@ -214,12 +214,7 @@ async fn old_tables_get_the_columns_they_lack() {
 #[tokio::test]
 async fn connections_that_were_ended_are_replaced_unnoticed() {
     let home = home().await;
-    let store = home.open().await;
-    let v = pair("v");
-    store
-        .provision(&home.project, &[Arc::clone(&v)], &[])
-        .await
-        .unwrap();
+    let (store, v) = with_pair(&home).await;
     let batch = rows(&["a"], &[(key("1"), TEN, &["one"])]);
     let table = Table::of(&v);
     let end = async || {
