@@ -29,7 +29,7 @@ use datafusion::{
 use crate::error::{Error, Result};
 
 /// Bytes of rows that are sorted in memory.
-const MEMORY: usize = 48 << 20;
+const MEMORY: usize = 32 << 20;
 
 /// The column of keys.
 const KEY: &str = "__entity_key";

@@ -86,7 +86,7 @@ static SCHEMA: Schema = Schema {
 };
 
 /// Pages the writer keeps, in KiB where it is negative: SQLite's own 2 MiB are read again and again.
-const WRITER_CACHE: &str = "-49152";
+const WRITER_CACHE: &str = "-32768";
 
 /// An opened SQLite online store.
 #[derive(Debug, Clone)]
