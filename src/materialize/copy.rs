@@ -44,7 +44,7 @@ use crate::{
 
 /// Rows of a write to the store, fewer where they are wide; and to a store that wants them by their keys, each
 /// of whose writes is a transaction.
-const ROWS: usize = 2048;
+const ROWS: usize = 1024;
 const ORDERED_ROWS: usize = 4096;
 const CELLS: usize = 1 << 17;
 /// Writes of a part that the store works on at the same time.
