@@ -197,6 +197,20 @@ impl ObjectStore for Bucket {
         listed.boxed()
     }
 
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        let bucket = self.clone();
+        let listed = self.inner.list_with_offset(prefix, offset);
+        let listed = listed.map(move |found| match found {
+            Ok(object) => Ok(bucket.known(object)),
+            Err(error) => Err(bucket.told(error)),
+        });
+        listed.boxed()
+    }
+
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
         let listed = self.inner.list_with_delimiter(prefix).await;
         let mut listed = listed.map_err(|error| self.told(error))?;

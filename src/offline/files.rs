@@ -1,4 +1,4 @@
-//! [`FileStore`]: the offline store over Parquet and CSV files, on local disk or in object stores, read by
+//! [`FileStore`]: the offline store over Parquet and CSV files and Delta tables, on local disk or in object stores, read by
 //! DataFusion's scans and joined by [`super::asof`].
 //!
 //! It resolves no feature references and knows no project; it is told sources, columns and windows.
@@ -8,6 +8,7 @@
 
 mod buckets;
 mod count;
+mod delta;
 mod location;
 mod parts;
 mod pull;

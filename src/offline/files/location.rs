@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use datafusion::{datasource::listing::ListingTableUrl, error::DataFusionError};
 use object_store::{ObjectStore as _, ObjectStoreExt as _};
 
-use super::buckets::{Buckets, Object};
+use super::{
+    buckets::{Buckets, Object},
+    delta,
+};
 use crate::{
     cloud::ObjectStoreKind,
     error::{Error, Result},
@@ -56,6 +59,8 @@ pub(super) enum Shape {
     Folder,
     /// Every file that matches.
     Pattern,
+    /// The files that a Delta table's log says.
+    Delta,
     /// Nothing is there (yet).
     Absent,
 }
@@ -90,6 +95,7 @@ impl Location {
     /// `Unsupported` for other kinds of source, what the object store says when it cannot be asked.
     pub(super) async fn of(source: &DataSource, repo: &Path, buckets: &Buckets) -> Result<Self> {
         let options = options(source)?;
+        let is_delta = is_delta(options);
         let uri = options.uri.as_str();
         if uri.is_empty() {
             return Err(Error::invalid(format!(
@@ -100,16 +106,17 @@ impl Location {
         let found = match ObjectStoreKind::of(uri) {
             Some(kind) => {
                 let object = buckets.object(kind, uri, &options.s3_endpoint_override).await;
-                in_cloud(object?, uri).await
+                in_cloud(object?, uri, is_delta).await
             }
-            None => on_disk(repo.join(local_path(source, uri)?)),
+            None => on_disk(repo.join(local_path(source, uri)?), is_delta),
         };
         found.map_err(|error| error.context(format!("data source `{}`: `{uri}`", source.name)))
     }
 
     /// What the query engine is to list.
     pub(super) fn listing(&self) -> Result<ListingTableUrl, DataFusionError> {
-        let separator = if self.shape == Shape::Folder { "/" } else { "" };
+        let is_folder = matches!(self.shape, Shape::Folder | Shape::Delta);
+        let separator = if is_folder { "/" } else { "" };
         match &self.place {
             Place::Disk(path) => ListingTableUrl::parse(format!("{}{separator}", path.display())),
             Place::Cloud(object) if self.shape == Shape::Pattern => {
@@ -121,27 +128,27 @@ impl Location {
             }
             Place::Cloud(object) => {
                 let parts: Vec<&str> = object.key.as_ref().split('/').collect();
-                ListingTableUrl::try_new(object.url(&parts, self.shape == Shape::Folder)?, None)
+                ListingTableUrl::try_new(object.url(&parts, is_folder)?, None)
             }
         }
     }
 }
 
 /// The files of a table that somebody keeps a log of are not all of it, and not all in it.
-fn foreign(table: &str) -> Error {
-    Error::unsupported(format!(
-        "it is {table} table, and which of its files count is only in its log, which thali does not read"
-    ))
+fn iceberg() -> Error {
+    Error::unsupported(
+        "it is an Iceberg table, and which of its files count is only in its log, which thali does not read",
+    )
     .hint("write what the table holds to a folder of Parquet files, and name that")
 }
 
-const DELTA_LOG: &str = "_delta_log";
 const ICEBERG_LOG: &str = "metadata";
 const ICEBERG_METADATA: &str = ".metadata.json";
 
-fn on_disk(path: PathBuf) -> Result<Location> {
+fn on_disk(path: PathBuf, is_delta: bool) -> Result<Location> {
     let name = path.display().to_string();
-    let (shape, size) = match std::fs::metadata(&path) {
+    let (mut shape, size) = match std::fs::metadata(&path) {
+        _ if is_delta => (Shape::Delta, 0),
         Ok(metadata) if metadata.is_dir() => (Shape::Folder, 0),
         Ok(metadata) => (Shape::File, metadata.len()),
         Err(_) if name.contains(PATTERN) => (Shape::Pattern, 0),
@@ -155,12 +162,12 @@ fn on_disk(path: PathBuf) -> Result<Location> {
     };
     let format = if shape == Shape::Folder {
         let names = inside(&path);
-        if names.iter().any(|name| name == DELTA_LOG) {
-            return Err(foreign("a Delta"));
+        if names.iter().any(|name| name == delta::FOLDER) {
+            shape = Shape::Delta;
         }
         let log = inside(&path.join(ICEBERG_LOG));
         if log.iter().any(|name| name.ends_with(ICEBERG_METADATA)) {
-            return Err(foreign("an Iceberg"));
+            return Err(iceberg());
         }
         Format::of_folder(&names.iter().map(String::as_str).collect::<Vec<_>>())
     } else {
@@ -176,11 +183,11 @@ fn on_disk(path: PathBuf) -> Result<Location> {
     })
 }
 
-async fn in_cloud(object: Object, uri: &str) -> Result<Location> {
+async fn in_cloud(object: Object, uri: &str, is_delta: bool) -> Result<Location> {
     let (mut shape, mut format) = (Shape::Absent, Format::of_name(uri));
     let (mut size, mut e_tag) = (0, None);
     let is_folder = uri.ends_with('/') || object.key.as_ref().is_empty();
-    let found = if is_folder {
+    let found = if is_folder || is_delta {
         None
     } else {
         match object.opened.bucket.head(&object.key).await {
@@ -191,6 +198,8 @@ async fn in_cloud(object: Object, uri: &str) -> Result<Location> {
     };
     if let Some(found) = found {
         (shape, size, e_tag) = (Shape::File, found.size, found.e_tag);
+    } else if is_delta {
+        shape = Shape::Delta;
     } else if !is_folder && uri.contains(PATTERN) {
         shape = Shape::Pattern;
     } else {
@@ -201,20 +210,18 @@ async fn in_cloud(object: Object, uri: &str) -> Result<Location> {
             let mut folders = inside.common_prefixes.iter();
             folders.any(|folder| folder.filename() == Some(name))
         };
-        if has(DELTA_LOG) {
-            return Err(foreign("a Delta"));
-        }
+        let is_delta = has(delta::FOLDER);
         if has(ICEBERG_LOG) {
             let log = bucket
                 .list_with_delimiter(Some(&object.key.clone().join(ICEBERG_LOG)))
                 .await?;
             let mut names = log.objects.iter().filter_map(|object| object.location.filename());
             if names.any(|name| name.ends_with(ICEBERG_METADATA)) {
-                return Err(foreign("an Iceberg"));
+                return Err(iceberg());
             }
         }
         if !inside.objects.is_empty() || !inside.common_prefixes.is_empty() {
-            shape = Shape::Folder;
+            shape = if is_delta { Shape::Delta } else { Shape::Folder };
             let names: Vec<_> = inside
                 .objects
                 .iter()
@@ -239,17 +246,7 @@ async fn in_cloud(object: Object, uri: &str) -> Result<Location> {
 /// `Unsupported` naming the type when it is another kind of source.
 pub(super) fn options(source: &DataSource) -> Result<&data_source::FileOptions> {
     let kind = match &source.options {
-        Some(data_source::Options::FileOptions(options)) => {
-            let format = options
-                .file_format
-                .as_ref()
-                .and_then(|format| format.format.as_ref());
-            // The other variant, Delta, is deprecated in the contract but still written.
-            if !matches!(format, None | Some(file_format::Format::ParquetFormat(_))) {
-                return Err(foreign("a Delta").context(format!("data source `{}`", source.name)));
-            }
-            return Ok(options);
-        }
+        Some(data_source::Options::FileOptions(options)) => return Ok(options),
         Some(data_source::Options::BigqueryOptions(_)) => "BigQuery",
         Some(data_source::Options::KafkaOptions(_)) => "Kafka",
         Some(data_source::Options::KinesisOptions(_)) => "Kinesis",
@@ -267,7 +264,17 @@ pub(super) fn options(source: &DataSource) -> Result<&data_source::FileOptions> 
         "data source `{}` is a {kind} source, which has no files to read",
         source.name
     ))
-    .hint("use a file source (Parquet or CSV)"))
+    .hint("use a file source (Parquet, CSV or Delta)"))
+}
+
+/// Whether the source says that it is a Delta table.
+fn is_delta(options: &data_source::FileOptions) -> bool {
+    let format = options
+        .file_format
+        .as_ref()
+        .and_then(|format| format.format.as_ref());
+    // The other variant, Delta, is deprecated in the contract but still written.
+    !matches!(format, None | Some(file_format::Format::ParquetFormat(_)))
 }
 
 fn of_spark(source: &data_source::SparkOptions) -> &'static str {
@@ -359,19 +366,24 @@ mod tests {
     #[tokio::test]
     async fn tables_with_a_log_are_no_folders_of_files() {
         let folder = tempfile::tempdir().unwrap();
-        for (name, inside, kind) in [
-            ("d", "_delta_log/00000000000000000000.json", "a Delta table"),
-            ("i", "metadata/00000-x.metadata.json", "an Iceberg table"),
-        ] {
-            let file = folder.path().join(name).join(inside);
+        let create = |name: &str, inside: &str| {
+            let table = folder.path().join(name);
+            let file = table.join(inside);
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
             std::fs::write(&file, "{}").unwrap();
-            std::fs::write(folder.path().join(name).join("x.parquet"), "").unwrap();
-            let table = folder.path().join(name).display().to_string();
-            let refused = located(&table).await.unwrap_err();
-            assert_eq!(refused.kind(), Kind::Unsupported);
-            assert!(refused.message().contains(kind), "{refused}");
-        }
+            std::fs::write(table.join("x.parquet"), "").unwrap();
+            table.display().to_string()
+        };
+        let delta = create("d", "_delta_log/00000000000000000000.json");
+        assert_eq!(located(&delta).await.unwrap().shape, Shape::Delta);
+        let iceberg = create("i", "metadata/00000-x.metadata.json");
+        let refused = located(&iceberg).await.unwrap_err();
+        assert_eq!(refused.kind(), Kind::Unsupported);
+        assert!(refused.message().contains("an Iceberg table"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_source_that_says_delta_is_one_whatever_is_there() {
         let mut delta = source("table");
         let Some(data_source::Options::FileOptions(options)) = &mut delta.options else {
             unreachable!("it is a file source");
@@ -379,11 +391,9 @@ mod tests {
         #[expect(deprecated, reason = "the field Feast uses")]
         let format = file_format::Format::DeltaFormat(Default::default());
         options.file_format = Some(FileFormat { format: Some(format) });
-        let refused = super::options(&delta).unwrap_err();
-        assert!(
-            refused.message().contains("`trips`") && refused.message().contains("a Delta table"),
-            "{refused}"
-        );
+        let nowhere = Buckets::new(Environment::default(), Arc::default());
+        let found = Location::of(&delta, Path::new("/repo"), &nowhere).await.unwrap();
+        assert_eq!(found.shape, Shape::Delta);
     }
 
     #[tokio::test]

@@ -12,10 +12,11 @@ use datafusion::{
         listing::PartitionedFile,
         physical_plan::{
             FileGroup, FileScanConfig, FileScanConfigBuilder, ParquetSource,
-            parquet::{ParquetAccessPlan, metadata::DFParquetMetadata},
+            parquet::{ParquetAccessPlan, ParquetRowSelection, metadata::DFParquetMetadata},
         },
         source::DataSourceExec,
     },
+    error::DataFusionError,
     execution::SessionState,
     physical_plan::ExecutionPlan,
 };
@@ -31,6 +32,7 @@ const PART_ROWS: u64 = if cfg!(test) { 2 } else { 1 << 16 };
 const FOOTERS_AT_ONCE: usize = 16;
 
 /// Some row groups of a file.
+#[derive(Clone)]
 struct Groups {
     file: PartitionedFile,
     place: u64,
@@ -84,9 +86,9 @@ impl Table {
     ) -> Result<Vec<Groups>> {
         let time = self.stored_name(timestamp);
         let files = (0..).zip(self.footers(state, config).await?);
-        Ok(files
-            .flat_map(|(place, (file, footer))| groups_of(&file, place_of(place), &footer, time))
-            .collect())
+        let groups = files.map(|(place, (file, footer))| groups_of(file, place_of(place), &footer, time));
+        let groups = groups.collect::<Result<Vec<_>, _>>();
+        Ok(groups.map_err(|error| self.unreadable(&error))?.concat())
     }
 
     /// The files of a scan with what they say of themselves.
@@ -110,7 +112,7 @@ impl Table {
             .buffered(FOOTERS_AT_ONCE)
             .try_collect()
             .await
-            .map_err(|error: datafusion::error::DataFusionError| self.unreadable(&error))
+            .map_err(|error: DataFusionError| self.unreadable(&error))
     }
 }
 
@@ -119,15 +121,28 @@ pub(super) fn place_of(file: u64) -> u64 {
     file << 40
 }
 
-fn groups_of(file: &PartitionedFile, first: u64, footer: &ParquetMetaData, time: &str) -> Vec<Groups> {
+fn groups_of(
+    mut file: PartitionedFile,
+    first: u64,
+    footer: &ParquetMetaData,
+    time: &str,
+) -> Result<Vec<Groups>, DataFusionError> {
     let count = footer.num_row_groups();
+    // A scan takes either a selection of rows or a plan.
+    let all = match std::mem::take(&mut file.extensions).get::<ParquetRowSelection>() {
+        Some(rows) => ParquetAccessPlan::try_new_from_overall_row_selection(
+            rows.selection().clone(),
+            footer.row_groups(),
+        )?,
+        None => ParquetAccessPlan::new_all(count),
+    };
     let columns = footer.file_metadata().schema_descr().columns();
     let time = columns.iter().position(|column| column.path().string() == time);
     let mut found = Vec::new();
     let (mut place, mut rows, mut latest) = (first, 0, i64::MIN);
     let mut plan = ParquetAccessPlan::new_none(count);
     for (index, group) in footer.row_groups().iter().enumerate() {
-        plan.scan(index);
+        plan.set(index, all.inner()[index].clone());
         rows += u64::try_from(group.num_rows()).unwrap_or_default();
         let statistics = time.and_then(|time| group.column(time).statistics());
         latest = latest.max(match statistics {
@@ -142,5 +157,5 @@ fn groups_of(file: &PartitionedFile, first: u64, footer: &ParquetMetaData, time:
             (place, rows, latest) = (place + rows, 0, i64::MIN);
         }
     }
-    found
+    Ok(found)
 }

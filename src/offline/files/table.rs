@@ -27,6 +27,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     buckets::OneContent,
+    delta::DeltaTable,
     location::{Format, Location, Place, Shape},
 };
 use crate::{
@@ -157,7 +158,7 @@ pub(super) struct Table {
     provider: Arc<dyn TableProvider>,
     stored: SchemaRef,
     is_partitioned: bool,
-    /// Whether the provider is told which rows are of use; hints for files go into their plan.
+    /// Whether the provider is told which rows are of use; elsewhere hints for files go into their plan.
     takes_conditions: bool,
     /// The object store its files are in.
     bucket: Option<Bucket>,
@@ -183,6 +184,12 @@ impl Table {
             return Err(Error::invalid(absent).hint(hint));
         }
         let unreadable = |error: DataFusionError| unreadable(&source.name, name, &error);
+        if location.shape == Shape::Delta {
+            let url = location.listing().map_err(unreadable)?;
+            let table = DeltaTable::open(state, &url).await;
+            let table = table.map_err(|error| error.context(format!("data source `{}`: `{name}`", source.name)))?;
+            return Ok(Self::of(source, Arc::new(table), name.clone()));
+        }
         let format: Arc<dyn FileFormat> = match location.format {
             Format::Parquet => {
                 Arc::new(ParquetFormat::default().with_options(state.default_table_options().parquet))
@@ -233,7 +240,7 @@ impl Table {
         })
     }
 
-    /// A source whose rows are not in files.
+    /// A source whose provider finds the rows that are of use itself.
     pub(super) fn of(source: &DataSource, provider: Arc<dyn TableProvider>, place: String) -> Self {
         let mapped = source.field_mapping.iter();
         Self {
@@ -429,7 +436,9 @@ impl Table {
             return plan;
         };
         let mut source = source.clone();
-        if let Some(predicate) = self.predicate(filters) {
+        if !self.takes_conditions
+            && let Some(predicate) = self.predicate(filters)
+        {
             source = source.with_predicate(predicate);
         }
         if let Some(bucket) = &self.bucket {
@@ -496,8 +505,8 @@ fn fingerprint(plan: &Arc<dyn ExecutionPlan>) -> Option<String> {
             let range = range.as_ref().map(|range| (range.start, range.end));
             let time = meta.last_modified.timestamp_nanos_opt();
             digest.update(format!(
-                "{}|{}|{time:?}|{:?}|{range:?}|",
-                meta.location, meta.size, meta.e_tag
+                "{}|{}|{time:?}|{:?}|{:?}|{range:?}|",
+                meta.location, meta.size, meta.e_tag, meta.version
             ));
         }
     }

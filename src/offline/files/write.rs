@@ -83,14 +83,16 @@ impl Rows {
 
 /// Refuses to add rows to what is neither file nor folder.
 pub(super) fn check_source(location: &Location, source: &DataSource) -> Result<()> {
-    if location.shape == Shape::Pattern {
-        return Err(Error::unsupported(format!(
-            "data source `{}` is a pattern of files: rows cannot be added",
-            source.name
-        ))
-        .hint("write to a source that is one file or one folder"));
-    }
-    Ok(())
+    let what = match location.shape {
+        Shape::Pattern => "a pattern of files",
+        Shape::Delta => "a Delta table, which thali only reads",
+        Shape::File | Shape::Folder | Shape::Absent => return Ok(()),
+    };
+    Err(Error::unsupported(format!(
+        "data source `{}` is {what}: rows cannot be added",
+        source.name
+    ))
+    .hint("write to a source that is one file or one folder"))
 }
 
 /// The name of a new file in a folder.
@@ -115,7 +117,7 @@ pub(super) async fn append(
     }
     // Held from the look at the file to its replacement: what is read here is what is extended.
     let alone = match location.shape {
-        Shape::Folder | Shape::Pattern | Shape::Absent => None,
+        Shape::Folder | Shape::Pattern | Shape::Delta | Shape::Absent => None,
         Shape::File => {
             let path = path.to_owned();
             Some(blocking(move || lock(&path)).await?)
@@ -193,6 +195,11 @@ fn extended(path: &Path, format: Format, batches: &[RecordBatch]) -> Result<Writ
 /// Refuses to save where more than one file is, or where one is that is not to be replaced.
 pub(super) fn check_target(location: &Location, overwrite: bool) -> Result<()> {
     match location.shape {
+        Shape::Delta => Err(Error::unsupported(format!(
+            "`{}` is to be a Delta table, which thali only reads: nothing can be saved there",
+            location.name
+        ))
+        .hint("save to a file of its own, in Parquet")),
         Shape::Folder | Shape::Pattern => Err(Error::unsupported(format!(
             "`{}` is no single file: nothing can be saved there",
             location.name
