@@ -123,7 +123,11 @@ impl DeltaTable {
         limits.iter().all(|limit| {
             let end = |values: &HashMap<String, Json>, slack| match columns.get(limit.place) {
                 Some(column) => bound(values.get(column.name())?, column.data_type(), slack),
-                None => file.scanned.partition_values.get(limit.place - columns.len()).cloned(),
+                None => file
+                    .scanned
+                    .partition_values
+                    .get(limit.place - columns.len())
+                    .cloned(),
             };
             match limit.operator {
                 Operator::GtEq => end(&stats.max_values, SLACK).is_none_or(|most| !(most < limit.end)),
@@ -138,7 +142,11 @@ impl DeltaTable {
         let compared = limits.into_iter().map(|limit| {
             let column = expressions::Column::new(schema.field(limit.place).name(), limit.place);
             let end = expressions::lit(limit.end);
-            Arc::new(expressions::BinaryExpr::new(Arc::new(column), limit.operator, end)) as Arc<dyn PhysicalExpr>
+            Arc::new(expressions::BinaryExpr::new(
+                Arc::new(column),
+                limit.operator,
+                end,
+            )) as Arc<dyn PhysicalExpr>
         });
         compared.reduce(|all, next| Arc::new(expressions::BinaryExpr::new(all, Operator::And, next)))
     }
@@ -152,7 +160,10 @@ fn bound(value: &Json, data_type: &DataType, slack: i64) -> Option<ScalarValue> 
     match (value, data_type) {
         (Json::String(text), DataType::Timestamp(_, Some(zone))) => {
             let moment = DateTime::parse_from_rfc3339(text).ok()?.timestamp_micros();
-            Some(ScalarValue::TimestampMicrosecond(Some(moment + slack), Some(Arc::clone(zone))))
+            Some(ScalarValue::TimestampMicrosecond(
+                Some(moment + slack),
+                Some(Arc::clone(zone)),
+            ))
         }
         (Json::String(text), DataType::Timestamp(_, None)) => {
             match ScalarValue::try_from_string(text.clone(), data_type).ok()? {
@@ -179,7 +190,9 @@ impl File {
             .hint("it is a shallow clone: make a deep one, or name the table it was made of"));
         }
         let inside = Path::from_url_path(path).map_err(|error| {
-            Error::invalid(format!("the Delta table has a file whose path makes no sense: {error}"))
+            Error::invalid(format!(
+                "the Delta table has a file whose path makes no sense: {error}"
+            ))
         })?;
         let location = folder.parts().chain(inside.parts()).collect();
         let modified = DateTime::from_timestamp_millis(add.modification_time).unwrap_or_default();
@@ -201,7 +214,9 @@ impl File {
     /// Statistics are a help only: broken ones are none.
     fn stats(&self) -> Stats {
         let stats = self.stats.as_deref();
-        stats.and_then(|stats| serde_json::from_str(stats).ok()).unwrap_or_default()
+        stats
+            .and_then(|stats| serde_json::from_str(stats).ok())
+            .unwrap_or_default()
     }
 
     /// The file for a scan, without the rows that are deleted.
@@ -211,10 +226,14 @@ impl File {
             return Ok(file);
         };
         let rows = self.stats().num_records.ok_or_else(|| {
-            Error::invalid("the log of the Delta table does not say how many rows a file has, some of which are deleted")
-                .hint("purge the table: `REORG TABLE … APPLY (PURGE)`")
+            Error::invalid(
+                "the log of the Delta table does not say how many rows a file has, some of which are deleted",
+            )
+            .hint("purge the table: `REORG TABLE … APPLY (PURGE)`")
         })?;
-        let left = deleted.rows_left(table.store.as_ref(), &table.folder, rows).await?;
+        let left = deleted
+            .rows_left(table.store.as_ref(), &table.folder, rows)
+            .await?;
         Ok(file.with_extension(ParquetRowSelection::new(left)))
     }
 }
@@ -245,7 +264,9 @@ impl TableProvider for DeltaTable {
         let all: Vec<usize> = (0..names.fields().len()).collect();
         let wanted = projection.unwrap_or(&all);
         if files.is_empty() {
-            return Ok(Arc::new(EmptyExec::new(Arc::new(self.columns.schema.project(wanted)?))));
+            return Ok(Arc::new(EmptyExec::new(Arc::new(
+                self.columns.schema.project(wanted)?,
+            ))));
         }
         let column = |&place: &usize| {
             let scanned = self.columns.places[place];

@@ -187,7 +187,8 @@ impl Table {
         if location.shape == Shape::Delta {
             let url = location.listing().map_err(unreadable)?;
             let table = DeltaTable::open(state, &url).await;
-            let table = table.map_err(|error| error.context(format!("data source `{}`: `{name}`", source.name)))?;
+            let table =
+                table.map_err(|error| error.context(format!("data source `{}`: `{name}`", source.name)))?;
             return Ok(Self::of(source, Arc::new(table), name.clone()));
         }
         let format: Arc<dyn FileFormat> = match location.format {

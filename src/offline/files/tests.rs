@@ -13,6 +13,7 @@ use futures::TryStreamExt;
 use parquet::arrow::ArrowWriter;
 use tempfile::TempDir;
 
+mod delta;
 mod objects;
 
 use super::*;

@@ -297,7 +297,9 @@ fn actions(path: &Path, lines: &[u8]) -> Result<Vec<Action>> {
 
 fn broken(path: &Path, error: &dyn std::fmt::Display) -> Error {
     let name = path.filename().unwrap_or_default();
-    Error::invalid(format!("`{name}` in the log of the Delta table cannot be read: {error}"))
+    Error::invalid(format!(
+        "`{name}` in the log of the Delta table cannot be read: {error}"
+    ))
 }
 
 /// The actions so far.

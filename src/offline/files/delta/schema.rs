@@ -113,7 +113,9 @@ impl Columns {
         let value = |column: &FieldRef| {
             let text = values.get(column.name()).ok_or_else(|| {
                 let name = column.name();
-                Error::invalid(format!("a file of the Delta table has no value for its partition column `{name}`"))
+                Error::invalid(format!(
+                    "a file of the Delta table has no value for its partition column `{name}`"
+                ))
             })?;
             match text {
                 // The protocol has no other way to say null for some writers, and this is one for all types.
@@ -143,7 +145,9 @@ impl Column {
         let name = self.metadata.get(PHYSICAL_NAME).and_then(Json::as_str);
         name.ok_or_else(|| {
             let name = &self.name;
-            Error::invalid(format!("the Delta table maps its columns by name, but does not say what its files call `{name}`"))
+            Error::invalid(format!(
+                "the Delta table maps its columns by name, but does not say what its files call `{name}`"
+            ))
         })
     }
 }
@@ -199,7 +203,10 @@ fn simple(name: &str) -> Option<DataType> {
         "timestamp" => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
         "timestamp_ntz" => DataType::Timestamp(TimeUnit::Microsecond, None),
         _ => {
-            let (precision, scale) = name.strip_prefix("decimal(")?.strip_suffix(')')?.split_once(',')?;
+            let (precision, scale) = name
+                .strip_prefix("decimal(")?
+                .strip_suffix(')')?
+                .split_once(',')?;
             DataType::Decimal128(precision.trim().parse().ok()?, scale.trim().parse().ok()?)
         }
     })

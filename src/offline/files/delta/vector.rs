@@ -34,7 +34,11 @@ pub(super) struct DeletionVector {
 impl DeletionVector {
     /// What the protocol knows it by.
     pub(super) fn id(&self) -> String {
-        let Self { storage_type, path_or_inline_dv, .. } = self;
+        let Self {
+            storage_type,
+            path_or_inline_dv,
+            ..
+        } = self;
         let offset = self.offset.map(|offset| format!("@{offset}"));
         format!("{storage_type}{path_or_inline_dv}{}", offset.unwrap_or_default())
     }
@@ -43,7 +47,12 @@ impl DeletionVector {
     ///
     /// # Errors
     /// `InvalidArgument` when the vector is broken, `Unsupported` when it lies elsewhere.
-    pub(super) async fn rows_left(&self, store: &dyn ObjectStore, table: &Path, rows: u64) -> Result<RowSelection> {
+    pub(super) async fn rows_left(
+        &self,
+        store: &dyn ObjectStore,
+        table: &Path,
+        rows: u64,
+    ) -> Result<RowSelection> {
         let bitmap = match self.storage_type.as_str() {
             "i" => {
                 let mut bytes = z85(&self.path_or_inline_dv).ok_or_else(|| self.broken("its text is"))?;
@@ -80,7 +89,10 @@ impl DeletionVector {
     async fn stored(&self, store: &dyn ObjectStore, table: &Path) -> Result<Vec<u8>> {
         const ID: usize = 20;
         let text = &self.path_or_inline_dv;
-        let split = text.len().checked_sub(ID).and_then(|end| text.split_at_checked(end));
+        let split = text
+            .len()
+            .checked_sub(ID)
+            .and_then(|end| text.split_at_checked(end));
         let id = split.and_then(|(folder, id)| Some((folder, Uuid::from_slice(&z85(id)?).ok()?)));
         let (folder, id) = id.ok_or_else(|| self.broken("its name is"))?;
         let mut path = table.clone();
@@ -101,20 +113,31 @@ impl DeletionVector {
     }
 
     fn broken(&self, what: &str) -> Error {
-        Error::invalid(format!("{what} wrong, of the deletion vector `{}` of the Delta table", self.id()))
+        Error::invalid(format!(
+            "{what} wrong, of the deletion vector `{}` of the Delta table",
+            self.id()
+        ))
     }
 }
 
 /// Bytes written as text with 85 signs, five for four bytes.
 fn z85(text: &str) -> Option<Vec<u8>> {
-    const SIGNS: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#";
+    const SIGNS: &[u8] =
+        b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#";
     let mut bytes = Vec::with_capacity(text.len() / 5 * 4);
     for signs in text.as_bytes().chunks(5) {
         if signs.len() < 5 {
             return None;
         }
-        let digit = |sign: &u8| SIGNS.iter().position(|known| known == sign).map(|digit| digit as u64);
-        let word = signs.iter().try_fold(0, |word, sign| Some(word * 85 + digit(sign)?))?;
+        let digit = |sign: &u8| {
+            SIGNS
+                .iter()
+                .position(|known| known == sign)
+                .map(|digit| digit as u64)
+        };
+        let word = signs
+            .iter()
+            .try_fold(0, |word, sign| Some(word * 85 + digit(sign)?))?;
         bytes.extend(u32::try_from(word).ok()?.to_be_bytes());
     }
     Some(bytes)
@@ -189,9 +212,87 @@ fn low_numbers(bytes: &mut Bytes<'_>, high: u64, numbers: &mut Vec<u64>) -> Opti
         } else {
             let bits = bytes.take(BYTES_OF_BITS)?.iter();
             for (at, byte) in (0..).step_by(8).zip(bits) {
-                numbers.extend((0..8).filter(|bit| byte >> bit & 1 == 1).map(|bit| high | at | bit));
+                numbers.extend(
+                    (0..8)
+                        .filter(|bit| byte >> bit & 1 == 1)
+                        .map(|bit| high | at | bit),
+                );
             }
         }
     }
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bitmaps of 32-bit numbers as one of 64-bit numbers, under 0, 1, …
+    fn bitmap(parts: &[&[u8]]) -> Vec<u8> {
+        let mut bytes = MAGIC.to_le_bytes().to_vec();
+        bytes.extend((parts.len() as u64).to_le_bytes());
+        for (high, part) in (0_u32..).zip(parts) {
+            bytes.extend(high.to_le_bytes());
+            bytes.extend(*part);
+        }
+        bytes
+    }
+
+    fn words(words: &[u16]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn all_kinds_of_containers_are_read() {
+        // Two containers: runs 5 to 7 and 9, then the numbers 1 and 3 of the next 65536.
+        let runs = [
+            words(&[12_347, 1]),
+            vec![0b01],
+            words(&[0, 3, 1, 1, 2, 5, 2, 9, 0, 1, 3]),
+        ]
+        .concat();
+        let all = 1 << 32;
+        // One container of bits: every second one of the first 10000, so many that they are no array.
+        let mut bits = [12_346_u32.to_le_bytes(), 1_u32.to_le_bytes()].concat();
+        bits.extend(words(&[0, 4999, 16, 0]));
+        bits.extend((0..BYTES_OF_BITS).map(|byte| if byte < 1250 { 0b0101_0101 } else { 0 }));
+        let found = numbers(&bitmap(&[&runs, &bits]));
+        let expected = [5, 6, 7, 9, 65_537, 65_539]
+            .into_iter()
+            .chain((0..5000).map(|half| all + 2 * half));
+        assert_eq!(found, Some(expected.collect()));
+    }
+
+    #[test]
+    fn what_is_cut_off_or_out_of_order_is_none() {
+        let array = [
+            12_346_u32.to_le_bytes().to_vec(),
+            1_u32.to_le_bytes().to_vec(),
+            words(&[0, 1, 16, 0, 4, 8]),
+        ]
+        .concat();
+        let whole = bitmap(&[&array]);
+        assert_eq!(numbers(&whole), Some(vec![4, 8]));
+        for end in 0..whole.len() {
+            assert_eq!(numbers(&whole[..end]), None, "{end}");
+        }
+        let mut twice = whole.clone();
+        let last = twice.len() - 2;
+        twice[last] = 4;
+        assert_eq!(numbers(&twice), None);
+        assert_eq!(z85("nogoods"), None);
+        assert_eq!(z85("~~~~~"), None);
+        assert_eq!(z85("#####"), None);
+    }
+
+    #[test]
+    fn a_name_is_an_identifier() {
+        let id = z85("ab^-aqEH.-t@S}K{vb[*k^").map(|_| ());
+        assert_eq!(id, None, "with the name of a folder before it");
+        let id = z85("vBn[lx{q8@P<9BNH/isA").and_then(|id| Uuid::from_slice(&id).ok());
+        assert_eq!(
+            id.map(|id| id.to_string()).as_deref(),
+            Some("61d16c75-6994-46b7-a15b-8b538852e50e")
+        );
+    }
 }
