@@ -120,11 +120,9 @@ class Lake:
         self.succeed("materialize", *WINDOW)
         words = [word for driver in DRIVERS for word in ("-e", f"driver_id={driver}")]
         answer = json.loads(self.succeed("get-online-features", *words, "-f", "stats:rate", "-f", "stats:zone"))
-        names = answer["metadata"]["feature_names"]
-        found = {name: result["values"] for name, result in zip(names, answer["results"])}
-        expected = [newest(facts, driver, DAY + timedelta(days=2)) for driver in found["driver_id"]]
-        assert found["rate"] == [fact["rate"] for fact in expected]
-        assert found["zone"] == [fact["zone"] for fact in expected]
+        expected = [newest(facts, driver, DAY + timedelta(days=2)) for driver in answer["driver_id"]]
+        assert answer["rate"] == [fact["rate"] for fact in expected]
+        assert answer["zone"] == [fact["zone"] for fact in expected]
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -140,7 +138,7 @@ def merge(lake: Lake) -> None:
 STEPS: list[tuple[str, Callable[[Lake], object]]] = [
     ("append", lambda lake: lake.write(rows(16))),
     ("delete", lambda lake: lake.table().delete("trips < 20")),
-    ("update", lambda lake: lake.table().update({"rate": "rate + 100"}, "zone is null")),
+    ("update", lambda lake: lake.table().update(updates={"rate": "rate + 100"}, predicate="zone is null")),
     ("checkpoint", lambda lake: lake.table().create_checkpoint()),
     ("append after the checkpoint", lambda lake: lake.write(rows(32))),
     ("overwrite a partition", lambda lake: lake.write(rows(48, 1).set_column(3, "zone", pa.array(["x=1"])), "overwrite", predicate="zone = 'x=1'")),
@@ -149,11 +147,11 @@ STEPS: list[tuple[str, Callable[[Lake], object]]] = [
     ("vacuum", lambda lake: lake.table().vacuum(0, dry_run=False, enforce_retention_duration=False)),
     ("column", lambda lake: lake.write(rows(80).append_column("more", pa.array(["m"] * 16)), schema_mode="merge")),
     ("checkpoint again", lambda lake: lake.table().create_checkpoint()),
-    ("overwrite", lambda lake: lake.write(rows(200), "overwrite")),
+    ("overwrite", lambda lake: lake.write(rows(200), "overwrite", schema_mode="overwrite")),
 ]
 
 
-@pytest.mark.parametrize("partitions", [[], ["zone", "day"]], ids=["plain", "partitioned"])
+@pytest.mark.parametrize("partitions", [[], ["zone"]], ids=["plain", "partitioned"])
 def test_every_version_of_a_table_is_read(lake: Lake, partitions: list[str]) -> None:
     lake.write(rows(0), partition_by=partitions)
     lake.succeed("apply")
@@ -183,14 +181,15 @@ def test_the_stock_sdk_reads_and_is_told_what_cannot_be_written(lake: Lake, tmp_
             assert (row["rate"], row["more"]) == (fact["rate"], fact.get("more")), row
         with pytest.raises(Exception, match="`stats_table` is a Delta table, which thali only reads: rows cannot be added"):
             store.write_to_offline_store("stats", lake.table().to_pandas(), reorder_columns=True)
-        frame = {"driver_id": [1], "event_timestamp": ["2026-03-01T11:30:00Z"], "rate": [1.0]}
+        frame = {"driver_id": [1], "event_timestamp": ["2026-03-01T11:30:00Z"], "day": ["2026-03-01"], "zone": ["x=1"], "rate": [1.0], "trips": [1], "more": [1.0]}
         status, told = harness.http("POST", f"{thali.url('online')}/push", {"push_source_name": "stats_push", "df": frame, "to": "offline"})
         assert status == 501 and "is a Delta table" in str(told), told
     assert lake.table().version() == 1
 
 
-def test_feast_reads_the_same(tmp_path: Path) -> None:
-    """A source that stock Feast applied, and both answer from."""
+def test_feast_applies_it_and_answers_the_same(tmp_path: Path) -> None:
+    """A source that stock Feast applied. DuckDB reads Delta tables with an extension that it has to download, so that here Feast is
+    given the rows in a file, as the table's own library reads them."""
     from feast import Entity, FeatureStore, FeatureView, Field, FileSource
     from feast.data_format import DeltaFormat
     from feast.types import Float64, Int32, Int64, String
@@ -201,10 +200,20 @@ def test_feast_reads_the_same(tmp_path: Path) -> None:
     lake.table().delete("driver_id = 3")
     (lake.repo / "definitions.yaml").unlink()
     driver = Entity(name="driver", join_keys=["driver_id"])
-    source = FileSource(name="stats_table", path=lake.uri, file_format=DeltaFormat(), timestamp_field="event_timestamp")
     schema = [Field(name="driver_id", dtype=Int64), Field(name="rate", dtype=Float64), Field(name="trips", dtype=Int32), Field(name="zone", dtype=String)]
-    store = FeatureStore(repo_path=str(lake.repo))
-    store.apply([driver, source, FeatureView(name="stats", entities=[driver], source=source, schema=schema, ttl=timedelta(minutes=30))])
+
+    def applied(repo: Path, source: FileSource) -> FeatureStore:
+        store = FeatureStore(repo_path=str(repo))
+        store.apply([driver, source, FeatureView(name="stats", entities=[driver], source=source, schema=schema, ttl=timedelta(minutes=30))])
+        return store
+
+    applied(lake.repo, FileSource(name="stats_table", path=lake.uri, file_format=DeltaFormat(), timestamp_field="event_timestamp"))
+    (tmp_path / "feast").mkdir()
+    (tmp_path / "feast/feature_store.yaml").write_text(STORE)
+    file = tmp_path / "feast/rows.parquet"
+    pq.write_table(lake.table().to_pyarrow_table(), file)
+    store = applied(tmp_path / "feast", FileSource(name="stats_table", path=str(file), timestamp_field="event_timestamp"))
+
     refs = [ref for ref in REFS if ref != "stats:day"]
     feast = store.get_historical_features(lake.asked.to_pandas(), refs).to_df()
     flags = [word for ref in refs for word in ("-f", ref)]
@@ -217,12 +226,10 @@ def test_feast_reads_the_same(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(*in_order, check_dtype=False)
 
     lake.succeed("materialize", *WINDOW)
-    online = [{"driver_id": driver} for driver in DRIVERS]
-    ours_online = store.get_online_features(refs, online).to_dict()
-    (lake.repo / "online.db").unlink()
-    store.apply([driver])  # makes its tables anew
     store.materialize(DAY, DAY + timedelta(days=2))
-    assert ours_online == store.get_online_features(refs, online).to_dict()
+    online = [{"driver_id": driver} for driver in DRIVERS]
+    answers = [FeatureStore(repo_path=str(repo)).get_online_features(refs, online).to_dict() for repo in (lake.repo, tmp_path / "feast")]
+    assert answers[0] == answers[1] and any(answers[0]["zone"])
 
 
 def test_what_is_not_there_or_not_understood_is_refused_by_name(tmp_path: Path) -> None:
@@ -235,7 +242,7 @@ def test_what_is_not_there_or_not_understood_is_refused_by_name(tmp_path: Path) 
     commits = [log / f"{version:020}.json" for version in range(2)]
     texts = [commit.read_text() for commit in commits]
     protocol = {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["deletionVectors", "variantType"], "writerFeatures": []}
-    commits[1].write_text(texts[1] + json.dumps({"protocol": protocol}) + "\n")
+    commits[1].write_text(texts[1].rstrip() + "\n" + json.dumps({"protocol": protocol}) + "\n")
     assert "the feature `variantType`, which thali does not read" in lake.refused("materialize", *WINDOW)
     commits[1].write_text(texts[1])
     commits[0].unlink()

@@ -292,6 +292,3 @@ impl TableProvider for DeltaTable {
         Ok(DataSourceExec::from_data_source(config))
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -38,11 +38,11 @@ impl Table {
         Self::new(protocol, &drivers_columns(), &[], &json!({}))
     }
 
-    fn path(&self, name: &str) -> std::path::PathBuf {
+    fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join("table").join(name)
     }
 
-    fn log(&self, name: &str) -> std::path::PathBuf {
+    fn log(&self, name: &str) -> PathBuf {
         self.path("_delta_log").join(name)
     }
 
@@ -159,7 +159,10 @@ async fn rows_are_those_of_the_files_that_count() {
 async fn what_is_added_and_saved_is_refused() {
     let table = Table::plain(PLAIN);
     let store = store(&table.folder);
-    let refused = store.append(&source("table"), vec![drivers()]).await.unwrap_err();
+    let refused = store
+        .append(&source("table"), vec![drivers()], None)
+        .await
+        .unwrap_err();
     assert_eq!(refused.kind(), Kind::Unsupported);
     assert!(refused.message().contains("`src` is a Delta table"), "{refused}");
     let empty = Box::pin(datafusion::physical_plan::EmptyRecordBatchStream::new(
