@@ -213,12 +213,9 @@ impl Log {
             newest = newest.max(Some(version));
         }
         // One whose parts are not all there yet is none.
-        let whole = checkpoints.into_iter().rev();
-        let whole = whole.map(|((version, count), parts)| (version, count, parts));
-        let checkpoint = whole
-            .filter(|(_, count, parts)| parts.len() == *count)
-            .map(|(version, _, parts)| (version, parts))
-            .next();
+        let mut newest_first = checkpoints.into_iter().rev();
+        let whole = newest_first.find(|((_, count), parts)| parts.len() == *count);
+        let checkpoint = whole.map(|((version, _), parts)| (version, parts));
         Ok(newest.map(|newest| Listed { newest, checkpoint }))
     }
 
@@ -261,11 +258,8 @@ fn is_wanted(column: &str) -> bool {
         "protocol.",
         "sidecar.path",
     ];
-    let is_of = |wanted: &&str| match wanted.strip_suffix('.') {
-        Some(_) => column.starts_with(wanted),
-        None => column == *wanted,
-    };
-    WANTED.iter().any(|wanted| is_of(&wanted))
+    let is_of = |wanted: &str| column == wanted || (wanted.ends_with('.') && column.starts_with(wanted));
+    WANTED.into_iter().any(is_of)
 }
 
 /// The rows of a checkpoint as commits have them.
@@ -277,15 +271,13 @@ fn lines_of(checkpoint: Bytes) -> Result<Vec<u8>, ParquetError> {
         .filter(|(_, column)| is_wanted(&column.path().string()))
         .map(|(place, _)| place);
     let wanted = ProjectionMask::leaves(reader.parquet_schema(), wanted);
-    let mut lines = Vec::new();
     let options = WriterBuilder::new().with_explicit_nulls(true);
-    let mut writer = options.build::<_, LineDelimited>(&mut lines);
+    let mut writer = options.build::<_, LineDelimited>(Vec::new());
     for batch in reader.with_projection(wanted).build()? {
         writer.write(&batch?)?;
     }
     writer.finish()?;
-    drop(writer);
-    Ok(lines)
+    Ok(writer.into_inner())
 }
 
 fn actions(path: &Path, lines: &[u8]) -> Result<Vec<Action>> {

@@ -26,8 +26,8 @@ const BYTES_OF_BITS: usize = 8192;
 pub(super) struct DeletionVector {
     storage_type: String,
     path_or_inline_dv: String,
-    offset: Option<u64>,
-    size_in_bytes: u64,
+    offset: Option<u32>,
+    size_in_bytes: u32,
     cardinality: u64,
 }
 
@@ -55,8 +55,8 @@ impl DeletionVector {
     ) -> Result<RowSelection> {
         let bitmap = match self.storage_type.as_str() {
             "i" => {
-                let mut bytes = z85(&self.path_or_inline_dv).ok_or_else(|| self.broken("its text is"))?;
-                bytes.truncate(usize::try_from(self.size_in_bytes).unwrap_or(usize::MAX));
+                let mut bytes = z85(&self.path_or_inline_dv).ok_or_else(|| self.broken("its text"))?;
+                bytes.truncate(self.size_in_bytes as usize);
                 bytes
             }
             "u" => self.stored(store, table).await?,
@@ -67,12 +67,12 @@ impl DeletionVector {
                 .hint("purge the table: `REORG TABLE … APPLY (PURGE)`"));
             }
         };
-        let deleted = numbers(&bitmap).ok_or_else(|| self.broken("its bitmap is"))?;
+        let deleted = numbers(&bitmap).ok_or_else(|| self.broken("its bitmap"))?;
         let last = deleted.last().copied();
         if deleted.len() as u64 != self.cardinality || last.is_some_and(|last| last >= rows) {
-            return Err(self.broken("its number of rows is"));
+            return Err(self.broken("its number of rows"));
         }
-        let place = |row: u64| usize::try_from(row).map_err(|_| self.broken("its number of rows is"));
+        let place = |row: u64| usize::try_from(row).map_err(|_| self.broken("its number of rows"));
         let mut left = Vec::with_capacity(deleted.len() + 1);
         let mut next = 0;
         for row in deleted {
@@ -94,13 +94,16 @@ impl DeletionVector {
             .checked_sub(ID)
             .and_then(|end| text.split_at_checked(end));
         let id = split.and_then(|(folder, id)| Some((folder, Uuid::from_slice(&z85(id)?).ok()?)));
-        let (folder, id) = id.ok_or_else(|| self.broken("its name is"))?;
+        let (folder, id) = id.ok_or_else(|| self.broken("its name"))?;
         let mut path = table.clone();
         if !folder.is_empty() {
             path = path.join(folder);
         }
         let path = path.join(format!("deletion_vector_{id}.bin"));
-        let (start, size) = (self.offset.unwrap_or_default(), self.size_in_bytes);
+        let (start, size) = (
+            u64::from(self.offset.unwrap_or_default()),
+            u64::from(self.size_in_bytes),
+        );
         let found = store.get_range(&path, start..start + size + 8).await?;
         let word = |bytes: &[u8]| bytes.first_chunk().map(|word| u32::from_be_bytes(*word));
         let whole = || {
@@ -109,12 +112,12 @@ impl DeletionVector {
             let is_whole = u64::from(word(length)?) == size && word(checksum)? == crc32fast::hash(bitmap);
             is_whole.then(|| bitmap.to_vec())
         };
-        whole().ok_or_else(|| self.broken("its checksum is"))
+        whole().ok_or_else(|| self.broken("its checksum"))
     }
 
     fn broken(&self, what: &str) -> Error {
         Error::invalid(format!(
-            "{what} wrong, of the deletion vector `{}` of the Delta table",
+            "the deletion vector `{}` of the Delta table is broken: {what} is wrong",
             self.id()
         ))
     }
