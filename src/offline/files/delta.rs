@@ -7,7 +7,7 @@ mod log;
 mod schema;
 mod vector;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{cmp::Ordering, collections::HashMap, sync::Arc};
 
 use arrow::datatypes::{DataType, SchemaRef};
 use async_trait::async_trait;
@@ -129,10 +129,11 @@ impl DeltaTable {
                     .get(limit.place - columns.len())
                     .cloned(),
             };
-            match limit.operator {
-                Operator::GtEq => end(&stats.max_values, SLACK).is_none_or(|most| !(most < limit.end)),
-                _ => end(&stats.min_values, -SLACK).is_none_or(|least| !(least > limit.end)),
-            }
+            let (end, useless) = match limit.operator {
+                Operator::GtEq => (end(&stats.max_values, SLACK), Ordering::Less),
+                _ => (end(&stats.min_values, -SLACK), Ordering::Greater),
+            };
+            end.is_none_or(|end| end.partial_cmp(&limit.end) != Some(useless))
         })
     }
 
