@@ -11,7 +11,7 @@ import random
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,13 +26,13 @@ import redis as redis_client
 import harness
 import servers
 
-KILLS = {"sqlite": 50, "postgres": 10, "redis": 40}
+KILLS = {"sqlite": 50, "postgres": 10, "redis": 25, "redis from a table": 15}
 assert sum(KILLS.values()) == 100
 #: Kills before a run may finish.
 MOST_KILLS = 5
 #: As many keys as a run needs to take many times as long as there is between two notes of its progress, on fast machines, too.
-KEYS = {"sqlite": 4_000, "postgres": 4_000, "redis": 5_000}
-BATCH = {"sqlite": 25, "postgres": 25, "redis": 2}
+KEYS = {"sqlite": 4_000, "postgres": 4_000, "redis": 5_000, "redis from a table": 5_000}
+BATCH = {"sqlite": 25, "postgres": 25, "redis": 2, "redis from a table": 2}
 ROWS_OF_A_KEY, FEATURES = 2, 5
 START = datetime(2026, 3, 1, tzinfo=UTC)
 END = START + timedelta(days=1)
@@ -40,7 +40,7 @@ WINDOW = ("materialize", START.strftime("%Y-%m-%dT%H:%M:%S"), END.strftime("%Y-%
 LATER = ("materialize", END.strftime("%Y-%m-%dT%H:%M:%S"), (END + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%S"))
 
 
-def write_rows(path: Path, keys: int) -> None:
+def write_rows(path: Path, keys: int) -> pyarrow.Table:
     """Rows in no order, a few keys' rows with equal event times, and rows later than the window for some keys."""
     draw = random.Random(5)
     rows = []
@@ -60,7 +60,9 @@ def write_rows(path: Path, keys: int) -> None:
         "created": pyarrow.array([row[2] for row in rows], stamp),
     }
     columns |= {f"f{n}": pyarrow.array([row[3][n] for row in rows], pyarrow.float64()) for n in range(FEATURES)}
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    table = pyarrow.table(columns)
+    pyarrow.parquet.write_table(table, path)
+    return table
 
 
 @dataclass
@@ -71,6 +73,13 @@ class Store:
     section: str
     content: Callable[[], Any]
     empty: Callable[[], Any]
+    #: The database whose table the rows are in, when they are in no file.
+    source: dict[str, Any] | None = None
+
+    def ask_source(self, statement: str) -> None:
+        login = dict(self.source or {})
+        with psycopg.connect(dbname=login.pop("database"), **login) as connection:
+            connection.execute(statement)
 
 
 def sqlite_store(folder: Path) -> Store:
@@ -87,8 +96,12 @@ def sqlite_store(folder: Path) -> Store:
     return Store("sqlite", "{type: sqlite, path: data/online.db}", content, empty)
 
 
+def login_of(server: servers.Postgres) -> dict[str, Any]:
+    return {"host": "127.0.0.1", "port": server.port, "user": "thali", "password": servers.PASSWORD}
+
+
 def postgres_store(server: servers.Postgres, database: str) -> Store:
-    login: dict[str, Any] = {"host": "127.0.0.1", "port": server.port, "user": "thali", "password": servers.PASSWORD}
+    login = login_of(server)
 
     def ask(statement: str) -> psycopg.Cursor[Any]:
         connection = psycopg.connect(**login, dbname=database, autocommit=True)
@@ -103,7 +116,7 @@ def postgres_store(server: servers.Postgres, database: str) -> Store:
     )
 
 
-def redis_store(server: servers.Redis) -> Store:
+def redis_store(server: servers.Redis, source: dict[str, Any] | None = None) -> Store:
     client = redis_client.Redis.from_url(server.url)
 
     def content() -> Any:
@@ -114,36 +127,54 @@ def redis_store(server: servers.Redis) -> Store:
         return dict(zip(keys, pipe.execute(), strict=True))
 
     return Store(
-        "redis",
+        "redis from a table" if source else "redis",
         json.dumps({"type": "redis", "connection_string": server.address}),
         content,
         client.flushall,
+        source,
     )
 
 
 @pytest.fixture(params=sorted(KILLS))
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "sqlite":
-        yield sqlite_store(tmp_path)
-    elif request.param == "redis":
-        yield redis_store(request.getfixturevalue("redis"))
-    else:
-        url = request.getfixturevalue("postgres_url")
-        yield postgres_store(request.getfixturevalue("postgres"), url.rsplit("/", 1)[1].split("?")[0])
+        return sqlite_store(tmp_path)
+    if request.param == "redis":
+        return redis_store(request.getfixturevalue("redis"))
+    database = request.getfixturevalue("postgres_url").rsplit("/", 1)[1].split("?")[0]
+    server = request.getfixturevalue("postgres")
+    if request.param == "postgres":
+        return postgres_store(server, database)
+    return redis_store(request.getfixturevalue("redis"), login_of(server) | {"database": database})
+
+
+def fill_table(store: Store, rows: pyarrow.Table) -> None:
+    features = ", ".join(f"f{n} float8" for n in range(FEATURES))
+    store.ask_source(f"CREATE TABLE stats (id bigint, event_timestamp timestamptz, created timestamptz, {features})")
+    login = dict(store.source or {})
+    with psycopg.connect(dbname=login.pop("database"), **login) as connection, connection.cursor() as cursor, cursor.copy("COPY stats FROM STDIN") as copy:
+        for row in zip(*(column.to_pylist() for column in rows.columns)):
+            copy.write_row(row)
 
 
 @pytest.fixture
 def repo(store: Store, tmp_path: Path) -> Path:
     (tmp_path / "data").mkdir()
-    write_rows(tmp_path / "data/stats.parquet", KEYS[store.name])
+    rows = write_rows(tmp_path / "data/stats.parquet", KEYS[store.name])
+    offline: dict[str, Any] = {"type": "file"}
+    source = "type: file, path: data/stats.parquet"
+    if store.source:
+        fill_table(store, rows)
+        offline = {"type": "postgres", "sslmode": "disable", **store.source}
+        source = "type: postgres, table: stats"
     (tmp_path / "feature_store.yaml").write_text(
-        f"project: crash\nprovider: local\nregistry: data/registry.db\nonline_store: {store.section}\noffline_store: {{type: file}}\n"
+        f"project: crash\nprovider: local\nregistry: data/registry.db\nonline_store: {store.section}\noffline_store: {json.dumps(offline)}\n"
         f"entity_key_serialization_version: 3\nmaterialization: {{online_write_batch_size: {BATCH[store.name]}}}\n"
     )
     schema = ", ".join(f"{{name: f{n}, type: Float64}}" for n in range(FEATURES))
     (tmp_path / "definitions.yaml").write_text(
         "entities: [{name: id, join_key: id, value_type: Int64}]\n"
-        "data_sources: [{name: s, type: file, path: data/stats.parquet, timestamp_field: event_timestamp, created_timestamp_column: created}]\n"
+        f"data_sources: [{{name: s, {source}, timestamp_field: event_timestamp, created_timestamp_column: created}}]\n"
         f"feature_views: [{{name: stats, entities: [id], source: s, schema: [{schema}]}}]\n"
     )
     harness.succeed(tmp_path, "apply")
@@ -197,6 +228,29 @@ def test_a_killed_run_goes_on_where_it_was(repo: Path, store: Store) -> None:
             assert last["rowsWritten"] < whole["rowsWritten"] and last["chunks"] < whole["chunks"], last
             went_on.append(last)
     assert went_on, "no run went on where another was"
+
+
+def test_what_was_stored_of_rows_that_changed_is_stored_again(repo: Path, store: Store) -> None:
+    """Between a kill and the next run values change whose times do not."""
+    store.empty()
+    run = start(repo)
+    harness.eventually(lambda: noted(repo) or run.poll() is not None, "something is noted down")
+    run.kill()
+    killed = run.wait() != 0
+    if store.source:
+        store.ask_source("UPDATE stats SET f0 = -f0 - 1")
+    else:
+        path = repo / "data/stats.parquet"
+        rows = pyarrow.parquet.read_table(path)
+        place = rows.column_names.index("f0")
+        pyarrow.parquet.write_table(rows.set_column(place, "f0", pyarrow.array([-value - 1 for value in rows["f0"].to_pylist()])), path)
+    harness.succeed(repo, *WINDOW)
+    resumed = store.content()
+    assert newest_job(repo)["rowsResumed"] == 0
+    store.empty()
+    harness.succeed(repo, *WINDOW)
+    assert resumed == store.content()
+    assert killed, "the run was over before it could be killed"
 
 
 def test_rows_that_are_gone_are_stored_again(repo: Path, store: Store) -> None:

@@ -2,7 +2,9 @@
 //!
 //! Rows are stored pass by pass over ranges of keys, and within a pass part by part of the source, each in
 //! its order, or all of them in the order of their keys. So the range and a count of rows for each part say
-//! what is stored. They hold only for the very same view, window, files and kind of store.
+//! what is stored. They hold only for the very same view, window, rows of the source and kind of store; where a
+//! source cannot tell whether its rows are the same (a query, another offline server), nothing is skipped. All
+//! is stored again then, which is right all the same, as no store goes back in event time.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -26,7 +28,7 @@ pub(super) struct Checkpoint {
     /// The range of keys of the current pass; those before it are stored.
     pub(super) first: u64,
     pub(super) last: u64,
-    /// What the source's files were known by.
+    /// What the source's rows were known by.
     pub(super) source: Option<String>,
     /// Of each part, how many of its first rows are stored as far as they are newest.
     pub(super) stored: Vec<u64>,

@@ -4,7 +4,9 @@
 //! So each key is written once, with its newest row, in whatever order the rows come and however many parts
 //! are read side by side; and memory is bounded by the keys of a range, not by the window. Parts go through
 //! a reader and a writer with a short queue between: a slow store slows the reading down. For a store that
-//! takes rows faster in the order of their keys, the newest rows of all parts are sorted into one.
+//! takes rows faster in the order of their keys, the newest rows of all parts are sorted into one; as they are
+//! when they are from a source of which it is known that it has the same rows, but not that they come in the
+//! same order: what is stored is then known all the same.
 
 use std::{
     sync::{
@@ -209,18 +211,18 @@ impl Copy {
 
     /// The newest rows of the first keys that are not stored, and how many rows those keys have.
     async fn find(self: &Arc<Self>, state: &mut Checkpoint, resumes: bool) -> Result<(Newest, u64)> {
-        let Parts { streams, fingerprint } = self.pull(state, false).await?;
-        let is_same = fingerprint == state.source;
+        let pulled = self.pull(state, false).await?;
+        let parts = self.parts(&pulled);
+        let is_same = pulled.fingerprint.is_some() && pulled.fingerprint == state.source;
         if resumes && !is_same {
             // Other rows than those that were stored may be the newest now.
             state.restart();
         }
-        let parts = self.parts(&streams);
         if !is_same || state.stored.len() != parts {
             state.stored = vec![0; parts];
         }
-        state.source = fingerprint;
-        let placed = state.source.is_some();
+        state.source = pulled.fingerprint;
+        let (streams, placed) = (pulled.streams, state.source.is_some() && pulled.in_order);
         let newest = Arc::new(Mutex::new(Newest::new(
             state.first,
             state.last,
@@ -265,13 +267,14 @@ impl Copy {
         state: &mut Checkpoint,
         resumes: bool,
     ) -> Result<Ended> {
-        let Parts { streams, fingerprint } = self.pull(state, true).await?;
-        let parts = self.parts(&streams);
-        let placed = fingerprint.is_some() && fingerprint == state.source && state.stored.len() == parts;
-        if !placed {
+        let pulled = self.pull(state, true).await?;
+        let (parts, by_key) = (self.parts(&pulled), self.in_key_order(&pulled));
+        let is_same = pulled.fingerprint.is_some() && pulled.fingerprint == state.source;
+        let is_noted = is_same && state.stored.len() == parts;
+        if !is_noted {
             newest.forget_places();
             state.stored = vec![0; parts];
-            state.source = fingerprint;
+            state.source = pulled.fingerprint;
         }
         let pass = Arc::new(Pass {
             copy: Arc::clone(self),
@@ -283,11 +286,13 @@ impl Copy {
         let of_source = |(number, rows)| Part {
             number,
             rows,
-            kind: Rows::OfSource { placed },
+            kind: Rows::OfSource {
+                placed: is_noted && pulled.in_order,
+            },
             stored: 0,
         };
-        let mut parts: Vec<Part> = streams.into_iter().enumerate().map(of_source).collect();
-        if self.in_key_order() {
+        let mut parts: Vec<Part> = pulled.streams.into_iter().enumerate().map(of_source).collect();
+        if by_key {
             let newest = parts.into_iter().map(|part| Arc::clone(&pass).newest(part));
             parts = vec![Part {
                 number: 0,
@@ -320,7 +325,7 @@ impl Copy {
                 _ = notes.tick() => {
                     self.show();
                     let stored = lock(&pass.stored).clone();
-                    if placed && stored != state.stored {
+                    if is_noted && stored != state.stored {
                         state.stored = stored;
                         self.note(state).await?;
                     }
@@ -361,20 +366,27 @@ impl Copy {
         ingest::write_batch(&self.view, self.version(), batch, time, created)
     }
 
-    /// Whether the store wants its rows by their keys.
-    fn in_key_order(&self) -> bool {
-        self.context.online.prefers_key_order(&self.view)
+    /// Whether rows are stored by their keys: the store wants it, or the rows have no other order by which it
+    /// can be told which of them are stored.
+    fn in_key_order(&self, rows: &Parts) -> bool {
+        let is_only_order = rows.fingerprint.is_some() && !rows.in_order;
+        is_only_order || self.context.online.prefers_key_order(&self.view)
     }
 
-    /// In how many parts the rows of these streams are stored.
-    fn parts(&self, streams: &[SendableRecordBatchStream]) -> usize {
-        if self.in_key_order() { 1 } else { streams.len() }
+    /// In how many parts these rows are stored.
+    fn parts(&self, rows: &Parts) -> usize {
+        if self.in_key_order(rows) {
+            1
+        } else {
+            rows.streams.len()
+        }
     }
 
     /// Rows of one write.
     fn rows_of_a_write(&self) -> usize {
         let configured = self.context.config.materialization.online_write_batch_size;
-        let rows = if self.in_key_order() { ORDERED_ROWS } else { ROWS };
+        let ordered = self.context.online.prefers_key_order(&self.view);
+        let rows = if ordered { ORDERED_ROWS } else { ROWS };
         let wanted = rows.min(CELLS / self.view.features.len().max(1));
         configured.unwrap_or(wanted).max(1)
     }

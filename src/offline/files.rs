@@ -68,11 +68,20 @@ pub struct FileStoreConfig {
     pub environment: Environment,
 }
 
+/// By what the rows of a scan are known, in the metadata of its schema: scans of the same rows of the same source
+/// say the same.
+pub const KNOWN_BY: &str = "thali.known_by";
+
 /// Sources that are no files, for a store that joins and pulls them as it does files.
 #[async_trait]
 pub trait Tables: Send + Sync {
-    /// The rows of a source and where they are, for messages; `None` when the source is of another kind.
-    async fn open(&self, source: &DataSource) -> Result<Option<(Arc<dyn TableProvider>, String)>>;
+    /// The rows of a source and where they are, for messages; `None` when the source is of another kind. Scans
+    /// say by what their rows are [known](KNOWN_BY) if they are asked to and it can be told.
+    async fn open(
+        &self,
+        source: &DataSource,
+        known: bool,
+    ) -> Result<Option<(Arc<dyn TableProvider>, String)>>;
 }
 
 /// See the module.
@@ -132,8 +141,13 @@ impl FileStore {
     }
 
     async fn open(&self, source: &DataSource) -> Result<Table> {
+        self.open_known(source, false).await
+    }
+
+    /// Opens a source whose scans may have to say by what their rows are known, which files always do.
+    async fn open_known(&self, source: &DataSource, known: bool) -> Result<Table> {
         if let Some(tables) = &self.tables
-            && let Some((provider, place)) = tables.open(source).await?
+            && let Some((provider, place)) = tables.open(source, known).await?
         {
             return Ok(Table::of(source, provider, place));
         }
@@ -307,7 +321,8 @@ impl OfflineStore for FileStore {
     }
 
     async fn pull_parts(&self, pull: Pull) -> Result<Parts> {
-        self.parts_from(self.open(&pull.source).await?, pull).await
+        self.parts_from(self.open_known(&pull.source, true).await?, pull)
+            .await
     }
 
     async fn append(

@@ -5,9 +5,13 @@
 //! columns in the wanted range of times and keys, and its rows stream past (`scan`); nothing is made in
 //! the server but what is written there. Sources that are files work besides. Times without a zone are
 //! UTC, whatever the server's zone.
+//!
+//! Materialization asks by what rows are known, to go on where it was killed; a table of PostgreSQL's own can
+//! tell (`snapshot`), views, foreign tables and queries cannot.
 
 mod cells;
 mod scan;
+mod snapshot;
 mod source;
 mod text;
 mod write;
@@ -220,11 +224,16 @@ struct OfServer(Arc<Server>);
 
 #[async_trait]
 impl Tables for OfServer {
-    async fn open(&self, source: &DataSource) -> Result<Option<(Arc<dyn TableProvider>, String)>> {
+    async fn open(
+        &self,
+        source: &DataSource,
+        known: bool,
+    ) -> Result<Option<(Arc<dyn TableProvider>, String)>> {
         let Some(lies) = Source::of(source)? else {
             return Ok(None);
         };
         let rows = Rows::open(&self.0, &format!("data source `{}`", source.name), &lies).await?;
+        let rows = if known { rows.known(&lies) } else { rows };
         Ok(Some((Arc::new(rows), lies.to_string())))
     }
 }

@@ -92,9 +92,11 @@ pub struct Pull {
 /// A pull in parts, which may be read side by side.
 pub struct Parts {
     pub streams: Vec<SendableRecordBatchStream>,
-    /// Pulls of the same window with the same fingerprint have the same rows in the same order in each part,
-    /// whatever their columns; `None` where that cannot be told.
+    /// Pulls of the same window with the same fingerprint have the same rows in each part, whatever their
+    /// columns; `None` where that cannot be told.
     pub fingerprint: Option<String>,
+    /// Whether such pulls have them in the same order, too.
+    pub in_order: bool,
 }
 
 impl Parts {
@@ -103,6 +105,7 @@ impl Parts {
         Self {
             streams: vec![rows],
             fingerprint: None,
+            in_order: false,
         }
     }
 }

@@ -38,7 +38,7 @@ const WAITING: usize = 4;
 /// Rows of a batch of newest rows.
 const OUTPUT_ROWS: usize = 1 << 14;
 
-/// The partitions of a scan and what its files are known by.
+/// The partitions of a scan and what its rows are known by.
 type Scanned = (Vec<SendableRecordBatchStream>, Option<String>);
 
 /// What every row of a pull goes through.
@@ -185,6 +185,7 @@ impl FileStore {
         Ok(Parts {
             streams: partitions.into_iter().map(part).collect(),
             fingerprint,
+            in_order: table.is_in_order(),
         })
     }
 

@@ -26,6 +26,7 @@ use object_store::{ObjectStore, ObjectStoreExt as _, path::Path};
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    KNOWN_BY,
     buckets::OneContent,
     delta::DeltaTable,
     location::{Format, Location, Place, Shape},
@@ -270,6 +271,11 @@ impl Table {
         &self.stored
     }
 
+    /// Whether the same rows come in the same order every time.
+    pub(super) fn is_in_order(&self) -> bool {
+        !self.takes_conditions
+    }
+
     /// Whether some columns are names of folders.
     pub(super) fn is_partitioned(&self) -> bool {
         self.is_partitioned
@@ -494,9 +500,11 @@ impl Table {
 }
 
 /// What the files of a scan and their division into partitions come to, in a few letters; files are known by
-/// name, size, time and tag.
+/// name, size, time and tag. What is not in files says itself by what it is known.
 fn fingerprint(plan: &Arc<dyn ExecutionPlan>) -> Option<String> {
-    let exec = plan.downcast_ref::<DataSourceExec>()?;
+    let Some(exec) = plan.downcast_ref::<DataSourceExec>() else {
+        return plan.schema().metadata().get(KNOWN_BY).cloned();
+    };
     let config = exec.data_source().downcast_ref::<FileScanConfig>()?;
     let mut digest = Sha256::new();
     for group in &config.file_groups {

@@ -1,7 +1,10 @@
 //! [`Rows`]: a table or query as a table of the query engine. A scan is one `COPY (SELECT …) TO STDOUT`:
 //! the server sends rows as fast as they are taken, so that a few batches are held, whatever it has.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use arrow::{
     datatypes::{Field, Schema, SchemaRef},
@@ -26,9 +29,13 @@ use tokio::sync::mpsc::Sender;
 use super::{
     ANSWER_LIMIT, Server,
     cells::{Cell, Column, field},
+    snapshot::Snapshot,
     source::{Source, quoted},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    offline::files::KNOWN_BY,
+};
 
 /// Rows of a batch, unless they are long.
 const BATCH_ROWS: usize = 1 << 13;
@@ -49,6 +56,8 @@ pub(super) struct Rows {
     from: String,
     columns: Vec<(String, Cell)>,
     schema: SchemaRef,
+    /// The table, when scans are to say by what their rows are known.
+    known: Option<String>,
 }
 
 impl Rows {
@@ -80,7 +89,17 @@ impl Rows {
             from,
             columns,
             schema,
+            known: None,
         })
+    }
+
+    /// The same, with scans that say by what their rows are known if they are a table's.
+    pub(super) fn known(self, source: &Source) -> Self {
+        let known = match source {
+            Source::Table(name) => Some(name.clone()),
+            Source::Query(_) => None,
+        };
+        Self { known, ..self }
     }
 
     /// All rows and columns.
@@ -115,7 +134,11 @@ impl TableProvider for Rows {
                 &all
             }
         };
-        let scan = Arc::new(Scan::new(self, places, filters));
+        let mut scan = Scan::new(self, places, filters);
+        if let Some(table) = &self.known {
+            scan.hold(table, &self.from, filters).await?;
+        }
+        let scan = Arc::new(scan);
         let schema = Arc::clone(&scan.schema);
         let plan = StreamingTableExec::try_new(schema, vec![scan], None, None, false, None)?;
         Ok(Arc::new(plan))
@@ -129,6 +152,8 @@ struct Scan {
     sql: String,
     cells: Vec<Cell>,
     schema: SchemaRef,
+    /// What the rows are read from, until they are, when they are known.
+    snapshot: Option<Mutex<Option<Snapshot>>>,
 }
 
 impl fmt::Debug for Scan {
@@ -146,11 +171,7 @@ impl Scan {
             cells.push(*cell);
             fields.push(Field::new(name, cell.data_type(), true));
         }
-        let conditions: Vec<String> = filters.iter().filter_map(condition).collect();
-        let wanted = match conditions.join(" AND ") {
-            none if none.is_empty() => none,
-            conditions => format!(" WHERE {conditions}"),
-        };
+        let wanted = conditions(filters);
         let columns = names.join(", ");
         Self {
             server: Arc::clone(&rows.server),
@@ -161,7 +182,19 @@ impl Scan {
             ),
             cells,
             schema: Arc::new(Schema::new(fields)),
+            snapshot: None,
         }
+    }
+
+    /// Holds the rows as they are now and says by what they are known, if that can be told.
+    async fn hold(&mut self, table: &str, from: &str, filters: &[Expr]) -> Result<()> {
+        let snapshot = Snapshot::of(&self.server, table, &format!("{from}{}", conditions(filters))).await?;
+        if let Some((snapshot, known_by)) = snapshot {
+            let metadata = [(KNOWN_BY.to_owned(), known_by)].into();
+            self.schema = Arc::new(self.schema.as_ref().clone().with_metadata(metadata));
+            self.snapshot = Some(Mutex::new(Some(snapshot)));
+        }
+        Ok(())
     }
 
     /// The rows, asked for when the first of them is wanted; forgetting the stream ends the scan.
@@ -177,7 +210,15 @@ impl Scan {
     }
 
     fn reading(&self) -> Reading {
+        let held = self.snapshot.as_ref().map(|held| {
+            let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+            held.take()
+        });
         Reading {
+            from: match held {
+                None => Origin::Now,
+                Some(snapshot) => snapshot.map_or(Origin::Past, Origin::Snapshot),
+            },
             server: Arc::clone(&self.server),
             whose: self.whose.clone(),
             sql: self.sql.clone(),
@@ -196,6 +237,15 @@ impl PartitionStream for Scan {
 
     fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
         self.stream()
+    }
+}
+
+/// What comes after the table, for those conditions that can be said in SQL.
+fn conditions(filters: &[Expr]) -> String {
+    let conditions: Vec<String> = filters.iter().filter_map(condition).collect();
+    match conditions.join(" AND ") {
+        none if none.is_empty() => none,
+        conditions => format!(" WHERE {conditions}"),
     }
 }
 
@@ -232,8 +282,17 @@ fn condition(filter: &Expr) -> Option<String> {
     Some(format!("{} {operator} {literal}", quoted(&column.name)))
 }
 
+/// Where the rows of a scan come from.
+enum Origin {
+    Now,
+    Snapshot(Snapshot),
+    /// A snapshot that was read already.
+    Past,
+}
+
 /// A scan that runs.
 struct Reading {
+    from: Origin,
     server: Arc<Server>,
     whose: String,
     sql: String,
@@ -245,7 +304,15 @@ struct Reading {
 
 impl Reading {
     async fn run(mut self, to: &Sender<datafusion::error::Result<RecordBatch>>) -> Result<()> {
-        let (mut connection, _turn) = self.server.reading().await?;
+        let (mut connection, _turn) = match std::mem::replace(&mut self.from, Origin::Past) {
+            Origin::Now => self.server.reading().await?,
+            Origin::Snapshot(snapshot) => snapshot.into_connection(),
+            Origin::Past => {
+                return Err(Error::internal(
+                    "rows that were held for one reading are read again",
+                ));
+            }
+        };
         let refused = |error| self.server.refused(&self.whose, error);
         let mut chunks = connection.copy_out_raw(&self.sql).await.map_err(refused)?;
         let (mut kept, mut begun) = (Vec::new(), false);
