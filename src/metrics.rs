@@ -77,6 +77,12 @@ pub struct PushLabels {
     pub mode: &'static str,
 }
 
+/// A data source.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SourceLabel {
+    pub data_source: String,
+}
+
 /// A feature service and what became of rows for its log: `written`, `queue_full` or `failed`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct LogLabels {
@@ -199,6 +205,8 @@ pub struct Metrics {
     pub flight_bytes: Family<FlightFlow, Counter>,
     /// Bytes of uploads in memory.
     pub flight_upload_bytes: Gauge,
+    /// Rows that were acknowledged and that their source does not take.
+    pub refused_rows: Family<SourceLabel, Counter>,
     pub log_rows: Family<LogLabels, Counter>,
     /// Rows in the queue.
     pub log_waiting: Gauge,
@@ -247,6 +255,7 @@ impl Metrics {
             flight_rows: Family::default(),
             flight_bytes: Family::default(),
             flight_upload_bytes: Gauge::default(),
+            refused_rows: Family::default(),
             log_rows: Family::default(),
             log_waiting: Gauge::default(),
         };
@@ -462,6 +471,11 @@ impl Metrics {
             "thali_registry_failures",
             "Times the registry could not be looked at",
             self.registry_failures.clone(),
+        );
+        r.register(
+            "thali_push_rows_refused",
+            "Pushed rows that their data source did not take, which are set aside beside the push journal",
+            self.refused_rows.clone(),
         );
         r.register(
             "thali_feature_log_rows",

@@ -163,7 +163,8 @@ pub async fn serve(mut context: Context, options: ServeOptions) -> Result<()> {
     }
 
     if let Some(journal) = context.push_journal.clone() {
-        let appending = journal.run(Arc::clone(&context.offline), stop.clone());
+        let (offline, metrics) = (Arc::clone(&context.offline), Arc::clone(&context.metrics));
+        let appending = journal.run(offline, metrics, stop.clone());
         tasks
             .set
             .spawn_on(named("push journal", appending), context.background.handle());

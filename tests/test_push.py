@@ -185,6 +185,43 @@ def test_rows_that_fit_no_source_are_refused_before_they_are_acknowledged(tmp_pa
     assert sum(offline(repo).values()) == 3
 
 
+def test_rows_that_a_table_refuses_hold_up_no_others(postgres_url: str, tmp_path: Path) -> None:
+    """They are set aside, counted, and appended when the table takes them."""
+    repo = repository(tmp_path, url=postgres_url)
+    engine = sqlalchemy.create_engine(postgres_url, poolclass=sqlalchemy.NullPool)
+
+    def alter(statement: str) -> None:
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.text(f"ALTER TABLE features.stats {statement}"))
+
+    alter("ADD CONSTRAINT lucky CHECK (driver_id <> 13)")
+    alter("ADD CONSTRAINT one UNIQUE (driver_id)")
+    journal = repo / "data/push_journal"
+    node = Node.start(repo, "online")
+    try:
+        # Driver 1 is in the table already.
+        for drivers in ([10, 13, 11], [1], [12]):
+            assert push(node, drivers, "offline")[0] == 202
+        harness.eventually(lambda: offline(repo, postgres_url)[12] == 1, "the others are appended")
+        harness.eventually(lambda: not list(journal.glob("*/*.rows")), "nothing is held up")
+        assert push(node, [14], "offline")[0] == 202
+        harness.eventually(lambda: offline(repo, postgres_url)[14] == 1, "later rows are appended")
+        _, text = harness.http("GET", f"{node.addresses['online']}/metrics")
+        counted = [line for line in text.splitlines() if line.startswith("thali_push_rows_refused_total")]
+        assert [line.split()[-1] for line in counted] == ["2"], counted
+        node.stop()
+    finally:
+        node.kill()
+    assert offline(repo, postgres_url) == Counter([1, 2, 3, 10, 11, 12, 14])
+    alter("DROP CONSTRAINT lucky")
+    (journal / "again").mkdir()
+    for file in journal.glob("refused-*.rows"):
+        file.rename(journal / "again" / file.name)
+    Node.start(repo, "online").stop()
+    assert offline(repo, postgres_url) == Counter([1, 2, 3, 10, 11, 12, 13, 14])
+    assert not list(journal.glob("*/*.rows")) and len(list(journal.glob("refused-*.rows"))) == 1
+
+
 def test_older_rows_count_only_when_they_are_allowed_to(tmp_path: Path) -> None:
     repo = repository(tmp_path, "")
     node = Node.start(repo, "online")

@@ -40,7 +40,7 @@ use self::{
     job::{Job, Place},
     task::{Question, Share},
 };
-use super::store::{EntityRows, HistoricalQuery, OfflineStore, Parts, Pull, bytes_of};
+use super::store::{Appended, EntityRows, HistoricalQuery, OfflineStore, Parts, Pull, bytes_of};
 use crate::{
     error::{Error, Kind, Result},
     proto::feast::core::DataSource,
@@ -369,7 +369,7 @@ impl OfflineStore for Distributed {
         source: &DataSource,
         batches: Vec<RecordBatch>,
         once: Option<&Path>,
-    ) -> Result<u64> {
+    ) -> Result<Appended> {
         self.local.append(source, batches, once).await
     }
 

@@ -46,7 +46,7 @@ use self::{
 };
 use super::{
     asof::{Bounds, Join, Part, Side, Sources, entities::Entities, times::Scale},
-    store::{EntityRows, HistoricalQuery, JoinView, OfflineStore, Parts, Pull},
+    store::{Appended, EntityRows, HistoricalQuery, JoinView, OfflineStore, Parts, Pull},
 };
 use crate::{
     cloud::Environment,
@@ -330,17 +330,18 @@ impl OfflineStore for FileStore {
         source: &DataSource,
         batches: Vec<RecordBatch>,
         once: Option<&Path>,
-    ) -> Result<u64> {
+    ) -> Result<Appended> {
         let location = self.locate(source).await?;
         write::check_source(&location, source)?;
-        match &location.place {
+        let rows = match &location.place {
             Place::Disk(path) => write::append(&self.state, path, &location, source, batches, once).await,
             Place::Cloud(object) => {
                 let (location, table) = self.opened(source).await?;
                 let rows = write::Rows::of(&table, source, &batches)?;
                 upload::append(object, &location, rows, once).await
             }
-        }
+        };
+        rows.map(Appended::all)
     }
 
     async fn save(

@@ -40,7 +40,7 @@ use self::scan::Rows;
 pub(crate) use self::source::{SOURCE_CLASS, Source, options, storage, table_of_storage};
 use super::{
     files::{FileStore, Tables},
-    store::{HistoricalQuery, OfflineStore, Parts, Pull},
+    store::{Appended, HistoricalQuery, OfflineStore, Parts, Pull},
 };
 use crate::{
     config::{
@@ -257,7 +257,7 @@ impl OfflineStore for PostgresStore {
         source: &DataSource,
         batches: Vec<RecordBatch>,
         once: Option<&Path>,
-    ) -> Result<u64> {
+    ) -> Result<Appended> {
         match Source::of(source)? {
             Some(lies) => self.server.append(source, &lies, &batches, once).await,
             None => self.files.append(source, batches, once).await,

@@ -27,7 +27,7 @@ pub use self::server::Server;
 use super::{
     files::FileStore,
     flight::type_named,
-    store::{EntityRows, HistoricalQuery, JoinView, OfflineStore, Parts, Pull},
+    store::{Appended, EntityRows, HistoricalQuery, JoinView, OfflineStore, Parts, Pull},
 };
 use crate::{
     config::schema::{Kind as Holds, Schema as Keys, Unknown, used},
@@ -366,7 +366,7 @@ impl OfflineStore for RemoteStore {
         source: &DataSource,
         batches: Vec<RecordBatch>,
         once: Option<&Path>,
-    ) -> Result<u64> {
+    ) -> Result<Appended> {
         if self.is_here(source).await? {
             return self.files.append(source, batches, once).await;
         }
@@ -397,7 +397,7 @@ impl OfflineStore for RemoteStore {
             Error::invalid(text)
         })?;
         let Some(schema) = batches.first().map(RecordBatch::schema) else {
-            return Ok(0);
+            return Ok(Appended::default());
         };
         let rows = concat_batches(&schema, &batches)?;
         let count = rows.num_rows() as u64;
@@ -405,7 +405,7 @@ impl OfflineStore for RemoteStore {
         self.server
             .write("offline_write_batch", parameters, Some(rows))
             .await?;
-        Ok(count)
+        Ok(Appended::all(count))
     }
 
     async fn save(

@@ -11,6 +11,7 @@ use arrow::{
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use datafusion::execution::SendableRecordBatchStream;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
@@ -110,6 +111,33 @@ impl Parts {
     }
 }
 
+/// What came of an append.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Appended {
+    /// Rows that this call added.
+    pub rows: u64,
+    /// Rows that were left out, in the order of their numbers.
+    pub refused: Vec<Refused>,
+}
+
+impl Appended {
+    /// All rows were added.
+    pub fn all(rows: u64) -> Self {
+        Self {
+            rows,
+            refused: Vec::new(),
+        }
+    }
+}
+
+/// A row that a table does not take for what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Its number among the rows of all batches.
+    pub row: usize,
+    pub reason: String,
+}
+
 /// An offline store.
 #[async_trait]
 pub trait OfflineStore: Send + Sync + 'static {
@@ -124,13 +152,14 @@ pub trait OfflineStore: Send + Sync + 'static {
 
     /// Appends rows to a source, all or nothing; the rows must have the source's columns. With the same marker
     /// in `once`, a file that it writes for itself and the caller removes in the end, another call adds what
-    /// an interrupted one did not, and nothing else.
+    /// an interrupted one did not, and nothing else. There, rows that the source will not take for what is in
+    /// them, a constraint of a table say, are left out; every call tells them.
     async fn append(
         &self,
         source: &DataSource,
         batches: Vec<RecordBatch>,
         once: Option<&Path>,
-    ) -> Result<u64>;
+    ) -> Result<Appended>;
 
     /// Writes a stream as a new data set at the location of `target`.
     async fn save(

@@ -30,7 +30,7 @@ use crate::{
         Object, ObjectKind, ValueType, entity_key,
         value::{Kind, Value},
     },
-    offline::store::{HistoricalQuery, OfflineStore, Pull},
+    offline::store::{Appended, HistoricalQuery, OfflineStore, Pull},
     proto::feast::core,
     registry::{
         Registry,
@@ -66,11 +66,11 @@ impl OfflineStore for MemoryOffline {
         source: &core::DataSource,
         batches: Vec<RecordBatch>,
         _once: Option<&Path>,
-    ) -> Result<u64> {
+    ) -> Result<Appended> {
         let rows = batches.iter().map(RecordBatch::num_rows).sum::<usize>() as u64;
         let named = batches.into_iter().map(|batch| (source.name.clone(), batch));
         self.appended.lock().unwrap().extend(named);
-        Ok(rows)
+        Ok(Appended::all(rows))
     }
 
     async fn save(

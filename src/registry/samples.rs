@@ -20,7 +20,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     model::{FeatureView, Object, ObjectKind},
-    offline::store::{HistoricalQuery, OfflineStore, Pull},
+    offline::store::{Appended, HistoricalQuery, OfflineStore, Pull},
     online::store::{OlderRow, OnlineRead, OnlineStore, RowBatch, Table, WriteBatch},
     proto::feast::core,
 };
@@ -50,7 +50,7 @@ impl OfflineStore for Rows {
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream)))
     }
 
-    async fn append(&self, _: &core::DataSource, _: Vec<RecordBatch>, _: Option<&Path>) -> Result<u64> {
+    async fn append(&self, _: &core::DataSource, _: Vec<RecordBatch>, _: Option<&Path>) -> Result<Appended> {
         Err(Error::unsupported("append"))
     }
 

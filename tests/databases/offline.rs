@@ -21,7 +21,7 @@ use thali::{
     offline::{
         files::{FileStore, FileStoreConfig},
         postgres::PostgresStore,
-        store::{EntityRows, HistoricalQuery, JoinFeature, JoinKey, JoinView, OfflineStore, Pull},
+        store::{Appended, EntityRows, HistoricalQuery, JoinFeature, JoinKey, JoinView, OfflineStore, Pull},
     },
     proto::feast::core::{
         DataSource,
@@ -392,7 +392,8 @@ async fn windows_are_pulled_and_rows_appended() {
         store
             .append(&source("t", "", ""), vec![rows(["x", "ts", "a"])], None)
             .await
-            .unwrap(),
+            .unwrap()
+            .rows,
         1
     );
     assert_eq!(found(Some(13), None, false).await, [Some(7)]);
@@ -407,7 +408,13 @@ async fn windows_are_pulled_and_rows_appended() {
 
 #[tokio::test]
 async fn rows_under_a_marker_are_appended_once() {
-    let place = Place::new(&format!("{DRIVERS}; ALTER TABLE t ADD CHECK (x <> 666)")).await;
+    // It fails for a reason that is not in the rows.
+    let place = Place::new(&format!(
+        "{DRIVERS}; CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.x = 666 THEN \
+         RAISE EXCEPTION 'not now' USING ERRCODE = '55000'; END IF; RETURN NEW; END $$; \
+         CREATE TRIGGER look BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION look()"
+    ))
+    .await;
     let folder = tempfile::tempdir().unwrap();
     let marker = folder.path().join("segment.0");
     let append = async |values: Vec<i64>| {
@@ -424,22 +431,80 @@ async fn rows_under_a_marker_are_appended_once() {
     };
     let added = async || place.cells("SELECT count(*) FROM t WHERE a >= 600").await;
     // A transaction that was noted down and did not happen leaves nothing and is no reason not to try again.
-    assert_eq!(
-        append(vec![665, 666]).await.unwrap_err().kind(),
-        Kind::InvalidArgument
-    );
+    append(vec![665, 666]).await.unwrap_err();
     assert!(marker.exists());
     assert_eq!(added().await, [["0"]]);
-    assert_eq!(append(vec![665, 667]).await.unwrap(), 2);
-    assert_eq!(append(vec![665, 667]).await.unwrap(), 0);
+    assert_eq!(append(vec![665, 667]).await.unwrap().rows, 2);
+    assert_eq!(append(vec![665, 667]).await.unwrap(), Appended::default());
     assert_eq!(added().await, [["2"]]);
     // What cannot be told is neither lost nor added twice.
     fs::write(&marker, "?").unwrap();
     let error = append(vec![665, 667]).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable, "{error}");
     fs::remove_file(&marker).unwrap();
-    assert_eq!(append(vec![668]).await.unwrap(), 1);
+    assert_eq!(append(vec![668]).await.unwrap().rows, 1);
     assert_eq!(added().await, [["3"]]);
+    place.fresh.remove().await;
+}
+
+/// Rows that break constraints, also ones that are checked late, and triggers do not hold up the others.
+#[tokio::test]
+async fn rows_that_a_table_refuses_are_left_out_and_told() {
+    let place = Place::new(&format!(
+        "{DRIVERS}; DELETE FROM t WHERE a IS NULL; ALTER TABLE t ADD CHECK (x <> 7); ALTER TABLE t ALTER a SET NOT NULL; \
+         ALTER TABLE t ADD CONSTRAINT once UNIQUE (a, ts, x) DEFERRABLE INITIALLY DEFERRED; \
+         CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.x = 30 THEN \
+         RAISE EXCEPTION 'not thirty'; END IF; RETURN NEW; END $$; \
+         CREATE TRIGGER look BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION look()"
+    ))
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let batch = |values: Vec<i64>| {
+        let minutes = vec![30; values.len()];
+        let keys = values.iter().map(|value| (*value != 40).then_some(600 + value));
+        let columns = [
+            ("a", Arc::new(keys.collect::<Int64Array>()) as ArrayRef, true),
+            ("ts", times(&minutes), true),
+            ("x", Arc::new(Int64Array::from(values)), true),
+        ];
+        RecordBatch::try_from_iter_with_nullable(columns).unwrap()
+    };
+    // 7 is checked, 30 the trigger's, 40 has no key, and 2 is there twice.
+    let batches = vec![batch(vec![1, 7, 2, 3]), batch((20..45).collect()), batch(vec![2])];
+    let table = source("t", "", "");
+    let append = async |marker: &str| {
+        let marker = folder.path().join(marker);
+        place
+            .store
+            .append(&table, batches.clone(), Some(&marker))
+            .await
+            .unwrap()
+    };
+    let told = |appended: &Appended| {
+        let rows = appended.refused.iter().map(|row| row.row);
+        rows.collect::<Vec<_>>()
+    };
+    let appended = append("one").await;
+    assert_eq!((appended.rows, told(&appended)), (26, vec![1, 14, 24, 29]));
+    let reasons = ["check constraint", "not thirty", "not-null", "once"];
+    for (row, reason) in appended.refused.iter().zip(reasons) {
+        assert!(row.reason.contains(reason), "{}", row.reason);
+    }
+    let again = append("one").await;
+    assert_eq!((again.rows, again.refused), (0, appended.refused));
+    assert_eq!(
+        place.cells("SELECT count(*) FROM t WHERE a >= 600").await,
+        [["26"]]
+    );
+    // When all are refused nothing is added.
+    assert_eq!(told(&append("two").await), (0..30).collect::<Vec<_>>());
+    // Without a marker nobody would be told: all or nothing.
+    let error = place
+        .store
+        .append(&table, batches.clone(), None)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::InvalidArgument);
     place.fresh.remove().await;
 }
 

@@ -398,6 +398,7 @@ async fn appended_rows_are_all_there_whoever_writes_at_once() {
                 .append(&source("d.parquet"), vec![rows], None)
                 .await
                 .unwrap()
+                .rows
         });
     }
     assert_eq!(writers.join_all().await, [1; 8]);
@@ -464,7 +465,8 @@ async fn rows_go_to_a_folder_as_a_new_file() {
         store
             .append(&source("parts"), vec![drivers(), drivers()], None)
             .await
-            .unwrap(),
+            .unwrap()
+            .rows,
         8
     );
     let rows = collect(store.pull(pull(source("parts"), None, None, false)).await)

@@ -20,7 +20,10 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    offline::{asof::times::is_readable, store::check_columns},
+    offline::{
+        asof::times::is_readable,
+        store::{Appended, Refused, check_columns},
+    },
     proto::feast::core::DataSource,
 };
 
@@ -35,47 +38,102 @@ const COLUMNS: &str = "SELECT attname::text, atthasdef OR attidentity <> '' OR a
                        WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
 
 impl Server {
-    /// Adds rows to a source; under a marker, those that an earlier call did not add.
+    /// Adds rows to a source; under a marker, those that an earlier call did not add, without those that the
+    /// table refuses.
     pub(super) async fn append(
         self: &Arc<Self>,
         source: &DataSource,
         lies: &Source,
         batches: &[RecordBatch],
         marker: Option<&Path>,
-    ) -> Result<u64> {
+    ) -> Result<Appended> {
         let whose = format!("data source `{}`", source.name);
         let table = table_of(&whose, lies)?;
         if let Some(marker) = marker
-            && self.is_done(marker).await?
+            && let Some(refused) = self.done(marker).await?
         {
-            return Ok(0);
+            return Ok(Appended { rows: 0, refused });
         }
         let target = self.target(&whose, lies, table).await?;
         let batches = batches.iter().map(|batch| target.fitted(batch, source));
         let batches = together(&batches.collect::<Result<Vec<_>>>()?)?;
         let mut connection = self.writing().await?;
         let mut transaction = self.within(ANSWER_LIMIT, connection.begin()).await?;
+        let mut appended = Appended::default();
         if let Some(marker) = marker {
             let number = sqlx::query_scalar("SELECT txid_current()").fetch_one(&mut *transaction);
             let number: i64 = self.within(ANSWER_LIMIT, number).await?;
-            note(marker, number)
-                .await
-                .map_err(|error| unusable(marker, &error))?;
-        }
-        let mut rows = 0;
-        for batch in &batches {
-            rows += self.copy_in(&mut transaction, &whose, table, batch).await?;
+            note(marker, number, &[]).await?;
+            // Those that can wait are not checked in the end, when it cannot be told which row it was.
+            self.run(
+                &mut transaction,
+                &whose,
+                "SET CONSTRAINTS ALL IMMEDIATE".to_owned(),
+            )
+            .await?;
+            let mut first = 0;
+            for batch in &batches {
+                self.copy_what_fits(&mut transaction, (&whose, table), (first, batch), &mut appended)
+                    .await?;
+                first += batch.num_rows();
+            }
+            if !appended.refused.is_empty() {
+                note(marker, number, &appended.refused).await?;
+            }
+        } else {
+            for batch in &batches {
+                appended.rows += self.copy_in(&mut transaction, &whose, table, batch).await?;
+            }
         }
         self.within(ANSWER_LIMIT, transaction.commit()).await?;
-        Ok(rows)
+        Ok(appended)
     }
 
-    /// Whether the transaction that a marker names has happened. The server knows of each for as long as it
-    /// keeps rows of that age apart, which is hundreds of millions of transactions.
-    async fn is_done(&self, marker: &Path) -> Result<bool> {
+    /// Adds a batch, whose rows are numbered from the `first` on, but for rows that the table refuses: what
+    /// holds one is halved until the row is found, so that few such rows cost few statements.
+    async fn copy_what_fits(
+        &self,
+        connection: &mut PgConnection,
+        (whose, table): (&str, &str),
+        (first, batch): (usize, &RecordBatch),
+        appended: &mut Appended,
+    ) -> Result<()> {
+        // The next is the last.
+        let mut ranges = vec![(0, batch.num_rows())];
+        while let Some((start, rows)) = ranges.pop() {
+            self.run(connection, whose, "SAVEPOINT rows".to_owned()).await?;
+            let copied = self
+                .copy_in(connection, whose, table, &batch.slice(start, rows))
+                .await;
+            match copied {
+                Ok(copied) => appended.rows += copied,
+                Err(error) if !is_about_rows(&error) => return Err(error),
+                Err(error) => {
+                    self.run(connection, whose, "ROLLBACK TO SAVEPOINT rows".to_owned())
+                        .await?;
+                    if rows == 1 {
+                        appended.refused.push(Refused {
+                            row: first + start,
+                            reason: error.message().to_owned(),
+                        });
+                    } else {
+                        let half = rows / 2;
+                        ranges.extend([(start + half, rows - half), (start, half)]);
+                    }
+                }
+            }
+            self.run(connection, whose, "RELEASE SAVEPOINT rows".to_owned())
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// The rows that were refused, if the transaction that a marker names has happened. The server knows of each
+    /// for as long as it keeps rows of that age apart, which is hundreds of millions of transactions.
+    async fn done(&self, marker: &Path) -> Result<Option<Vec<Refused>>> {
         let text = match tokio::fs::read_to_string(marker).await {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(unusable(marker, &error)),
         };
         let unknown = || {
@@ -86,7 +144,7 @@ impl Server {
             Error::unavailable(text)
                 .hint("remove that file when they are not, or the one it is named after when they are")
         };
-        let number: i64 = text.trim().parse().map_err(|_| unknown())?;
+        let (number, refused): (i64, Vec<Refused>) = serde_json::from_str(&text).map_err(|_| unknown())?;
         let (mut connection, _turn) = self.asking().await?;
         let status = sqlx::query_scalar("SELECT txid_status($1)")
             .bind(number)
@@ -94,8 +152,8 @@ impl Server {
         let status: Option<String> = self.within(ANSWER_LIMIT, status).await?;
         self.keep(connection);
         match status.as_deref() {
-            Some("committed") => Ok(true),
-            Some("aborted") => Ok(false),
+            Some("committed") => Ok(Some(refused)),
+            Some("aborted") => Ok(None),
             Some(_) => Err(Error::unavailable(format!(
                 "{} has not ended an earlier write yet",
                 self.place
@@ -244,21 +302,33 @@ fn columns_of(schema: &Schema) -> Result<String> {
     Ok(columns.join(", "))
 }
 
-/// Notes down a transaction before it ends.
-async fn note(marker: &Path, number: i64) -> std::io::Result<()> {
-    let marker = marker.to_owned();
+/// Whether it is what is in the rows that a table refuses: values that are none of its columns' (class 22), its
+/// constraints (23), those of a view (44), or what a trigger of it says.
+fn is_about_rows(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<sqlx::Error>());
+    let said = source.and_then(sqlx::Error::as_database_error);
+    said.and_then(sqlx::error::DatabaseError::code)
+        .is_some_and(|code| ["22", "23", "44"].iter().any(|class| code.starts_with(class)) || code == "P0001")
+}
+
+/// Notes down a transaction before it ends, with the rows that it leaves out.
+async fn note(marker: &Path, number: i64, refused: &[Refused]) -> Result<()> {
+    let text = serde_json::to_string(&(number, refused))
+        .map_err(|error| Error::internal("a marker cannot be written").source_error(error))?;
+    let path = marker.to_owned();
     let written = tokio::task::spawn_blocking(move || {
-        let fresh = marker.with_added_extension("tmp");
+        let fresh = path.with_added_extension("tmp");
         let mut file = File::create(&fresh)?;
-        file.write_all(number.to_string().as_bytes())?;
+        file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        std::fs::rename(&fresh, &marker)?;
-        let folder = marker.parent().filter(|folder| !folder.as_os_str().is_empty());
+        std::fs::rename(&fresh, &path)?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     });
     written
         .await
         .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+        .map_err(|error| unusable(marker, &error))
 }
 
 fn unusable(marker: &Path, error: &std::io::Error) -> Error {

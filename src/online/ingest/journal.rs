@@ -5,9 +5,14 @@
 //! behind is taken over by the next to start. A folder has segments, files of records. A segment that is
 //! complete is appended source by source, each under a marker ([`OfflineStore::append`]), then removed.
 //!
-//! Invariant: a segment is removed before its markers are.
+//! Rows that a source will not take for what is in them hold up no others: they are set aside in a file of
+//! records beside the folders, counted and logged. A folder that such files are moved to is appended as what a
+//! process left behind is, so they can be tried again.
+//!
+//! Invariant: a segment is removed when its refused rows are set aside, and before its markers are.
 
 mod record;
+mod refused;
 mod segment;
 
 use std::{
@@ -28,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use self::segment::{Command, SEGMENT, write_segments};
 use crate::{
     error::{Error, Kind, Result},
+    metrics::Metrics,
     offline::store::OfflineStore,
     proto::feast::core::DataSource,
 };
@@ -157,8 +163,13 @@ impl Journal {
     ///
     /// # Errors
     /// Never; what cannot be appended is logged and tried again.
-    pub async fn run(self: Arc<Self>, store: Arc<dyn OfflineStore>, stop: CancellationToken) -> Result<()> {
-        self.append(store.as_ref()).await;
+    pub async fn run(
+        self: Arc<Self>,
+        store: Arc<dyn OfflineStore>,
+        metrics: Arc<Metrics>,
+        stop: CancellationToken,
+    ) -> Result<()> {
+        self.append(store.as_ref(), &metrics).await;
         while !stop.is_cancelled() {
             tokio::select! {
                 () = tokio::time::sleep(self.options.interval) => {}
@@ -166,7 +177,7 @@ impl Journal {
                 () = stop.cancelled() => {}
             }
             self.seal().await;
-            self.append(store.as_ref()).await;
+            self.append(store.as_ref(), &metrics).await;
         }
         Ok(())
     }
@@ -185,11 +196,11 @@ impl Journal {
     }
 
     /// Appends every complete segment; one that cannot be is left for the next time.
-    async fn append(&self, store: &dyn OfflineStore) {
+    async fn append(&self, store: &dyn OfflineStore, metrics: &Metrics) {
         let segments = std::mem::take(&mut *self.sealed.lock().unwrap_or_else(PoisonError::into_inner));
         let mut left = Vec::new();
         for path in segments {
-            match append_segment(store, &path).await {
+            match append_segment(store, &path, metrics).await {
                 Ok(size) => {
                     self.waiting_bytes.fetch_sub(size, SeqCst);
                 }
@@ -220,20 +231,22 @@ impl Journal {
 }
 
 /// Appends a segment and removes it; answers its size.
-async fn append_segment(store: &dyn OfflineStore, path: &Path) -> Result<u64> {
+async fn append_segment(store: &dyn OfflineStore, path: &Path, metrics: &Metrics) -> Result<u64> {
     let failed =
         |error: std::io::Error| Error::unavailable(format!("push journal `{}`: {error}", path.display()));
     let bytes = tokio::fs::read(path).await.map_err(failed)?;
     let size = bytes.len() as u64;
-    let mut markers = Vec::new();
+    let (mut markers, mut refused) = (Vec::new(), refused::Rows::default());
     for (number, (source, batches)) in record::by_source(bytes.into())?.into_iter().enumerate() {
         let marker = path.with_extension(number.to_string());
-        store
-            .append(&source, batches, Some(&marker))
+        let appended = store
+            .append(&source, batches.clone(), Some(&marker))
             .await
             .map_err(|error| error.context(format!("data source `{}`", source.name)))?;
+        refused.add(source, &batches, &appended.refused)?;
         markers.push(marker);
     }
+    refused.set_aside(path, metrics).map_err(failed)?;
     fs::remove_file(path).map_err(failed)?;
     if let Some(folder) = path.parent() {
         // The removal must not be younger than that of the markers.

@@ -169,7 +169,7 @@ async fn rows_are_added_whoever_writes_at_once() {
                     ("driver", small),
                     ("ts", times(&["13:00:00"])),
                 ]);
-                writers.spawn(async move { store.append(&source, vec![rows], None).await.unwrap() });
+                writers.spawn(async move { store.append(&source, vec![rows], None).await.unwrap().rows });
             }
             assert_eq!(writers.join_all().await, [1; 5]);
             let expected: Vec<_> = (0..5).chain([10, 11, 12, 20]).map(Some).collect();
@@ -202,10 +202,12 @@ async fn what_is_to_be_added_once_is_added_once() {
                     .append(&source, vec![more()], Some(&marker))
                     .await
                     .unwrap()
+                    .rows
             };
             assert_eq!(once().await, 1);
             // As after a crash between the write and the removal of the marker; others have written since.
-            assert_eq!(cloud.store.append(&source, vec![more()], None).await.unwrap(), 1);
+            let added = cloud.store.append(&source, vec![more()], None).await.unwrap();
+            assert_eq!(added.rows, 1);
             assert_eq!(once().await, 0, "{kind:?} {key}");
             std::fs::remove_file(&marker).unwrap();
             assert_eq!(once().await, 1);
@@ -388,7 +390,8 @@ async fn a_store_that_ignores_conditions_is_not_written_through() {
                 .store
                 .append(&cloud.source("parts"), vec![drivers()], None)
                 .await
-                .unwrap(),
+                .unwrap()
+                .rows,
             4
         );
     }
