@@ -142,6 +142,41 @@ def test_a_dataset_of_the_sdk_is_made_again(repo: Path) -> None:
     assert status == 0, moved
 
 
+def test_a_dataset_that_the_sdk_has_a_server_save_has_a_manifest(repo: Path, tmp_path: Path) -> None:
+    from feast import FeatureService, FileSource
+    from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+
+    rows = pq.read_table(repo / "rows.parquet").to_pandas()
+    with harness.Thali.serve(repo) as thali:
+        store = harness.sdk(thali, "small", tmp_path / "client")
+        view = store.get_feature_view("stats")
+        service = FeatureService(name="renamed", features=[view.with_name("other")[["rate"]]])
+        store.apply([service])
+        service = store.get_feature_service("renamed")
+        for name, features, of_service in (("by_list", list(FEATURES), None), ("by_service", service, service)):
+            path = repo / f"data/{name}.parquet"
+            store.registry.apply_data_source(FileSource(path=str(path)), "small")
+            job = store.get_historical_features(rows, features)
+            storage = SavedDatasetFileStorage(path=str(path))
+            store.create_saved_dataset(from_=job, name=name, storage=storage, feature_service=of_service, tags={"team": "ops"})
+            kept = store.get_saved_dataset(name)
+            assert kept.tags == {"team": "ops"} and len(kept.to_df()) == ROWS
+    for name in ("by_list", "by_service"):
+        status, verdict = ask(repo, "dataset", "verify", name)
+        assert (status, verdict["same"], verdict["reasons"], verdict["definition_changes"]) == (0, True, [], []), verdict
+        assert verdict["manifest"]["rows"] == ROWS and verdict["manifest"]["row_hash"] == verdict["stored"]["row_hash"]
+        assert any("stats" in definition for definition in verdict["manifest"]["definition"]["objects"])
+    # What thali makes carries the same, in its tags and with its rows.
+    path = create(repo, "of_thali")
+    manifest = ask(repo, "dataset", "verify", "of_thali")[1]["manifest"]
+    noted = json.loads(pq.read_metadata(path).metadata[b"thali.note"])
+    assert noted["thali.manifest.row-hash"] == manifest["row_hash"]
+    assert ask(repo, "dataset", "verify", "by_list")[1]["manifest"]["definition"] == manifest["definition"]
+    rewrite(repo / "data/stats.parquet", "rate", second_row_is(99.5))
+    status, verdict = ask(repo, "dataset", "verify", "by_service")
+    assert (status, verdict["reasons"]) == (2, ["the rebuilt rows differ from the manifest"])
+
+
 def apply_reference(repo: Path, name: str, dataset: str) -> None:
     """By the SDK, which wants Great Expectations for a reference only to keep its profiler."""
     from feast.protos.feast.core.ValidationProfile_pb2 import GEValidationProfiler

@@ -348,8 +348,11 @@ def test_a_result_is_saved_where_the_server_is_told(place: Place, tmp_path: Path
         store.create_saved_dataset(from_=job, name="kept", storage=SavedDatasetPostgreSQLStorage("kept"), allow_overwrite=True)
     with engine(place.url).connect() as connection:
         kept = connection.execute(sqlalchemy.text("SELECT x, rate, z, weights FROM features.kept ORDER BY label")).mappings().all()
+        comment = connection.execute(sqlalchemy.text("SELECT obj_description('features.kept'::regclass)")).scalar_one()
     for name, values in expected(place, asked).items():
         assert [row[name] for row in kept] == values, name
+    verdict = json.loads(harness.succeed(place.repo, "dataset", "verify", "kept", "--json"))
+    assert verdict["same"] and verdict["manifest"]["row_hash"] == json.loads(comment)["thali.manifest.row-hash"]
 
 
 # --- another server ----------------------------------------------------------------------------------------------------------------

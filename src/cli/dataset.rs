@@ -137,7 +137,8 @@ async fn create(global: &Global, arguments: CreateArguments) -> Outcome {
     let name = request.name.clone();
     create_now(&context, request).await?;
     let catalog = context.registry.fresh_catalog(&context.config.project).await?;
-    if let Some(manifest) = Dataset::open(&context, &catalog, name.trim())?.manifest()? {
+    let made = Dataset::open(&context, &catalog, name.trim())?;
+    if let Some(manifest) = made.manifest().await? {
         output::line(format_args!(
             "{name}: {} rows, row hash {}, definition {}",
             manifest.rows.rows, manifest.rows.row_hash, manifest.definition.hash

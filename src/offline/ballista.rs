@@ -40,7 +40,7 @@ use self::{
     job::{Job, Place},
     task::{Question, Share},
 };
-use super::store::{Appended, EntityRows, HistoricalQuery, OfflineStore, Parts, Pull, bytes_of};
+use super::store::{Appended, EntityRows, HistoricalQuery, Note, OfflineStore, Parts, Pull, bytes_of};
 use crate::{
     error::{Error, Kind, Result},
     proto::feast::core::DataSource,
@@ -378,8 +378,13 @@ impl OfflineStore for Distributed {
         target: &DataSource,
         rows: SendableRecordBatchStream,
         overwrite: bool,
+        note: Option<Note>,
     ) -> Result<u64> {
-        self.local.save(target, rows, overwrite).await
+        self.local.save(target, rows, overwrite, note).await
+    }
+
+    async fn note(&self, source: &DataSource) -> Result<Option<String>> {
+        self.local.note(source).await
     }
 
     fn as_saved(

@@ -2,12 +2,14 @@
 //! out again ([`verify`]), what moved between two of them ([`compare`]), and whether the values of one are
 //! distributed like those of another ([`validate`]).
 //!
-//! Datasets are made by `crate::registry::datasets`; here they are only read.
+//! Datasets are made by `crate::registry::datasets`, or by the SDK over `super::flight`; here their rows are
+//! saved and read.
 
 mod cells;
 pub mod compare;
 mod drift;
 pub mod manifest;
+mod save;
 mod statistics;
 pub mod validate;
 pub mod verify;
@@ -20,9 +22,10 @@ use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
 
 use self::manifest::Manifest;
+pub(crate) use self::save::save;
 use super::{
     postgres,
-    retrieve::{HistoricalRequest, RequestRows, Wanted, historical},
+    retrieve::{Alias, HistoricalRequest, RequestRows, Wanted, historical},
     served_log::LogPlace,
     store::{OfflineStore, Pull, listed},
 };
@@ -69,12 +72,18 @@ impl Dataset {
         })
     }
 
-    /// What it was made of, if thali made it.
+    /// What it was made of, if thali made it, for itself or for the SDK.
     ///
     /// # Errors
-    /// `InvalidArgument` when its tags are malformed.
-    pub fn manifest(&self) -> Result<Option<Manifest>> {
-        Manifest::of_tags(&self.spec.tags)
+    /// `InvalidArgument` when that is malformed, and what the offline store returns.
+    pub async fn manifest(&self) -> Result<Option<Manifest>> {
+        if let Some(manifest) = Manifest::of_tags(&self.spec.tags)? {
+            return Ok(Some(manifest));
+        }
+        match self.offline.note(&self.source).await? {
+            Some(note) => Manifest::of_note(&note),
+            None => Ok(None),
+        }
     }
 
     /// The names of the entities' columns.
@@ -99,8 +108,30 @@ impl Dataset {
 
     fn wanted(&self) -> Wanted {
         match self.spec.feature_service_name.as_str() {
-            "" => Wanted::features(self.spec.features.clone()),
+            "" => Wanted::features(each_once(&self.spec.features)),
             service => Wanted::Service(service.to_owned()),
+        }
+    }
+
+    /// What was asked for when it was made: of the SDK an offline server is told only which features a service has.
+    fn asked(&self, catalog: &Catalog, manifest: Option<&Manifest>) -> Wanted {
+        match (self.wanted(), manifest) {
+            (Wanted::Service(service), Some(manifest)) if !manifest.definition.is_of_service() => {
+                let service = catalog
+                    .service(&service)
+                    .ok()
+                    .and_then(|service| service.spec.as_ref());
+                let projections = service.into_iter().flat_map(|spec| &spec.features);
+                let aliases = projections.map(|projection| Alias {
+                    view: projection.feature_view_name.clone(),
+                    alias: projection.feature_view_name_alias.clone(),
+                });
+                Wanted::Features {
+                    references: each_once(&self.spec.features),
+                    aliases: aliases.filter(|alias| !alias.alias.is_empty()).collect(),
+                }
+            }
+            (wanted, _) => wanted,
         }
     }
 
@@ -212,6 +243,13 @@ impl Readable for ServedLog {
     async fn read(&self) -> Result<SendableRecordBatchStream> {
         every_row(&self.offline, self.source.clone()).await
     }
+}
+
+/// References as they are asked for: the SDK adds the inputs of on-demand views, which may be there already.
+pub(crate) fn each_once(references: &[String]) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let each = references.iter().filter(|reference| seen.insert(*reference));
+    each.cloned().collect()
 }
 
 fn spec_of(dataset: &Object) -> Result<SavedDatasetSpec> {

@@ -10,6 +10,7 @@ mod buckets;
 mod count;
 mod delta;
 mod location;
+mod note;
 mod parts;
 mod pull;
 mod range;
@@ -46,7 +47,7 @@ use self::{
 };
 use super::{
     asof::{Bounds, Join, Part, Side, Sources, entities::Entities, times::Scale},
-    store::{Appended, EntityRows, HistoricalQuery, JoinView, OfflineStore, Parts, Pull},
+    store::{Appended, EntityRows, HistoricalQuery, JoinView, Note, OfflineStore, Parts, Pull},
 };
 use crate::{
     cloud::Environment,
@@ -349,13 +350,19 @@ impl OfflineStore for FileStore {
         target: &DataSource,
         rows: SendableRecordBatchStream,
         overwrite: bool,
+        note: Option<Note>,
     ) -> Result<u64> {
         let location = self.locate(target).await?;
         write::check_target(&location, overwrite)?;
         match &location.place {
-            Place::Disk(path) => write::save(path, &location, rows).await,
-            Place::Cloud(object) => upload::save(object, &location, rows).await,
+            Place::Disk(path) => write::save(path, &location, rows, note).await,
+            Place::Cloud(object) => upload::save(object, &location, rows, note).await,
         }
+    }
+
+    /// A note is in the metadata of a Parquet file; other files have no place for one.
+    async fn note(&self, source: &DataSource) -> Result<Option<String>> {
+        self.open(source).await?.note(&self.state).await
     }
 
     async fn select(&self, sql: &str, sources: &[DataSource]) -> Result<(SchemaRef, Vec<RecordBatch>)> {

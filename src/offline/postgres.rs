@@ -40,7 +40,7 @@ use self::scan::Rows;
 pub(crate) use self::source::{SOURCE_CLASS, Source, options, storage, table_of_storage};
 use super::{
     files::{FileStore, Tables},
-    store::{Appended, HistoricalQuery, OfflineStore, Parts, Pull},
+    store::{Appended, HistoricalQuery, Note, OfflineStore, Parts, Pull},
 };
 use crate::{
     config::{
@@ -269,10 +269,20 @@ impl OfflineStore for PostgresStore {
         target: &DataSource,
         rows: SendableRecordBatchStream,
         overwrite: bool,
+        note: Option<Note>,
     ) -> Result<u64> {
         match Source::of(target)? {
-            Some(lies) => self.server.save(&lies, rows, overwrite).await,
-            None => self.files.save(target, rows, overwrite).await,
+            Some(lies) => self.server.save(&lies, rows, overwrite, note).await,
+            None => self.files.save(target, rows, overwrite, note).await,
+        }
+    }
+
+    /// The comment on a table.
+    async fn note(&self, source: &DataSource) -> Result<Option<String>> {
+        match Source::of(source)? {
+            Some(Source::Table(table)) => self.server.note(&table).await,
+            Some(Source::Query(_)) => Ok(None),
+            None => self.files.note(source).await,
         }
     }
 

@@ -27,7 +27,7 @@ pub use self::server::Server;
 use super::{
     files::FileStore,
     flight::type_named,
-    store::{Appended, EntityRows, HistoricalQuery, JoinView, OfflineStore, Parts, Pull},
+    store::{Appended, EntityRows, HistoricalQuery, JoinView, Note, OfflineStore, Parts, Pull},
 };
 use crate::{
     config::schema::{Kind as Holds, Schema as Keys, Unknown, used},
@@ -413,15 +413,23 @@ impl OfflineStore for RemoteStore {
         target: &DataSource,
         rows: SendableRecordBatchStream,
         overwrite: bool,
+        note: Option<Note>,
     ) -> Result<u64> {
         if self.is_here(target).await? {
-            return self.files.save(target, rows, overwrite).await;
+            return self.files.save(target, rows, overwrite, note).await;
         }
         Err(Error::unsupported(format!(
             "`{}` lies with the remote offline store: rows that are here cannot be saved there",
             target.name
         ))
         .hint("save them as a file, or on the server itself"))
+    }
+
+    async fn note(&self, source: &DataSource) -> Result<Option<String>> {
+        match self.is_here(source).await? {
+            true => self.files.note(source).await,
+            false => Ok(None),
+        }
     }
 
     fn takes_queries(&self) -> bool {

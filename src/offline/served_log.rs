@@ -193,7 +193,7 @@ impl LogPlace {
         );
         let batches = futures::stream::iter(batches.into_iter().map(Ok));
         let rows = Box::pin(RecordBatchStreamAdapter::new(schema, batches));
-        offline.save(&self.at(name), rows, false).await
+        offline.save(&self.at(name), rows, false, None).await
     }
 }
 

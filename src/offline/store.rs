@@ -111,6 +111,9 @@ impl Parts {
     }
 }
 
+/// A text to keep with saved rows, asked for when all of them have passed.
+pub type Note = Box<dyn FnOnce() -> Result<String> + Send>;
+
 /// What came of an append.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Appended {
@@ -161,13 +164,19 @@ pub trait OfflineStore: Send + Sync + 'static {
         once: Option<&Path>,
     ) -> Result<Appended>;
 
-    /// Writes a stream as a new data set at the location of `target`.
+    /// Writes a stream as a new data set at the location of `target`, with a note if its form has a place for one.
     async fn save(
         &self,
         target: &DataSource,
         rows: SendableRecordBatchStream,
         overwrite: bool,
+        note: Option<Note>,
     ) -> Result<u64>;
+
+    /// The note that was saved with the rows of a source, or whatever is in its place.
+    async fn note(&self, _source: &DataSource) -> Result<Option<String>> {
+        Ok(None)
+    }
 
     /// The rows as they will be read when they were saved as `target`.
     ///

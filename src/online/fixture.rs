@@ -30,7 +30,7 @@ use crate::{
         Object, ObjectKind, ValueType, entity_key,
         value::{Kind, Value},
     },
-    offline::store::{Appended, HistoricalQuery, OfflineStore, Pull},
+    offline::store::{Appended, HistoricalQuery, Note, OfflineStore, Pull},
     proto::feast::core,
     registry::{
         Registry,
@@ -78,6 +78,7 @@ impl OfflineStore for MemoryOffline {
         _target: &core::DataSource,
         _rows: SendableRecordBatchStream,
         _overwrite: bool,
+        _note: Option<Note>,
     ) -> Result<u64> {
         Err(Error::unsupported("not needed here"))
     }

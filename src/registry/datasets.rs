@@ -14,8 +14,6 @@ use std::{
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use datafusion::{execution::SendableRecordBatchStream, physical_plan::stream::RecordBatchStreamAdapter};
-use futures::{TryStreamExt, future::ready};
 use prost::Message;
 use tokio::{sync::Semaphore, task::JoinSet};
 use uuid::Uuid;
@@ -31,10 +29,7 @@ use crate::{
     error::{Error, Kind, Result},
     model::{Object, ObjectKind},
     offline::{
-        dataset::{
-            manifest::{Definition, Fingerprinter, Manifest},
-            place_of,
-        },
+        dataset::{manifest::Definition, place_of, save},
         retrieve::{HistoricalRequest, RequestRows, Wanted, historical},
     },
     proto::feast::{
@@ -323,15 +318,9 @@ async fn make(context: &Context, request: &CreateDatasetFromRetrievalRequest) ->
         &request.name,
         storage(&request.storage_type, &request.storage_path, "parquet"),
     )?;
-    let offline = &context.offline;
     let answer = historical(context, &request.project, question).await?;
-    let (answer, taken) = fingerprinted(offline.as_saved(&target, answer)?);
-    offline.save(&target, answer, request.allow_overwrite).await?;
-    let manifest = Manifest {
-        definition,
-        known_as_of,
-        rows: taken.lock().unwrap_or_else(PoisonError::into_inner).finish(),
-    };
+    let (offline, overwrite) = (context.offline.as_ref(), request.allow_overwrite);
+    let manifest = save(offline, &target, answer, overwrite, (definition, known_as_of)).await?;
     let mut dataset = described(&catalog, request, rows.keys, (rows.first, rows.last));
     if let Some(spec) = &mut dataset.spec {
         spec.tags.extend(manifest.tags());
@@ -348,19 +337,6 @@ async fn make(context: &Context, request: &CreateDatasetFromRetrievalRequest) ->
         .apply(&request.project, vec![object], ApplyMode::Single, &author)
         .await
         .map(drop)
-}
-
-/// Rows of which a fingerprint is taken as they pass.
-fn fingerprinted(rows: SendableRecordBatchStream) -> (SendableRecordBatchStream, Arc<Mutex<Fingerprinter>>) {
-    let schema = rows.schema();
-    let taken = Arc::new(Mutex::new(Fingerprinter::new(&schema)));
-    let taking = Arc::clone(&taken);
-    let passed = rows.and_then(move |batch| {
-        let mut taking = taking.lock().unwrap_or_else(PoisonError::into_inner);
-        let added = taking.add(&batch).map(|()| batch);
-        ready(added.map_err(Into::into))
-    });
-    (Box::pin(RecordBatchStreamAdapter::new(schema, passed)), taken)
 }
 
 /// What the registry keeps of the dataset.

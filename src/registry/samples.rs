@@ -20,7 +20,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     model::{FeatureView, Object, ObjectKind},
-    offline::store::{Appended, HistoricalQuery, OfflineStore, Pull},
+    offline::store::{Appended, HistoricalQuery, Note, OfflineStore, Pull},
     online::store::{OlderRow, OnlineRead, OnlineStore, RowBatch, Table, WriteBatch},
     proto::feast::core,
 };
@@ -54,7 +54,13 @@ impl OfflineStore for Rows {
         Err(Error::unsupported("append"))
     }
 
-    async fn save(&self, _: &core::DataSource, _: SendableRecordBatchStream, _: bool) -> Result<u64> {
+    async fn save(
+        &self,
+        _: &core::DataSource,
+        _: SendableRecordBatchStream,
+        _: bool,
+        _: Option<Note>,
+    ) -> Result<u64> {
         Err(Error::unsupported("save"))
     }
 

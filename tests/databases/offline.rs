@@ -519,10 +519,10 @@ async fn a_stream_becomes_a_table_once() {
             .unwrap()
     };
     let target = source("saved", "", "");
-    assert_eq!(store.save(&target, all().await, false).await.unwrap(), 5);
-    let error = store.save(&target, all().await, false).await.unwrap_err();
+    assert_eq!(store.save(&target, all().await, false, None).await.unwrap(), 5);
+    let error = store.save(&target, all().await, false, None).await.unwrap_err();
     assert_eq!(error.kind(), Kind::AlreadyExists, "{error}");
-    assert_eq!(store.save(&target, all().await, true).await.unwrap(), 5);
+    assert_eq!(store.save(&target, all().await, true, None).await.unwrap(), 5);
     assert_eq!(
         place.cells("SELECT a, x, ts FROM saved ORDER BY x LIMIT 1").await,
         [["1", "10", "2026-01-01T00:08:00Z"]]
@@ -530,7 +530,7 @@ async fn a_stream_becomes_a_table_once() {
     // What fails leaves what was there.
     let wrong = source("", "SELECT 1 / (x - 20) AS x, a, ts FROM t", "");
     let broken = store.pull(pull(wrong, None, None, false)).await.unwrap();
-    assert!(store.save(&target, broken, true).await.is_err());
+    assert!(store.save(&target, broken, true, None).await.is_err());
     assert_eq!(place.cells("SELECT count(*) FROM saved").await, [["5"]]);
     place.fresh.remove().await;
 }

@@ -3,7 +3,9 @@
 //!
 //! It lies in the dataset's tags (`thali.manifest.*`). Feast's SDK reads a dataset into an object of its own
 //! and writes that back: tags survive this, new fields of the message would not; and a file beside the rows
-//! would get lost when only the registry moves.
+//! would get lost when only the registry moves. The same is noted with the rows themselves (a Parquet file's
+//! metadata, a table's comment), where it counts when there are no such tags: of a dataset that the SDK has an
+//! offline server save, which is registered by the SDK.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -129,10 +131,11 @@ impl Definition {
                 }
                 json!({"service": name})
             }
-            Wanted::Features { references, .. } => {
+            Wanted::Features { references, aliases } => {
                 for reference in references {
-                    let reference = FeatureRef::parse(reference)?;
-                    pending.push((reference.view, reference.version));
+                    let FeatureRef { view, version, .. } = FeatureRef::parse(reference)?;
+                    let alias = aliases.iter().find(|alias| alias.alias == view);
+                    pending.push((alias.map_or(view, |alias| alias.view.clone()), version));
                 }
                 json!({"features": references})
             }
@@ -187,6 +190,12 @@ impl Definition {
             hash: digest(&canonical(whole)),
             objects,
         })
+    }
+
+    /// Whether it is that of a feature service, not of a list of features.
+    pub(crate) fn is_of_service(&self) -> bool {
+        let service = format!("{} ", ObjectKind::FeatureService.label());
+        self.objects.keys().any(|name| name.starts_with(&service))
     }
 
     /// What is not as in another definition, in words.
@@ -258,6 +267,19 @@ impl Manifest {
             (ROW_HASH, self.rows.row_hash.clone()),
         ];
         tags.map(|(name, value)| (name.to_owned(), value)).into()
+    }
+
+    /// The note that says it.
+    pub(crate) fn note(&self) -> String {
+        json!(self.tags()).to_string()
+    }
+
+    /// The manifest in a note, if it is one.
+    pub(crate) fn of_note(note: &str) -> Result<Option<Self>> {
+        match serde_json::from_str(note) {
+            Ok(tags) => Self::of_tags(&tags),
+            Err(_) => Ok(None),
+        }
     }
 
     /// The manifest among tags, if there is one.

@@ -4,7 +4,7 @@
 //! Both are read side by side once, and once more where they differ, to show how.
 //!
 //! Only the entity rows are held in memory, as in every join. A dataset without a manifest, one that Feast's
-//! SDK made, is compared with what lies in its place.
+//! SDK made by itself, is compared with what lies in its place.
 
 use futures::StreamExt as _;
 use serde::Serialize;
@@ -44,8 +44,9 @@ pub struct Verdict {
 /// # Errors
 /// What reading and joining return, where it is not the dataset's fault.
 pub async fn verify(context: &Context, catalog: &Catalog, dataset: &Dataset) -> Result<Verdict> {
-    let manifest = dataset.manifest()?;
-    let definition = Definition::of(catalog, &dataset.wanted(), dataset.spec.full_feature_names)?;
+    let manifest = dataset.manifest().await?;
+    let asked = dataset.asked(catalog, manifest.as_ref());
+    let definition = Definition::of(catalog, &asked, dataset.spec.full_feature_names)?;
     let mut verdict = Verdict {
         dataset: dataset.name.clone(),
         same: false,

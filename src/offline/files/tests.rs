@@ -488,19 +488,19 @@ async fn a_saved_stream_is_a_file_of_its_own() {
     };
     assert_eq!(
         store
-            .save(&source("out/saved.parquet"), all().await, false)
+            .save(&source("out/saved.parquet"), all().await, false, None)
             .await
             .unwrap(),
         4
     );
     let error = store
-        .save(&source("out/saved.parquet"), all().await, false)
+        .save(&source("out/saved.parquet"), all().await, false, None)
         .await
         .unwrap_err();
     assert_eq!(error.kind(), Kind::AlreadyExists);
     assert_eq!(
         store
-            .save(&source("out/saved.parquet"), all().await, true)
+            .save(&source("out/saved.parquet"), all().await, true, None)
             .await
             .unwrap(),
         4
@@ -511,7 +511,7 @@ async fn a_saved_stream_is_a_file_of_its_own() {
     let broken = datafusion::physical_plan::stream::RecordBatchStreamAdapter::new(drivers().schema(), broken);
     assert!(
         store
-            .save(&source("broken.parquet"), Box::pin(broken), false)
+            .save(&source("broken.parquet"), Box::pin(broken), false, None)
             .await
             .is_err()
     );

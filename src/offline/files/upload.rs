@@ -27,6 +27,7 @@ use crate::{
     backoff::Backoff,
     cloud::is_lost,
     error::{Error, Kind, Result},
+    offline::store::Note,
 };
 
 /// Longer files are sent in parts, for which there are no conditions.
@@ -184,6 +185,7 @@ pub(super) async fn save(
     object: &Object,
     location: &Location,
     rows: SendableRecordBatchStream,
+    note: Option<Note>,
 ) -> Result<u64> {
     let draft = Draft::new(location)?;
     let file = Location {
@@ -191,7 +193,7 @@ pub(super) async fn save(
         shape: Shape::Absent,
         ..location.clone()
     };
-    let count = write::save(&draft.path, &file, rows).await?;
+    let count = write::save(&draft.path, &file, rows, note).await?;
     let exists = || Error::new(Kind::AlreadyExists, format!("`{}` exists already", location.name));
     let is_new = location.shape == Shape::Absent;
     if is_new && draft.size().await? > MOST_AT_ONCE {

@@ -21,17 +21,18 @@ use futures::StreamExt;
 use parquet::{
     arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder},
     basic::{Compression, ZstdLevel},
-    file::properties::WriterProperties,
+    file::{metadata::KeyValue, properties::WriterProperties},
 };
 use tempfile::NamedTempFile;
 
 use super::{
     location::{Format, Location, Shape},
+    note::NOTE,
     table::Table,
 };
 use crate::{
     error::{Error, Kind, Result},
-    offline::store::check_columns,
+    offline::store::{Note, check_columns},
     proto::feast::core::DataSource,
 };
 
@@ -219,6 +220,7 @@ pub(super) async fn save(
     path: &Path,
     location: &Location,
     mut rows: SendableRecordBatchStream,
+    note: Option<Note>,
 ) -> Result<u64> {
     let replaces = location.shape == Shape::File;
     let (schema, path, format) = (rows.schema(), path.to_owned(), location.format);
@@ -236,6 +238,9 @@ pub(super) async fn save(
         complete
             .blocking_recv()
             .map_err(|_| Error::unavailable("the rows to save ended early"))?;
+        if let Some(note) = note {
+            writer.note(note()?);
+        }
         if replaces {
             writer.finish()?
         } else {
@@ -487,6 +492,13 @@ impl Writer {
             _ => Err("the file was not started".to_owned()),
         };
         written.map_err(|error| self.failed(&error))
+    }
+
+    /// Keeps a text with the rows, in a file that has a place for it.
+    fn note(&mut self, text: String) {
+        if let Some(Encoder::Parquet(writer)) = &mut self.encoder {
+            writer.append_key_value_metadata(KeyValue::new(NOTE.to_owned(), text));
+        }
     }
 
     /// Puts the file in its place, over what is there.

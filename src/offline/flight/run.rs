@@ -1,11 +1,12 @@
 //! Runs parsed commands against the catalog and the offline store.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use arrow::{
     array::{ArrayRef, StringArray},
     record_batch::RecordBatch,
 };
+use chrono::Utc;
 use datafusion::{execution::SendableRecordBatchStream, physical_plan::stream::RecordBatchStreamAdapter};
 
 use super::{
@@ -17,6 +18,7 @@ use crate::{
     error::{Error, Kind, Result},
     model::ObjectKind,
     offline::{
+        dataset::{self, each_once, manifest::Definition},
         retrieve::{Alias, HistoricalRequest, RequestRows, Wanted, historical, observed},
         served_log::LogPlace,
         store::Pull,
@@ -64,6 +66,7 @@ async fn features(
     command: Historical,
     upload: Upload,
 ) -> Result<SendableRecordBatchStream> {
+    let wanted = wanted(&command);
     let rows = if !upload.is_placeholder() {
         RequestRows::Given {
             schema: upload.schema,
@@ -77,25 +80,21 @@ async fn features(
             end: command.end,
         }
     };
-    // The SDK adds the inputs of on-demand views, which may have been asked for as well.
-    let mut seen = HashSet::new();
-    let references = command
-        .references
-        .into_iter()
-        .filter(|reference| seen.insert(reference.clone()))
-        .collect();
-    let aliases = command
-        .aliases
-        .into_iter()
-        .map(|(view, alias)| Alias { view, alias })
-        .collect();
     let request = HistoricalRequest {
         rows,
-        wanted: Wanted::Features { references, aliases },
+        wanted,
         full_feature_names: command.full_feature_names,
         filter_by_created: false,
     };
     historical(context, &command.project, request).await
+}
+
+fn wanted(command: &Historical) -> Wanted {
+    let aliases = command.aliases.iter().cloned();
+    Wanted::Features {
+        references: each_once(&command.references),
+        aliases: aliases.map(|(view, alias)| Alias { view, alias }).collect(),
+    }
 }
 
 async fn data_source(context: &Context, name: &str) -> Result<DataSource> {
@@ -219,8 +218,23 @@ async fn persist(
     upload: Upload,
 ) -> Result<()> {
     let target = data_source(context, target).await?;
+    let made_of = match &from {
+        Read::Historical(command) => {
+            let catalog = context.registry.fresh_catalog(&command.project).await?;
+            let definition = Definition::of(&catalog, &wanted(command), command.full_feature_names)?;
+            Some((definition, Utc::now()))
+        }
+        Read::Pull(_) | Read::Columns(_) => None,
+    };
     let rows = read(context, from, upload).await?;
     let offline = Arc::clone(&context.offline);
-    let work = async move { offline.save(&target, rows, allow_overwrite).await };
-    context.background.run(work).await.map(|_| ())
+    let work = async move {
+        match made_of {
+            Some(made_of) => dataset::save(offline.as_ref(), &target, rows, allow_overwrite, made_of)
+                .await
+                .map(drop),
+            None => offline.save(&target, rows, allow_overwrite, None).await.map(drop),
+        }
+    };
+    context.background.run(work).await
 }

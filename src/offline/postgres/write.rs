@@ -22,7 +22,7 @@ use crate::{
     error::{Error, Kind, Result},
     offline::{
         asof::times::is_readable,
-        store::{Appended, Refused, check_columns},
+        store::{Appended, Note, Refused, check_columns},
     },
     proto::feast::core::DataSource,
 };
@@ -186,12 +186,13 @@ impl Server {
         })
     }
 
-    /// Makes a table of a stream.
+    /// Makes a table of a stream; the note is a comment on it.
     pub(super) async fn save(
         &self,
         source: &Source,
         mut rows: SendableRecordBatchStream,
         overwrite: bool,
+        note: Option<Note>,
     ) -> Result<u64> {
         let whose = "the saved dataset";
         let table = table_of(whose, source)?;
@@ -223,8 +224,25 @@ impl Server {
         while let Some(batch) = rows.next().await {
             count += self.copy_in(&mut transaction, whose, table, &batch?).await?;
         }
+        if let Some(note) = note {
+            let quoted = sqlx::query_scalar("SELECT quote_literal($1)").bind(note()?);
+            let quoted = quoted.fetch_one(&mut *transaction);
+            let quoted: String = self.within(ANSWER_LIMIT, quoted).await?;
+            let comment = format!("COMMENT ON TABLE {table} IS {quoted}");
+            self.run(&mut transaction, whose, comment).await?;
+        }
         self.within(ANSWER_LIMIT, transaction.commit()).await?;
         Ok(count)
+    }
+
+    /// The comment on a table.
+    pub(super) async fn note(&self, table: &str) -> Result<Option<String>> {
+        let (mut connection, _turn) = self.asking().await?;
+        let asked = sqlx::query_scalar("SELECT obj_description($1::regclass, 'pg_class')").bind(table);
+        let asked = asked.fetch_one(&mut connection);
+        let asked = self.within(ANSWER_LIMIT, async { Ok(asked.await) }).await?;
+        self.keep(connection);
+        asked.map_err(|error| self.refused(&format!("table `{table}`"), error))
     }
 
     async fn run(&self, connection: &mut PgConnection, whose: &str, statement: String) -> Result<()> {

@@ -168,7 +168,7 @@ async fn what_is_added_and_saved_is_refused() {
     let empty = Box::pin(datafusion::physical_plan::EmptyRecordBatchStream::new(
         drivers().schema(),
     ));
-    let refused = store.save(&source("table"), empty, true).await.unwrap_err();
+    let refused = store.save(&source("table"), empty, true, None).await.unwrap_err();
     assert!(refused.message().contains("a Delta table"), "{refused}");
 }
 

@@ -252,10 +252,16 @@ async fn a_saved_stream_is_an_object_of_its_own() {
                     .await
                     .unwrap()
             };
-            assert_eq!(cloud.store.save(&to, all().await, false).await.unwrap(), rows);
-            let refused = cloud.store.save(&to, all().await, false).await.unwrap_err();
+            assert_eq!(
+                cloud.store.save(&to, all().await, false, None).await.unwrap(),
+                rows
+            );
+            let refused = cloud.store.save(&to, all().await, false, None).await.unwrap_err();
             assert_eq!(refused.kind(), Kind::AlreadyExists, "{kind:?}: {refused}");
-            assert_eq!(cloud.store.save(&to, all().await, true).await.unwrap(), rows);
+            assert_eq!(
+                cloud.store.save(&to, all().await, true, None).await.unwrap(),
+                rows
+            );
             assert_eq!(
                 cloud.x(&format!("out/{from}"), None).await,
                 cloud.x(from, None).await
@@ -265,11 +271,17 @@ async fn a_saved_stream_is_an_object_of_its_own() {
         let broken =
             datafusion::physical_plan::stream::RecordBatchStreamAdapter::new(drivers().schema(), broken);
         let source = cloud.source("broken.parquet");
-        assert!(cloud.store.save(&source, Box::pin(broken), false).await.is_err());
+        assert!(
+            cloud
+                .store
+                .save(&source, Box::pin(broken), false, None)
+                .await
+                .is_err()
+        );
         assert!(!cloud.keys().contains(&cloud.at("broken.parquet")), "{kind:?}");
         let refused = cloud
             .store
-            .save(&cloud.source("out"), Box::pin(empty()), true)
+            .save(&cloud.source("out"), Box::pin(empty()), true, None)
             .await
             .unwrap_err();
         assert_eq!(refused.kind(), Kind::Unsupported, "{refused}");

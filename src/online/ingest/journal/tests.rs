@@ -9,7 +9,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use super::*;
 use crate::{
     metrics::MetricsConfig,
-    offline::store::{Appended, HistoricalQuery, Pull, Refused},
+    offline::store::{Appended, HistoricalQuery, Note, Pull, Refused},
 };
 
 /// Takes no row with a 7.
@@ -56,6 +56,7 @@ impl OfflineStore for NoSevens {
         _target: &DataSource,
         _rows: SendableRecordBatchStream,
         _overwrite: bool,
+        _note: Option<Note>,
     ) -> Result<u64> {
         Err(Error::unsupported("not needed here"))
     }
