@@ -1,5 +1,6 @@
 """What the feature server answered for a feature service, and what the service's log holds of it."""
 
+import json
 import random
 import re
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -145,6 +147,34 @@ def test_every_answer_is_in_the_log_as_it_was_served(repo: Path, tmp_path: Path)
     assert len(log) == sum(len(bonus) for bonus in sent.values())
 
 
+def test_answers_over_grpc_are_logged(repo: Path, tmp_path: Path) -> None:
+    """Both of Feast's services; the service and its logging are defined in YAML."""
+    from feast.protos.feast.serving import GrpcServer_pb2_grpc, ServingService_pb2, ServingService_pb2_grpc
+
+    definitions = repo / "definitions.yaml"
+    logging = "  - {name: logged, features: [stats, better], logging: {path: logs/logged, partition_by: [__log_date]}}\n"
+    definitions.write_text(definitions.read_text() + logging)
+    harness.succeed(repo, "apply")
+    stubs = {"serving": ServingService_pb2_grpc.ServingServiceStub, "server": GrpcServer_pb2_grpc.GrpcFeatureServerStub}
+    for world in served(repo, tmp_path, "{enabled: true}"):
+        with grpc.insecure_channel(f"127.0.0.1:{world.thali.port('online')}") as channel:
+            for id, stub in stubs.items():
+                request = ServingService_pb2.GetOnlineFeaturesRequest(feature_service="logged")
+                for driver in (1, 99):
+                    request.entities["driver_id"].val.add(int64_val=driver)
+                    request.entities["bonus"].val.add(double_val=0.5)
+                answer = stub(channel).GetOnlineFeatures(request, metadata=(("x-request-id", id),))
+                rates = answer.results[list(answer.metadata.feature_names.val).index("rate")]
+                assert list(rates.statuses) == [STATUSES["PRESENT"], STATUSES["NOT_FOUND"]]
+    log = log_of(repo / "logs/logged")
+    assert len(log) == 4
+    for id in stubs:
+        mine = log[log["__request_id"] == id]
+        assert mine["driver_id"].to_list() == [1, 99] and mine["bonus"].to_list() == [0.5, 0.5]
+        assert mine["stats__rate"].to_list()[0] == 0.5 and mine["better__better_rate"].to_list()[0] == 1.0
+        assert mine["stats__rate__status"].to_list() == [STATUSES["PRESENT"], STATUSES["NOT_FOUND"]]
+
+
 def test_the_sdk_reads_and_validates_what_was_served(repo: Path, tmp_path: Path) -> None:
     """Through thali's offline server, and with Feast's own stores on the folder itself."""
     from feast import FeatureStore
@@ -276,8 +306,15 @@ def test_the_log_is_held_against_a_training_set(repo: Path, tmp_path: Path) -> N
         # The first requests were for a driver that does not exist, which are few enough.
         done = harness.run(repo, *validate)
         assert done.returncode == 0, done.stdout + done.stderr
+        between = datetime.now(timezone.utc).isoformat()
         for _ in range(20):
             assert world.ask("checked", [77, 78, 3])[0] == 200
         harness.eventually(lambda: len(log_of(world.path("checked"))) >= 120, "the log is written")
         done = harness.run(repo, *validate)
         assert done.returncode == 2 and "rate: null rate rose" in done.stdout, done.stdout + done.stderr
+        # What was served until then still passes; what was served since is all that fails.
+        rows = {option: json.loads(harness.run(repo, *validate, option, between, "--json").stdout) for option in ("--start", "--end")}
+        assert rows["--end"]["passed"] and not rows["--start"]["passed"]
+        assert rows["--start"]["rows"] == 60 and rows["--start"]["rows"] + rows["--end"]["rows"] == len(log_of(world.path("checked")))
+        refused = harness.run(repo, "validate", "--dataset", "reference", "--reference", "reference", "--start", between)
+        assert refused.returncode != 0 and "--start" in refused.stderr

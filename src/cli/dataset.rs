@@ -5,10 +5,11 @@
 
 use std::process::ExitCode;
 
+use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value as Json, json};
 
-use super::{Global, Outcome, output};
+use super::{Global, Outcome, output, when::moment};
 use crate::{
     offline::dataset::{
         Dataset,
@@ -83,6 +84,12 @@ pub(super) struct ValidateArguments {
     /// What a feature service logged of served requests, instead
     #[arg(long, value_name = "SERVICE", conflicts_with = "dataset")]
     log: Option<String>,
+    /// Of the log, only requests from this moment on
+    #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with = "dataset")]
+    start: Option<DateTime<Utc>>,
+    /// Of the log, only requests up to this moment
+    #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with = "dataset")]
+    end: Option<DateTime<Utc>>,
     /// A validation reference, or a saved dataset
     #[arg(short, long, value_name = "NAME")]
     reference: String,
@@ -272,7 +279,7 @@ pub(super) async fn run_validate(global: &Global, arguments: ValidateArguments) 
     let (context, _telemetry) = global.open("warn").await?;
     let catalog = context.registry.fresh_catalog(&context.config.project).await?;
     let subject = match (arguments.dataset, arguments.log) {
-        (_, Some(service)) => Subject::Log(service),
+        (_, Some(service)) => Subject::Log(service, (arguments.start, arguments.end)),
         (dataset, None) => Subject::Dataset(dataset.unwrap_or_default()),
     };
     let limits = Limits {

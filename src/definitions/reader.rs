@@ -167,6 +167,17 @@ impl<'f> Mapping<'f> {
         }
     }
 
+    /// A number from 0 to 1.
+    pub(super) fn share(&mut self, key: &'static str) -> Option<f32> {
+        let node = self.node(key)?;
+        let number = node.scalar().and_then(|text| text.parse().ok());
+        let share = number.filter(|number| (0.0..=1.0).contains(number));
+        if share.is_none() {
+            self.wrong(key, node.line, "a number from 0 to 1", node);
+        }
+        share
+    }
+
     pub(super) fn duration(&mut self, key: &'static str) -> Option<Duration> {
         let node = self.node(key)?;
         let span = node.scalar().as_deref().and_then(quantity::duration);

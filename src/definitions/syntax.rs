@@ -140,7 +140,17 @@ pub(super) struct ServiceDefinition {
     pub(super) name: Name,
     pub(super) features: Vec<ProjectionDefinition>,
     pub(super) precompute_online: bool,
+    pub(super) logging: Option<LoggingDefinition>,
     pub(super) common: Common,
+}
+
+/// Which of the requests for a service are logged, and into which files.
+#[derive(Debug)]
+pub(super) struct LoggingDefinition {
+    pub(super) path: String,
+    pub(super) s3_endpoint_override: String,
+    pub(super) partition_by: Vec<String>,
+    pub(super) sample_rate: f32,
 }
 
 #[derive(Debug)]
@@ -559,13 +569,30 @@ fn service(file: &File, node: &Node) -> Option<ServiceDefinition> {
         .filter_map(|item| projection(file, item))
         .collect();
     let precompute_online = mapping.bool("precompute_online").unwrap_or_default();
+    let logging = mapping.node("logging").and_then(|node| logging(file, node));
     let common = common(&mut mapping);
     mapping.finish();
     Some(ServiceDefinition {
         name: name?,
         features,
         precompute_online,
+        logging,
         common,
+    })
+}
+
+fn logging(file: &File, node: &Node) -> Option<LoggingDefinition> {
+    let mut mapping = Mapping::new(file, node, "logging")?;
+    let path = mapping.required("path");
+    let s3_endpoint_override = mapping.text("s3_endpoint_override").unwrap_or_default();
+    let partition_by = mapping.texts("partition_by");
+    let sample_rate = mapping.share("sample_rate").unwrap_or(1.0);
+    mapping.finish();
+    Some(LoggingDefinition {
+        path: path?.text,
+        s3_endpoint_override,
+        partition_by,
+        sample_rate,
     })
 }
 

@@ -104,6 +104,46 @@ fn what_is_exported_comes_back_equal() {
     }
 }
 
+#[test]
+fn services_say_what_of_them_is_logged() {
+    let text = "\
+entities: [{name: airport, join_key: origin, value_type: String}]
+data_sources: [{name: weather, type: file, path: x, timestamp_field: t}]
+feature_views:
+  - {name: v, entities: [airport], source: weather, schema: [{name: x, type: Float64}]}
+feature_services:
+  - name: some
+    features: [v]
+    logging: {path: logs/some, sample_rate: 0.1, partition_by: [__log_date]}
+  - {name: all, features: [v], logging: {path: logs/all}}
+";
+    let built = build_with(text, &Schemas::new()).unwrap();
+    let logging = |name: &str| {
+        let service = built.iter().find(|object| object.name == name).unwrap();
+        service.to_json().unwrap()["spec"]["loggingConfig"].clone()
+    };
+    let file = serde_json::json!({"path": "logs/some", "partitionBy": ["__log_date"]});
+    assert_eq!(logging("some")["fileDestination"], file);
+    assert_eq!(logging("some")["sampleRate"].to_string(), "0.1");
+    assert_eq!(logging("all")["sampleRate"], 1.0);
+    let exported = export("ref", &built).unwrap();
+    assert!(!exported.contains("proto:"), "{exported}");
+    let again = build_with(&exported, &Schemas::new()).unwrap();
+    for (before, after) in built.iter().zip(&again) {
+        assert_eq!(before.to_json().unwrap(), after.to_json().unwrap());
+    }
+    let found = problems(&text.replace("0.1, partition_by", "2, partition"));
+    assert_eq!(
+        found,
+        [
+            "d.yaml:8: `sample_rate`: logging: a number from 0 to 1 is wanted here, not `2`",
+            "d.yaml:8: `partition`: unknown key in this logging (did you mean `partition_by`?)",
+        ]
+    );
+    let found = problems(&text.replace("path: logs/all", "sample_rate: 0"));
+    assert_eq!(found, ["d.yaml:9: logging without `path`"]);
+}
+
 /// A registry as the SDK makes it, with what no section can express.
 fn foreign() -> Vec<Object> {
     let mut objects = build_with(FEAST_YAML, &weather()).unwrap();
@@ -147,7 +187,7 @@ fn foreign() -> Vec<Object> {
         r#"{"spec": {"name": "mixed", "project": "ref", "features": [
             {"featureViewName": "python", "featureColumns": [{"name": "x", "valueType": "DOUBLE"}], "viewType": "featureView"},
             {"featureViewName": "gone", "featureColumns": [{"name": "z", "valueType": "INT32"}], "viewType": "featureView"}],
-            "loggingConfig": {"sampleRate": 0.5, "fileDestination": {"path": "logs"}}}}"#,
+            "loggingConfig": {"sampleRate": 0.5, "redshiftDestination": {"tableName": "logs"}}}}"#,
     );
     objects
 }

@@ -18,6 +18,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
 
@@ -39,6 +40,9 @@ use crate::{
 
 /// Columns that Feast takes for the time of a row, in this order.
 const TIMES: [&str; 3] = ["event_timestamp", "datetime", "timestamp"];
+
+/// The first moment of rows and their last, both included; where there is none, the window is open.
+pub type Window = (Option<DateTime<Utc>>, Option<DateTime<Utc>>);
 
 /// Rows that can be read more than once.
 #[async_trait]
@@ -185,7 +189,7 @@ impl Dataset {
 impl Readable for Dataset {
     async fn read(&self) -> Result<SendableRecordBatchStream> {
         let columns = self.columns().await?;
-        columns_of(&self.offline, self.source.clone(), columns).await
+        columns_of(&self.offline, self.source.clone(), columns, (None, None)).await
     }
 }
 
@@ -201,7 +205,7 @@ impl Readable for Rebuilt<'_> {
     async fn read(&self) -> Result<SendableRecordBatchStream> {
         let dataset = self.dataset;
         let columns = dataset.entity_columns(self.catalog).await?;
-        let rows = columns_of(&dataset.offline, dataset.source.clone(), columns).await?;
+        let rows = columns_of(&dataset.offline, dataset.source.clone(), columns, (None, None)).await?;
         let request = HistoricalRequest {
             rows: RequestRows::Given {
                 schema: rows.schema(),
@@ -220,19 +224,21 @@ impl Readable for Rebuilt<'_> {
 /// What a feature service logged of served requests.
 pub struct ServedLog {
     source: DataSource,
+    window: Window,
     offline: Arc<dyn OfflineStore>,
 }
 
 impl ServedLog {
-    /// The log of a service.
+    /// The log of a service, of requests in a window.
     ///
     /// # Errors
     /// `FeatureServiceNotFound`, and as [`LogPlace::of`].
-    pub fn open(context: &Context, catalog: &Catalog, service: &str) -> Result<Self> {
+    pub fn open(context: &Context, catalog: &Catalog, service: &str, window: Window) -> Result<Self> {
         let spec = catalog.service(service)?.spec.clone().unwrap_or_default();
         let source = LogPlace::of(&spec)?.source();
         Ok(Self {
             source,
+            window,
             offline: Arc::clone(&context.offline),
         })
     }
@@ -241,7 +247,7 @@ impl ServedLog {
 #[async_trait]
 impl Readable for ServedLog {
     async fn read(&self) -> Result<SendableRecordBatchStream> {
-        every_row(&self.offline, self.source.clone()).await
+        rows_of(&self.offline, self.source.clone(), self.window).await
     }
 }
 
@@ -307,16 +313,25 @@ pub(crate) async fn every_row(
     offline: &Arc<dyn OfflineStore>,
     source: DataSource,
 ) -> Result<SendableRecordBatchStream> {
-    let schema = offline.schema(&source).await?;
-    let columns = schema.fields().iter().map(|field| field.name().clone());
-    columns_of(offline, source, columns.collect()).await
+    rows_of(offline, source, (None, None)).await
 }
 
-/// These columns of every row of a source.
+async fn rows_of(
+    offline: &Arc<dyn OfflineStore>,
+    source: DataSource,
+    window: Window,
+) -> Result<SendableRecordBatchStream> {
+    let schema = offline.schema(&source).await?;
+    let columns = schema.fields().iter().map(|field| field.name().clone());
+    columns_of(offline, source, columns.collect(), window).await
+}
+
+/// These columns of the rows of a source.
 async fn columns_of(
     offline: &Arc<dyn OfflineStore>,
     mut source: DataSource,
     columns: Vec<String>,
+    (start, end): Window,
 ) -> Result<SendableRecordBatchStream> {
     if source.timestamp_field.is_empty() {
         source.timestamp_field = time_column(&offline.schema(&source).await?);
@@ -327,8 +342,8 @@ async fn columns_of(
         source: Arc::new(source),
         join_keys: Vec::new(),
         features,
-        start: None,
-        end: None,
+        start,
+        end,
         latest_only: false,
     };
     offline.pull(pull).await

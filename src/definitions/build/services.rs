@@ -2,12 +2,16 @@
 
 use super::Builder;
 use crate::{
-    definitions::syntax::{ACTIONS, PERMISSION_TYPES, PolicyDefinition, StorageKind},
+    definitions::syntax::{ACTIONS, LoggingDefinition, PERMISSION_TYPES, PolicyDefinition, StorageKind},
     model::{FeatureRef, ObjectKind},
     offline::postgres,
     proto::feast::core::{
-        self, CombinedGroupNamespacePolicy, GroupBasedPolicy, NamespaceBasedPolicy, RoleBasedPolicy,
-        data_source::FileOptions, policy::PolicyType, saved_dataset_storage::Kind,
+        self, CombinedGroupNamespacePolicy, GroupBasedPolicy, LoggingConfig, NamespaceBasedPolicy,
+        RoleBasedPolicy,
+        data_source::FileOptions,
+        logging_config::{Destination, FileDestination},
+        policy::PolicyType,
+        saved_dataset_storage::Kind,
     },
 };
 
@@ -39,7 +43,7 @@ impl Builder<'_> {
                 description: definition.common.description.clone(),
                 owner: definition.common.owner.clone(),
                 precompute_online: definition.precompute_online,
-                logging_config: None,
+                logging_config: definition.logging.as_ref().map(logging),
             };
             let service = core::FeatureService {
                 spec: Some(spec),
@@ -151,6 +155,23 @@ impl Builder<'_> {
                 .suggest(&parsed.feature, known.iter().map(String::as_str));
             self.report(problem);
         }
+    }
+}
+
+fn logging(definition: &LoggingDefinition) -> LoggingConfig {
+    let LoggingDefinition {
+        path,
+        s3_endpoint_override,
+        partition_by,
+        sample_rate,
+    } = definition;
+    LoggingConfig {
+        sample_rate: *sample_rate,
+        destination: Some(Destination::FileDestination(FileDestination {
+            path: path.clone(),
+            s3_endpoint_override: s3_endpoint_override.clone(),
+            partition_by: partition_by.clone(),
+        })),
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
         self, FeatureSpecV2,
         data_source::{Options, SourceType},
         file_format::Format,
+        logging_config::Destination,
         on_demand_source::Source,
         policy::PolicyType,
         saved_dataset_storage::Kind,
@@ -320,12 +321,29 @@ fn service(spec: &core::FeatureServiceSpec) -> Option<Json> {
         .iter()
         .map(|part| projection(part, true))
         .collect::<Option<_>>()?;
-    Entry::default()
+    let mut entry = Entry::default()
         .text("name", &spec.name)
         .list("features", features)
-        .switch("precompute_online", spec.precompute_online, false)
-        .common(&spec.description, &spec.tags, &spec.owner)
-        .done()
+        .switch("precompute_online", spec.precompute_online, false);
+    if let Some(config) = &spec.logging_config {
+        entry = entry.put("logging", logging(config)?);
+    }
+    entry.common(&spec.description, &spec.tags, &spec.owner).done()
+}
+
+fn logging(config: &core::LoggingConfig) -> Option<Json> {
+    let Some(Destination::FileDestination(file)) = &config.destination else {
+        return None;
+    };
+    let mut entry = Entry::default()
+        .text("path", &file.path)
+        .text("s3_endpoint_override", &file.s3_endpoint_override)
+        .texts("partition_by", &file.partition_by);
+    if config.sample_rate < 1.0 {
+        // By its shortest text: 0.1, not what a double makes of it.
+        entry = entry.put("sample_rate", config.sample_rate.to_string().parse::<f64>().ok()?);
+    }
+    entry.done()
 }
 
 fn permission(spec: &core::PermissionSpec) -> Option<Json> {

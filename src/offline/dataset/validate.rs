@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::{
-    Dataset, Readable, ServedLog,
+    Dataset, Readable, ServedLog, Window,
     drift::{Measure, index_of_categories, index_of_numbers, kolmogorov_smirnov},
     statistics::{Column, Sort, Statistics},
 };
@@ -48,8 +48,8 @@ impl Default for Limits {
 pub enum Subject {
     /// A saved dataset.
     Dataset(String),
-    /// What a feature service logged of served requests.
-    Log(String),
+    /// What a feature service logged of the requests served in a window.
+    Log(String, Window),
 }
 
 /// One side of a column.
@@ -125,12 +125,12 @@ pub async fn validate(
             keys.extend_from_slice(dataset.join_keys());
             (name.clone(), Box::new(dataset))
         }
-        Subject::Log(service) => {
-            let log = ServedLog::open(context, catalog, service)?;
+        Subject::Log(service, window) => {
+            let log = ServedLog::open(context, catalog, service, *window)?;
             (format!("log of {service}"), Box::new(log))
         }
     };
-    let is_log = matches!(subject, Subject::Log(_));
+    let is_log = matches!(subject, Subject::Log(..));
     report(&known, opened.1.as_ref(), is_log, &keys, limits)
         .await
         .map(|report| Report {
