@@ -124,7 +124,8 @@ feature_services:
     };
     let file = serde_json::json!({"path": "logs/some", "partitionBy": ["__log_date"]});
     assert_eq!(logging("some")["fileDestination"], file);
-    assert_eq!(logging("some")["sampleRate"].to_string(), "0.1");
+    let rate: f32 = serde_json::from_value(logging("some")["sampleRate"].clone()).unwrap();
+    assert_eq!(rate.to_string(), "0.1");
     assert_eq!(logging("all")["sampleRate"], 1.0);
     let exported = export("ref", &built).unwrap();
     assert!(!exported.contains("proto:"), "{exported}");
