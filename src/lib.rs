@@ -4,7 +4,7 @@
 //!
 //! 1. the kernel, which knows neither stores nor servers: [`error`], [`proto`], [`model`], [`metrics`],
 //!    [`telemetry`], [`database`] (connections to SQL databases, not what is in them), `aws` (credentials),
-//!    [`cloud`] (object stores), `backoff` (pauses between tries);
+//!    [`cloud`] (object stores), `backoff` (pauses between tries), `durable` (files that outlast a crash);
 //! 2. configuration: [`config`];
 //! 3. the stores, contracts with their backends: [`registry::store`], [`online::store`],
 //!    [`offline::store`] (with [`offline::files`] and [`offline::served_log`]), [`schedule::ledger`];
@@ -26,6 +26,7 @@ pub mod config;
 pub mod context;
 pub mod database;
 pub mod definitions;
+mod durable;
 pub mod error;
 pub mod http;
 pub mod materialize;

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     cloud::is_lost,
+    durable,
     error::{Error, Kind, Result},
     offline::store::Note,
 };
@@ -89,12 +90,7 @@ async fn marked(marker: &Path) -> Result<Uuid> {
             let failed = |error: std::io::Error| {
                 Error::unavailable(format!("marking a write in `{}`: {error}", marker.display()))
             };
-            let fresh = marker.with_added_extension("tmp");
-            let mut file = std::fs::File::create(&fresh).map_err(failed)?;
-            std::io::Write::write_all(&mut file, id.to_string().as_bytes()).map_err(failed)?;
-            file.sync_all().map_err(failed)?;
-            std::fs::rename(&fresh, &marker).map_err(failed)?;
-            write::sync_folder(&marker).map_err(failed)
+            durable::replace(&marker, id.to_string().as_bytes()).map_err(failed)
         }
     })
     .await?;

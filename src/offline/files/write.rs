@@ -31,6 +31,7 @@ use super::{
     table::Table,
 };
 use crate::{
+    durable::{self, sync_folder},
     error::{Error, Kind, Result},
     offline::store::{Note, check_columns},
     proto::feast::core::DataSource,
@@ -304,22 +305,11 @@ impl Once {
     fn put(&self, written: &Path, path: &Path) -> Result<()> {
         let failed = |error| self.failed(&error);
         let written = std::path::absolute(written).map_err(failed)?;
-        let fresh = self.marker.with_added_extension("tmp");
-        let mut file = File::create(&fresh).map_err(failed)?;
-        file.write_all(written.as_os_str().as_bytes()).map_err(failed)?;
-        file.sync_all().map_err(failed)?;
-        std::fs::rename(&fresh, &self.marker).map_err(failed)?;
-        sync_folder(&self.marker).map_err(failed)?;
+        durable::replace(&self.marker, written.as_os_str().as_bytes()).map_err(failed)?;
         sync_folder(&written).map_err(failed)?;
         std::fs::rename(&written, path).map_err(failed)?;
         sync_folder(path).map_err(failed)
     }
-}
-
-/// Sees the folder's names onto the disk.
-pub(super) fn sync_folder(path: &Path) -> std::io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 pub(super) async fn blocking<T: Send + 'static>(

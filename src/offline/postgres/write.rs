@@ -1,6 +1,6 @@
 //! Writing tables: rows go in with `COPY` in one transaction, so all of them are there or none.
 
-use std::{fs::File, io::Write as _, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use arrow::{
     array::{Array as _, ArrayRef},
@@ -19,6 +19,7 @@ use super::{
     text::{column_type, write_csv},
 };
 use crate::{
+    durable,
     error::{Error, Kind, Result},
     offline::{
         asof::times::is_readable,
@@ -334,15 +335,7 @@ async fn note(marker: &Path, number: i64, refused: &[Refused]) -> Result<()> {
     let text = serde_json::to_string(&(number, refused))
         .map_err(|error| Error::internal("a marker cannot be written").source_error(error))?;
     let path = marker.to_owned();
-    let written = tokio::task::spawn_blocking(move || {
-        let fresh = path.with_added_extension("tmp");
-        let mut file = File::create(&fresh)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&fresh, &path)?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
-    });
+    let written = tokio::task::spawn_blocking(move || durable::replace(&path, text.as_bytes()));
     written
         .await
         .unwrap_or_else(|error| Err(std::io::Error::other(error)))

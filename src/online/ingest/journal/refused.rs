@@ -1,17 +1,13 @@
 //! [`Rows`]: rows of a segment that their source will not take, on their way to a file of their own.
 
-use std::{
-    fs::{self, File},
-    io::Write as _,
-    path::Path,
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 
 use super::{record, segment::SEGMENT};
 use crate::{
+    durable,
     error::Result,
     metrics::{Metrics, SourceLabel},
     offline::store::Refused,
@@ -73,14 +69,7 @@ impl Rows {
         };
         let (name, number) = (name.display(), number.display());
         let path = journal.join(format!("{PREFIX}-{name}-{number}.{SEGMENT}"));
-        let fresh = path.with_added_extension("tmp");
-        let mut file = File::create(&fresh)?;
-        self.records
-            .iter()
-            .try_for_each(|record| file.write_all(record))?;
-        file.sync_all()?;
-        fs::rename(&fresh, &path)?;
-        File::open(journal)?.sync_all()?;
+        durable::replace(&path, &self.records.concat())?;
         for (source, rows, reason) in &self.sources {
             tracing::error!(source, rows, reason, file = %path.display(), "pushed rows were refused and set aside");
             let label = SourceLabel {
