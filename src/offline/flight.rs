@@ -54,6 +54,11 @@ const HEADER_BYTES: usize = 1 << 20;
 /// Errors travel in HTTP headers, which many peers limit to 8 KiB, and percent-encoding swells them.
 const MESSAGE_BYTES: usize = 2_000;
 
+/// A parameter of `get_historical_features` that Feast has not: only rows created by the entity row's time count.
+/// An answer to which it was applied says so in its schema's metadata under the same name, since a server that
+/// does not know it passes over it.
+pub(super) const KNOWN_AS_OF: &str = "thali.known_as_of";
+
 /// The Flight service over a context's stores. An answer's messages may be as big as they are, a client's as
 /// big as a whole upload.
 pub fn service(context: Context) -> FlightServiceServer<Server> {

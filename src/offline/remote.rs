@@ -3,7 +3,13 @@
 //!
 //! The server knows views and sources by the names under which they are registered, so both sides share a
 //! registry or have the same definitions. What lies here is read and written here: files of entity rows and
-//! of saved datasets are no registered sources. On-demand views are computed here.
+//! of saved datasets are no registered sources. On-demand views are computed here. Leaving out rows by when they were
+//! created is no part of Feast's protocol: thali's server does it, and of another it is noticed that it did not.
+//!
+//! What cannot be had over that protocol, whoever the server is: appending once and no more, since a write whose
+//! answer got lost may have happened, and the server cannot be asked; saving rows in the server's tables, since
+//! its `persist` makes the rows itself, where on-demand views and what is asked in parts are put together here; and
+//! going on with a materialization that was killed, since nothing says whether the source is what it was.
 
 mod features;
 mod server;
@@ -26,7 +32,7 @@ use self::features::{Again, Answer, Asked, Beside, Group, found};
 pub use self::server::Server;
 use super::{
     files::FileStore,
-    flight::type_named,
+    flight::{KNOWN_AS_OF, type_named},
     store::{Appended, EntityRows, HistoricalQuery, JoinView, Note, OfflineStore, Parts, Pull},
 };
 use crate::{
@@ -91,8 +97,8 @@ impl RemoteStore {
         Ok(catalog.object(ObjectKind::DataSource, &source.name).is_none())
     }
 
-    /// What is asked of a group of views.
-    fn question(&self, group: &Group) -> Json {
+    /// What is asked of a group of views, with or without rows that were created later than they are asked for.
+    fn question(&self, group: &Group, known_as_of: bool) -> Json {
         let plain = |view: &JoinView| view.name.split("@v").next().unwrap_or_default().to_owned();
         let views: Vec<String> = group.views.iter().map(plain).collect();
         let references = group.views.iter().flat_map(|view| {
@@ -101,19 +107,24 @@ impl RemoteStore {
                 .iter()
                 .map(move |feature| reference(&feature.source_column))
         });
-        json!({
+        let mut question = json!({
             "name_aliases": vec![Json::Null; views.len()],
             "feature_view_names": views,
             "feature_refs": references.collect::<Vec<_>>(),
             "project": self.project,
             "full_feature_names": true,
-        })
+        });
+        if known_as_of {
+            question[KNOWN_AS_OF] = json!(true);
+        }
+        question
     }
 
     async fn beside(
         &self,
         views: Vec<JoinView>,
         (schema, batches, time): (SchemaRef, Vec<RecordBatch>, String),
+        known_as_of: bool,
     ) -> Result<SendableRecordBatchStream> {
         let wanted: Vec<String> = outputs(&views).collect();
         let mut answers = Vec::new();
@@ -123,7 +134,7 @@ impl RemoteStore {
                 0 => None,
                 _ => {
                     let upload = Some(asked.upload.clone());
-                    let question = self.question(&group);
+                    let question = self.question(&group, known_as_of);
                     Some(
                         self.server
                             .read("get_historical_features", question, upload)
@@ -133,7 +144,7 @@ impl RemoteStore {
             };
             let again = group.one_by_one().into_iter().map(|(view, features)| Again {
                 server: self.server.clone(),
-                question: self.question(&view),
+                question: self.question(&view, known_as_of),
                 features,
             });
             answers.push(Answer::new(&group, asked, rows, self.limit, again.collect())?);
@@ -180,7 +191,12 @@ impl RemoteStore {
     }
 
     /// A question whose entity rows only the server knows.
-    async fn elsewhere(&self, views: Vec<JoinView>, rows: EntityRows) -> Result<SendableRecordBatchStream> {
+    async fn elsewhere(
+        &self,
+        views: Vec<JoinView>,
+        rows: EntityRows,
+        known_as_of: bool,
+    ) -> Result<SendableRecordBatchStream> {
         let mut groups = Group::of(views);
         let (Some(group), true) = (groups.pop(), groups.is_empty()) else {
             return Err(Error::unsupported(
@@ -189,7 +205,7 @@ impl RemoteStore {
             )
             .hint("send the entity rows as a table"));
         };
-        let mut question = self.question(&group);
+        let mut question = self.question(&group, known_as_of);
         let keys_first = match rows {
             EntityRows::Range { start, end } => {
                 question["start_date"] = json!(iso(start));
@@ -291,22 +307,17 @@ fn renamed(
 #[async_trait]
 impl OfflineStore for RemoteStore {
     async fn historical(&self, query: HistoricalQuery) -> Result<SendableRecordBatchStream> {
-        if query.filter_by_created {
-            return Err(Error::unsupported(
-                "a remote offline store cannot leave out rows by when they were created",
-            )
-            .hint("ask the server's own command line, or its own SDK"));
-        }
+        let known_as_of = query.filter_by_created;
         match query.entities {
             EntityRows::Batches {
                 schema,
                 batches,
                 timestamp_column,
             } => {
-                self.beside(query.views, (schema, batches, timestamp_column))
+                self.beside(query.views, (schema, batches, timestamp_column), known_as_of)
                     .await
             }
-            rows => self.elsewhere(query.views, rows).await,
+            rows => self.elsewhere(query.views, rows, known_as_of).await,
         }
     }
 

@@ -7,6 +7,7 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use prost::Message;
 use serde_json::{Map, Value as Json};
 
+use super::KNOWN_AS_OF;
 use crate::{
     error::{Error, Result},
     model::object::dynamic_from_json,
@@ -55,6 +56,7 @@ pub(super) struct Historical {
     /// View name and alias, of views that have one.
     pub(super) aliases: Vec<(String, String)>,
     pub(super) full_feature_names: bool,
+    pub(super) known_as_of: bool,
     pub(super) start: Option<DateTime<Utc>>,
     pub(super) end: Option<DateTime<Utc>>,
     pub(super) sql: Option<String>,
@@ -166,6 +168,9 @@ fn historical(parameters: &Parameters<'_>) -> Result<Historical> {
         references: parameters.texts("feature_refs")?,
         aliases: named.collect(),
         full_feature_names: parameters.flag("full_feature_names")?,
+        known_as_of: parameters
+            .optional(KNOWN_AS_OF, Json::as_bool)?
+            .unwrap_or_default(),
         start: parameters.time("start_date")?,
         end: parameters.time("end_date")?,
         sql: parameters

@@ -10,7 +10,7 @@ use chrono::Utc;
 use datafusion::{execution::SendableRecordBatchStream, physical_plan::stream::RecordBatchStreamAdapter};
 
 use super::{
-    Upload, arrow_names,
+    KNOWN_AS_OF, Upload, arrow_names,
     command::{Historical, PullCommand, Read, Write},
 };
 use crate::{
@@ -84,9 +84,15 @@ async fn features(
         rows,
         wanted,
         full_feature_names: command.full_feature_names,
-        filter_by_created: false,
+        filter_by_created: command.known_as_of,
     };
-    historical(context, &command.project, request).await
+    let rows = historical(context, &command.project, request).await?;
+    if !command.known_as_of {
+        return Ok(rows);
+    }
+    let mut schema = rows.schema().as_ref().clone();
+    schema.metadata.insert(KNOWN_AS_OF.to_owned(), true.to_string());
+    Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::new(schema), rows)))
 }
 
 fn wanted(command: &Historical) -> Wanted {

@@ -19,6 +19,7 @@ use crate::{
     backoff::Backoff,
     config::Section,
     error::{Error, Kind, Result, reason},
+    offline::flight::KNOWN_AS_OF,
     tls::grpc::{self, RemoteTls, Token},
 };
 
@@ -87,6 +88,7 @@ impl Server {
         parameters: Json,
         upload: Option<RecordBatch>,
     ) -> Result<SendableRecordBatchStream> {
+        let known_as_of = parameters.get(KNOWN_AS_OF).is_some();
         let messages = messages(api, parameters, upload).await?;
         let mut answer = self
             .called(|mut client| {
@@ -101,6 +103,20 @@ impl Server {
         let schema = answer.schema().cloned().ok_or_else(|| {
             Error::unavailable(format!("offline server `{}` answered nothing", self.address))
         })?;
+        // Whoever does not know it passes over it.
+        if known_as_of
+            && schema
+                .metadata()
+                .get(KNOWN_AS_OF)
+                .is_none_or(|does| does != "true")
+        {
+            let text = format!(
+                "offline server `{}` did not leave out rows by when they were created",
+                self.address
+            );
+            return Err(Error::unsupported(text)
+                .hint("ask thali's own offline server, which does, or ask without that cut-off"));
+        }
         let rest = answer.map_err(move |error| early.broken(error).into());
         let rows = stream::iter(first.map(Ok)).chain(rest);
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
