@@ -4,11 +4,20 @@
 //! pushed; materializations and restarts between. After each step the online store answers what the model's
 //! does, and whenever everything has been materialized that is the model's join, and thali's.
 //!
-//! `THALI_SKEW_HISTORIES` says how many histories (20 000), `THALI_SKEW_SEED` where they begin.
-#![expect(clippy::unwrap_used, reason = "tests")]
+//! `THALI_SKEW_HISTORIES` says how many histories (20 000 of a Parquet file and SQLite, a twentieth of that of
+//! each other pair of stores), `THALI_SKEW_SEED` where they begin. The servers are those of `databases.rs`.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 #[path = "skew/model.rs"]
 mod model;
+#[path = "databases/servers.rs"]
+#[expect(
+    dead_code,
+    unused_macros,
+    unused_imports,
+    reason = "tests of databases use all of it"
+)]
+mod servers;
 #[path = "skew/world.rs"]
 mod world;
 
@@ -17,7 +26,7 @@ use futures::StreamExt as _;
 
 use self::{
     model::{HOUR, Model, Row, SECOND},
-    world::{TTL, World},
+    world::{Offline, Online, Stores, TTL, World},
 };
 
 /// Histories that share a folder.
@@ -71,35 +80,48 @@ fn row(random: &mut Random, model: &Model, key: i64, now: i64, number: i64, push
     }
 }
 
-/// Some rows, at most one of a key when they are pushed: what is pushed together has no order.
-fn rows(random: &mut Random, model: &Model, now: i64, number: &mut i64, pushed: bool) -> Vec<Row> {
+/// Some rows, at most one of a key when they are pushed: what is pushed together has no order. Nor has a table,
+/// so that no two of its rows were created at the same time.
+fn rows(
+    random: &mut Random,
+    model: &Model,
+    now: i64,
+    number: &mut i64,
+    pushed: bool,
+    ordered: bool,
+) -> Vec<Row> {
     let mut rows = Vec::new();
     for key in 0..KEYS {
         let count = if pushed { 1 } else { 1 + random.below(2) };
         for _ in 0..count {
             if random.one_in(3) {
                 *number += 1;
-                rows.push(row(random, model, key, now, *number, pushed));
+                let mut row = row(random, model, key, now, *number, pushed);
+                if !ordered {
+                    row.created += *number;
+                }
+                rows.push(row);
             }
         }
     }
     rows
 }
 
-async fn histories(seed: u64) {
+async fn histories_of(stores: Stores, seed: u64) {
     let mut random = Random(seed);
-    let (mut world, mut model) = (World::new().await, Model::default());
+    let (mut world, mut model) = (World::new(stores).await, Model::new(stores.online.tick()));
+    let ordered = matches!(stores.offline, Offline::File);
     let end = Utc::now().timestamp() * SECOND;
     let (mut number, mut until) = (0, i64::MIN);
     for step in 1..=STEPS {
         let now = end - (STEPS - step) * HOUR;
         if random.below(4) > 0 {
-            let new = rows(&mut random, &model, now, &mut number, false);
+            let new = rows(&mut random, &model, now, &mut number, false, ordered);
             world.append(&new).await;
             model.rows.extend(new);
         }
         if random.one_in(2) {
-            let new = rows(&mut random, &model, now, &mut number, true);
+            let new = rows(&mut random, &model, now, &mut number, true, ordered);
             world.push(&new).await;
             new.into_iter().for_each(|row| model.push(row));
         }
@@ -133,7 +155,7 @@ async fn histories(seed: u64) {
         for (key, place) in (0..KEYS).zip(0..) {
             let told = || {
                 let rows: Vec<_> = model.rows.iter().filter(|row| row.key == key).collect();
-                format!("seed {seed}, step {step} at {now}, key {key}: {rows:#?}")
+                format!("{stores:?}, seed {seed}, step {step} at {now}, key {key}: {rows:#?}")
             };
             assert_eq!(online["plain"][place], model.online(key), "{}", told());
             if let Some(joined) = &joined {
@@ -153,19 +175,41 @@ async fn histories(seed: u64) {
             }
         }
     }
+    world.remove().await;
 }
 
 fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).map_or(otherwise, |text| text.parse().unwrap())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn online_answers_are_what_the_join_answers() {
+/// `share`: of how many histories one is lived.
+async fn all_histories(stores: Stores, share: u64) {
     let first = number("THALI_SKEW_SEED", 0);
-    let worlds = number("THALI_SKEW_HISTORIES", 20_000).div_ceil(KEYS.unsigned_abs());
-    let seeds = futures::stream::iter(first..first + worlds);
+    let histories = number("THALI_SKEW_HISTORIES", 20_000) / share;
+    let seeds = futures::stream::iter(first..first + histories.div_ceil(KEYS.unsigned_abs()));
     let worlds = seeds
-        .map(|seed| tokio::spawn(histories(seed)))
+        .map(|seed| tokio::spawn(histories_of(stores, seed)))
         .buffer_unordered(AT_ONCE);
     worlds.for_each(|ended| async { ended.unwrap() }).await;
+}
+
+/// A test for each pair of stores.
+macro_rules! no_skew {
+    ($($name:ident: $offline:ident, $online:ident, one in $share:literal;)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                let stores = Stores { offline: Offline::$offline, online: Online::$online };
+                all_histories(stores, $share).await;
+            }
+        )*
+    };
+}
+
+no_skew! {
+    online_answers_are_what_the_join_answers: File, Sqlite, one in 1;
+    so_they_are_in_redis: File, Redis, one in 20;
+    so_they_are_in_postgres: File, Postgres, one in 20;
+    so_they_are_of_a_table_in_redis: Postgres, Redis, one in 20;
+    so_they_are_of_a_table_in_postgres: Postgres, Postgres, one in 20;
 }

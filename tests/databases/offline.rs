@@ -407,6 +407,58 @@ async fn windows_are_pulled_and_rows_appended() {
 }
 
 #[tokio::test]
+async fn of_equal_rows_the_last_one_in_the_table_wins_whoever_reads_them() {
+    // A table so big that PostgreSQL would read it with several processes, if it may: rows would come in any order.
+    let place = Place::new(
+        "CREATE TABLE t (a bigint, ts timestamptz, x bigint) WITH (fillfactor = 10, parallel_workers = 2); \
+         INSERT INTO t SELECT key, '2026-01-01 00:10:00+00', round * 1000 + key \
+         FROM generate_series(0, 19) AS round, generate_series(0, 999) AS key",
+    )
+    .await;
+    for setting in [
+        "min_parallel_table_scan_size",
+        "parallel_setup_cost",
+        "parallel_tuple_cost",
+    ] {
+        let name = place.fresh.name();
+        run(
+            place.fresh.admin(),
+            &format!("ALTER DATABASE {name} SET {setting} TO 0"),
+        )
+        .await;
+    }
+    let last = (0..1000).map(|key| Some(19_000 + key)).collect::<Vec<_>>();
+    let mut pulled = whole(
+        &collect(
+            place
+                .store
+                .pull(pull(source("t", "", ""), None, None, true))
+                .await,
+        )
+        .await
+        .unwrap(),
+        "x",
+    );
+    pulled.sort();
+    assert_eq!(pulled, last);
+    let keys: ArrayRef = Arc::new(Int64Array::from_iter_values(0..1000));
+    let entities =
+        RecordBatch::try_from_iter([("a", keys), ("event_timestamp", times(&[10; 1000]))]).unwrap();
+    let query = HistoricalQuery {
+        entities: EntityRows::Batches {
+            schema: entities.schema(),
+            batches: vec![entities],
+            timestamp_column: "event_timestamp".to_owned(),
+        },
+        views: vec![view(&source("t", "", ""), &[("a", ValueType::Int64)], "x", None)],
+        filter_by_created: false,
+    };
+    let joined = collect(place.store.historical(query).await).await.unwrap();
+    assert_eq!(whole(&joined, "x"), last);
+    place.fresh.remove().await;
+}
+
+#[tokio::test]
 async fn rows_under_a_marker_are_appended_once() {
     // It fails for a reason that is not in the rows.
     let place = Place::new(&format!(

@@ -19,13 +19,22 @@ pub(crate) struct Row {
 }
 
 /// The rows of the source in its order, and the online store.
-#[derive(Default)]
 pub(crate) struct Model {
     pub rows: Vec<Row>,
     online: HashMap<i64, Row>,
+    /// The online store keeps times in whole numbers of this.
+    tick: i64,
 }
 
 impl Model {
+    pub(crate) fn new(tick: i64) -> Self {
+        Self {
+            rows: Vec::new(),
+            online: HashMap::new(),
+            tick,
+        }
+    }
+
     /// The newest row of a key within a span of event times, both ends inside. Of equal event times the row
     /// created last is the newest, and of equal rows the last.
     fn newest(&self, key: i64, first: i64, last: i64) -> Option<Row> {
@@ -41,11 +50,11 @@ impl Model {
             .map_or((None, None), |row| row.values)
     }
 
-    /// A row arrives in the online store, which keeps whole seconds of its time and never goes back.
+    /// A row arrives in the online store, which never goes back.
     fn store(&mut self, row: Row) {
-        let second = |row: &Row| row.event.div_euclid(SECOND);
+        let time = |row: &Row| row.event.div_euclid(self.tick);
         let known = self.online.get(&row.key);
-        if known.is_none_or(|known| second(known) <= second(&row)) {
+        if known.is_none_or(|known| time(known) <= time(&row)) {
             self.online.insert(row.key, row);
         }
     }

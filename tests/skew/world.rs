@@ -1,5 +1,5 @@
-//! thali in a folder of its own: a Parquet source that is pushed to, a SQLite online store, two views of the
-//! source, one of them with a ttl.
+//! thali in a folder of its own: a source that is pushed to, an online store, two views of the source, one of
+//! them with a ttl.
 
 use std::{collections::BTreeMap, fs::File, sync::Arc};
 
@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use thali::{
     config::{Config, Sources},
     context::Context,
+    database::Engine,
     definitions::{Definitions, Validation},
     materialize::{self, Request, Window},
     offline::retrieve::{self, HistoricalRequest, RequestRows},
@@ -30,26 +31,62 @@ use thali::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{HOUR, Row, Values};
+use crate::{
+    model::{HOUR, Row, SECOND, Values},
+    servers::{Fresh, run, url},
+};
 
 /// Half hours, so that no row is as old as that to the second.
 pub(crate) const TTL: i64 = 5 * HOUR / 2;
-const SETTINGS: &str = "project: skew\nprovider: local\nregistry: registry.db\n\
-    online_store: {type: sqlite, path: online.db}\noffline_store: {type: file}\n\
-    entity_key_serialization_version: 3\nthali: {ttl_mode: 'null', materialize_lookback: 4h}\n";
+const SETTINGS: &str = "provider: local\nregistry: registry.db\nentity_key_serialization_version: 3\n\
+    thali: {ttl_mode: 'null', materialize_lookback: 4h}\n";
 const DEFINITIONS: &str = "
 entities: [{name: id, join_key: id, value_type: Int64}]
 data_sources:
-  - {name: facts, type: file, path: facts.parquet, timestamp_field: at, created_timestamp_column: made}
+  - {name: facts, SOURCE, timestamp_field: at, created_timestamp_column: made}
   - {name: facts_push, type: push, batch_source: facts}
 feature_views:
   - {name: plain, entities: [id], source: facts_push, schema: [{name: a, type: Int64}, {name: b, type: Float64}]}
   - {name: aged, entities: [id], source: facts_push, ttl: 150m, schema: [{name: a, type: Int64}, {name: b, type: Float64}]}
 ";
 
+/// Where the rows of a world are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stores {
+    pub(crate) offline: Offline,
+    pub(crate) online: Online,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Offline {
+    /// A Parquet file.
+    File,
+    /// A table of a database of its own.
+    Postgres,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Online {
+    Sqlite,
+    Redis,
+    /// The database of its own.
+    Postgres,
+}
+
+impl Online {
+    /// What it keeps times in, in microseconds. In SQLite those of Feast have no fractions of a second.
+    pub(crate) fn tick(self) -> i64 {
+        match self {
+            Self::Sqlite => SECOND,
+            Self::Redis | Self::Postgres => 1,
+        }
+    }
+}
+
 pub(crate) struct World {
     folder: TempDir,
     context: Context,
+    database: Option<Fresh>,
 }
 
 fn time(micros: i64) -> DateTime<Utc> {
@@ -89,28 +126,78 @@ async fn open(folder: &TempDir) -> Context {
 }
 
 impl World {
-    pub(crate) async fn new() -> Self {
+    pub(crate) async fn new(stores: Stores) -> Self {
         let folder = TempDir::new().unwrap();
-        std::fs::write(folder.path().join("feature_store.yaml"), SETTINGS).unwrap();
-        let empty = batch(&[]);
-        let file = File::create(folder.path().join("facts.parquet")).unwrap();
-        ArrowWriter::try_new(file, empty.schema(), None)
-            .unwrap()
-            .close()
-            .unwrap();
+        let database = match (stores.offline, stores.online) {
+            (Offline::Postgres, _) | (_, Online::Postgres) => Some(Fresh::new(Engine::Postgres).await),
+            _ => None,
+        };
+        let section = |kind: &str, store: &str| {
+            let keys = database.as_ref().unwrap().keys().replace('\n', "\n  ");
+            format!("{kind}:\n  type: {store}\n  {keys}\n  sslmode: disable\n")
+        };
+        let (offline, source) = match stores.offline {
+            Offline::File => {
+                let empty = batch(&[]);
+                let file = File::create(folder.path().join("facts.parquet")).unwrap();
+                let writer = ArrowWriter::try_new(file, empty.schema(), None);
+                writer.unwrap().close().unwrap();
+                (
+                    "offline_store: {type: file}\n".to_owned(),
+                    "type: file, path: facts.parquet",
+                )
+            }
+            Offline::Postgres => {
+                let database = database.as_ref().unwrap().open().await;
+                let columns = "id bigint, at timestamptz, made timestamptz, a bigint, b double precision";
+                run(&database, &format!("CREATE TABLE facts ({columns})")).await;
+                database.pool().close().await;
+                (
+                    section("offline_store", "postgres"),
+                    "type: postgres, table: facts",
+                )
+            }
+        };
+        let online = match stores.online {
+            Online::Sqlite => "online_store: {type: sqlite, path: online.db}\n".to_owned(),
+            Online::Redis => {
+                let address = url("THALI_TEST_REDIS");
+                format!("online_store: {{type: redis, connection_string: '{address}'}}\n")
+            }
+            Online::Postgres => section("online_store", "postgres"),
+        };
+        // Worlds share a Redis.
+        let project = format!("skew_{}", uuid::Uuid::new_v4().simple());
+        let settings = format!("project: {project}\n{SETTINGS}{offline}{online}");
+        std::fs::write(folder.path().join("feature_store.yaml"), settings).unwrap();
         let context = open(&folder).await;
-        let definitions = Definitions::from_text("definitions.yaml", DEFINITIONS).unwrap();
+        let definitions =
+            Definitions::from_text("definitions.yaml", &DEFINITIONS.replace("SOURCE", source)).unwrap();
         let objects = definitions
-            .resolve("skew", &*context.offline, Validation::Skipped)
+            .resolve(&project, &*context.offline, Validation::Skipped)
             .await
             .unwrap();
-        let plan = context.registry.plan("skew", objects).await.unwrap();
+        let plan = context.registry.plan(&project, objects).await.unwrap();
         context
             .registry
-            .execute(&plan, &Author::new("skew", "apply"))
+            .execute(&plan, &Author::new(&project, "apply"))
             .await
             .unwrap();
-        Self { folder, context }
+        Self {
+            folder,
+            context,
+            database,
+        }
+    }
+
+    fn project(&self) -> &str {
+        &self.context.config.project
+    }
+
+    pub(crate) async fn remove(self) {
+        if let Some(database) = self.database {
+            database.remove().await;
+        }
     }
 
     /// As a process that ends and another that begins.
@@ -119,7 +206,7 @@ impl World {
     }
 
     pub(crate) async fn append(&self, rows: &[Row]) {
-        let catalog = self.context.registry.catalog("skew").await.unwrap();
+        let catalog = self.context.registry.catalog(self.project()).await.unwrap();
         let source = catalog
             .stored_view("plain")
             .unwrap()
@@ -157,7 +244,7 @@ impl World {
             },
             None => Window::Incremental { end: time(last) },
         };
-        let request = Request::new("skew", Vec::new(), window, Trigger::Cli);
+        let request = Request::new(self.project(), Vec::new(), window, Trigger::Cli);
         materialize::run(&self.context, request, CancellationToken::new())
             .await
             .unwrap();
@@ -199,7 +286,7 @@ impl World {
             full_feature_names: true,
             filter_by_created: false,
         };
-        let rows = retrieve::historical(&self.context, "skew", request)
+        let rows = retrieve::historical(&self.context, self.project(), request)
             .await
             .unwrap();
         let batches: Vec<_> = rows.map(Result::unwrap).collect().await;

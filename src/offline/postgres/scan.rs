@@ -46,6 +46,9 @@ const WAITING: usize = 2;
 /// How the binary form begins; flags and the length of an extension follow.
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 const HEADER: usize = SIGNATURE.len() + 8;
+/// Has rows of a table come in the order in which they are stored, from the first. Of rows with equal times
+/// it is their order that decides, and a join and a materialization must not decide differently.
+const IN_PLACE: &str = "SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0";
 
 /// See the module.
 #[derive(Debug)]
@@ -56,6 +59,8 @@ pub(super) struct Rows {
     from: String,
     columns: Vec<(String, Cell)>,
     schema: SchemaRef,
+    /// Whether they are of a table.
+    stored: bool,
     /// The table, when scans are to say by what their rows are known.
     known: Option<String>,
 }
@@ -89,6 +94,7 @@ impl Rows {
             from,
             columns,
             schema,
+            stored: matches!(source, Source::Table(_)),
             known: None,
         })
     }
@@ -150,6 +156,7 @@ struct Scan {
     server: Arc<Server>,
     whose: String,
     sql: String,
+    stored: bool,
     cells: Vec<Cell>,
     schema: SchemaRef,
     /// What the rows are read from, until they are, when they are known.
@@ -180,6 +187,7 @@ impl Scan {
                 "COPY (SELECT {columns} FROM {}{wanted}) TO STDOUT (FORMAT binary)",
                 rows.from
             ),
+            stored: rows.stored,
             cells,
             schema: Arc::new(Schema::new(fields)),
             snapshot: None,
@@ -222,6 +230,7 @@ impl Scan {
             server: Arc::clone(&self.server),
             whose: self.whose.clone(),
             sql: self.sql.clone(),
+            stored: self.stored,
             schema: Arc::clone(&self.schema),
             columns: self.cells.iter().copied().map(Column::new).collect(),
             rows: 0,
@@ -296,6 +305,7 @@ struct Reading {
     server: Arc<Server>,
     whose: String,
     sql: String,
+    stored: bool,
     schema: SchemaRef,
     columns: Vec<Column>,
     rows: usize,
@@ -313,6 +323,10 @@ impl Reading {
                 ));
             }
         };
+        if self.stored {
+            let set = sqlx::raw_sql(IN_PLACE).execute(&mut connection);
+            self.server.within(ANSWER_LIMIT, set).await?;
+        }
         let refused = |error| self.server.refused(&self.whose, error);
         let mut chunks = connection.copy_out_raw(&self.sql).await.map_err(refused)?;
         let (mut kept, mut begun) = (Vec::new(), false);
