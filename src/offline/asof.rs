@@ -22,8 +22,9 @@
 //!
 //! # What it costs
 //! With `n` feature rows, `m` entity rows of `k` keys and `w` bytes of wanted columns a row:
-//! - time `n` hash lookups, `n · log(m/k)` steps of a search in a short sorted run, `m · log(m/k)` for
-//!   sorting, and a copy of `w` for each row that is best when its batch has been seen: at most `n`,
+//! - time `n` lookups of a key (by hash, or whole numbers that lie close together by their distance), `n`
+//!   looks at the slots about the last one of the key, or `n · log(m/k)` steps of a search in a short sorted run
+//!   where the source is in no order of time, `m · log(m/k)` for sorting, and a copy of `w` for each row that is best when its batch has been seen: at most `n`,
 //!   typically `m · ln(n/m)` where the source is in no order of time, and about `m` where it is in
 //!   order of time, since it is then read from its end;
 //! - memory `m · (16 + 32) + 3 · m · w` for a source that is being read, `m · (12 + w)` for one that has

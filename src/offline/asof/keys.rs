@@ -273,50 +273,115 @@ impl KeyTable {
         }
     }
 
-    /// The number of each row's key, or [`NO_KEY`].
-    pub fn find(&self, columns: &[KeyColumn], rows: usize, numbers: &mut Vec<u32>) {
-        numbers.clear();
-        match (&self.store, columns) {
-            (Store::Single, _) => numbers.resize(rows, 0),
-            (Store::Whole(buckets), [KeyColumn::Whole(array)]) if array.null_count() == 0 => {
-                numbers.extend(
-                    array
-                        .values()
-                        .iter()
-                        .map(|&key| buckets[find_whole(buckets, self.seed, key)].1),
-                );
-            }
-            (Store::Whole(buckets), [KeyColumn::Whole(array)]) => {
-                numbers.extend(array.iter().map(|key| match key {
-                    Some(key) => buckets[find_whole(buckets, self.seed, key)].1,
-                    None => NO_KEY,
-                }))
-            }
-            (Store::Bytes { buckets, data, ends }, _) => {
-                let mut scratch = Vec::new();
-                numbers.extend((0..rows).map(|row| match key_bytes(columns, row, &mut scratch) {
-                    Some(key) => {
-                        buckets[find_bytes(buckets, data, ends, hash_bytes(self.seed, &key), &key)].1
-                    }
-                    None => NO_KEY,
-                }));
-            }
-            _ => numbers.resize(rows, NO_KEY),
+    /// The table with all its keys, to look them up.
+    pub fn close(self) -> Keys {
+        Keys {
+            dense: Dense::of(&self),
+            table: self,
         }
     }
 
-    /// The smallest and greatest key of a whole-number table, for predicates on the source.
-    pub fn whole_range(&self) -> Option<(i64, i64)> {
-        let Store::Whole(buckets) = &self.store else {
+    /// The smallest and greatest key of a whole-number table.
+    fn whole_range(&self) -> Option<(i64, i64)> {
+        let range = self.whole().fold(None, |range, (key, _)| match range {
+            None => Some((key, key)),
+            Some((least, greatest)) => Some((key.min(least), key.max(greatest))),
+        });
+        range.filter(|_| matches!(self.store, Store::Whole(_)))
+    }
+
+    /// The keys of a whole-number table with their numbers.
+    fn whole(&self) -> impl Iterator<Item = (i64, u32)> {
+        let buckets = match &self.store {
+            Store::Whole(buckets) => buckets.as_slice(),
+            _ => &[],
+        };
+        buckets.iter().copied().filter(|(_, number)| *number != NO_KEY)
+    }
+}
+
+/// Keys whose numbers can be looked up.
+pub struct Keys {
+    table: KeyTable,
+    dense: Option<Dense>,
+}
+
+/// Whole-number keys that lie close together: the number of each at its distance from the first.
+struct Dense {
+    first: i64,
+    numbers: Vec<u32>,
+}
+
+impl Dense {
+    /// `None` where that would need more memory than half of the table.
+    fn of(table: &KeyTable) -> Option<Self> {
+        let (first, last) = table.whole_range()?;
+        let length = usize::try_from(last.abs_diff(first)).ok()?.checked_add(1)?;
+        if length > table.memory() / size_of::<u32>() / 2 {
             return None;
-        };
-        let keys = || {
-            buckets
-                .iter()
-                .filter(|(_, number)| *number != NO_KEY)
-                .map(|(key, _)| *key)
-        };
-        Some((keys().min()?, keys().max()?))
+        }
+        let mut numbers = vec![NO_KEY; length];
+        for (key, number) in table.whole() {
+            numbers[usize::try_from(key.abs_diff(first)).ok()?] = number;
+        }
+        Some(Self { first, numbers })
+    }
+
+    fn number(&self, key: i64) -> u32 {
+        // A key before the first is at a distance that no table has.
+        let distance = key.wrapping_sub(self.first).cast_unsigned();
+        let number = usize::try_from(distance)
+            .ok()
+            .and_then(|place| self.numbers.get(place));
+        number.copied().unwrap_or(NO_KEY)
+    }
+}
+
+impl Keys {
+    /// How many keys there are.
+    pub fn count(&self) -> usize {
+        self.table.count()
+    }
+
+    /// Bytes held.
+    pub fn memory(&self) -> usize {
+        let dense = self.dense.as_ref().map_or(0, |dense| dense.numbers.len());
+        self.table.memory() + dense * size_of::<u32>()
+    }
+
+    /// The smallest and greatest of whole-number keys, for predicates on the source.
+    pub fn whole_range(&self) -> Option<(i64, i64)> {
+        self.table.whole_range()
+    }
+
+    /// The number of each row's key, or [`NO_KEY`].
+    pub fn find(&self, columns: &[KeyColumn], rows: usize, numbers: &mut Vec<u32>) {
+        numbers.clear();
+        let seed = self.table.seed;
+        match (&self.table.store, columns) {
+            (Store::Single, _) => numbers.resize(rows, 0),
+            (Store::Whole(buckets), [KeyColumn::Whole(array)]) => match &self.dense {
+                Some(dense) => find_all(array, |key| dense.number(key), numbers),
+                None => find_all(array, |key| buckets[find_whole(buckets, seed, key)].1, numbers),
+            },
+            (Store::Bytes { buckets, data, ends }, _) => {
+                let mut scratch = Vec::new();
+                numbers.extend((0..rows).map(|row| match key_bytes(columns, row, &mut scratch) {
+                    Some(key) => buckets[find_bytes(buckets, data, ends, hash_bytes(seed, &key), &key)].1,
+                    None => NO_KEY,
+                }));
+            }
+            // Columns of another form than the table was made for hold none of its keys.
+            _ => numbers.resize(rows, NO_KEY),
+        }
+    }
+}
+
+fn find_all(array: &Int64Array, number: impl Fn(i64) -> u32, numbers: &mut Vec<u32>) {
+    if array.null_count() == 0 {
+        numbers.extend(array.values().iter().map(|&key| number(key)));
+    } else {
+        numbers.extend(array.iter().map(|key| key.map_or(NO_KEY, &number)));
     }
 }
 
@@ -424,26 +489,30 @@ mod tests {
 
     use super::*;
 
-    fn numbers(table: &mut KeyTable, columns: &[KeyColumn], rows: usize) -> Vec<u32> {
+    fn numbers(columns: &[KeyColumn], rows: usize) -> (Keys, Vec<u32>) {
+        let mut table = KeyTable::new(columns);
         let mut numbers = Vec::new();
         table.insert(columns, rows, &mut numbers);
+        let keys = table.close();
+        assert_eq!(find(&keys, columns, rows), numbers);
+        (keys, numbers)
+    }
+
+    fn find(keys: &Keys, columns: &[KeyColumn], rows: usize) -> Vec<u32> {
         let mut found = Vec::new();
-        table.find(columns, rows, &mut found);
-        assert_eq!(found, numbers);
-        numbers
+        keys.find(columns, rows, &mut found);
+        found
     }
 
     #[test]
     fn equal_keys_share_a_number_whatever_their_arrow_type() {
         let small: ArrayRef = Arc::new(Int32Array::from(vec![Some(7), None, Some(-1), Some(7)]));
         let columns = [KeyColumn::new(&small, ValueType::Int64, "k").unwrap()];
-        let mut table = KeyTable::new(&columns);
-        assert_eq!(numbers(&mut table, &columns, 4), [0, NO_KEY, 1, 0]);
+        let (keys, numbers) = numbers(&columns, 4);
+        assert_eq!(numbers, [0, NO_KEY, 1, 0]);
         let float: ArrayRef = Arc::new(Float64Array::from(vec![-1.0, 7.0, 7.5]));
         let columns = [KeyColumn::new(&float, ValueType::Int64, "k").unwrap()];
-        let mut found = Vec::new();
-        table.find(&columns, 3, &mut found);
-        assert_eq!(found, [1, 0, NO_KEY]);
+        assert_eq!(find(&keys, &columns, 3), [1, 0, NO_KEY]);
     }
 
     #[test]
@@ -451,8 +520,7 @@ mod tests {
         let a: ArrayRef = Arc::new(StringArray::from(vec!["1", "11", "1", "1"]));
         let b: ArrayRef = Arc::new(StringArray::from(vec![Some("11"), Some("1"), None, Some("11")]));
         let columns = [a, b].map(|array| KeyColumn::new(&array, ValueType::String, "k").unwrap());
-        let mut table = KeyTable::new(&columns);
-        assert_eq!(numbers(&mut table, &columns, 4), [0, 1, NO_KEY, 0]);
+        assert_eq!(numbers(&columns, 4).1, [0, 1, NO_KEY, 0]);
     }
 
     #[test]
@@ -460,11 +528,39 @@ mod tests {
         let many: ArrayRef = Arc::new(Int64Array::from_iter_values(0..10_000));
         for value_type in [ValueType::Int64, ValueType::String] {
             let columns = [KeyColumn::new(&many, value_type, "k").unwrap()];
-            let mut table = KeyTable::new(&columns);
-            assert_eq!(
-                numbers(&mut table, &columns, 10_000),
-                (0..10_000).collect::<Vec<_>>()
+            assert_eq!(numbers(&columns, 10_000).1, (0..10_000).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn keys_are_found_whether_they_lie_close_together_or_not() {
+        let ends = [i64::MIN, i64::MAX];
+        for kept in [
+            vec![],
+            vec![-3],
+            vec![5, 3, 9, 4],
+            vec![i64::MAX, i64::MAX - 2],
+            vec![i64::MIN, 0],
+            ends.to_vec(),
+        ] {
+            let kept: ArrayRef = Arc::new(Int64Array::from(kept));
+            let (keys, _) = numbers(
+                &[KeyColumn::new(&kept, ValueType::Int64, "k").unwrap()],
+                kept.len(),
             );
+            let kept = kept.as_primitive::<Int64Type>().values();
+            let near = kept
+                .iter()
+                .flat_map(|key| (-2..3).map(|step| key.wrapping_add(step)));
+            let asked: Vec<i64> = near.chain(ends).collect();
+            let column: ArrayRef = Arc::new(Int64Array::from(asked.clone()));
+            let columns = [KeyColumn::new(&column, ValueType::Int64, "k").unwrap()];
+            let place = |key| kept.iter().position(|kept| *kept == key);
+            let want: Vec<_> = asked
+                .iter()
+                .map(|key| place(*key).map_or(NO_KEY, |n| u32::try_from(n).unwrap()))
+                .collect();
+            assert_eq!(find(&keys, &columns, asked.len()), want, "{asked:?}");
         }
     }
 

@@ -331,15 +331,20 @@ impl Shared {
 /// Streams one part past the probes of its side.
 async fn stream_past(contests: &[Contest], part: Part) -> Result<()> {
     let Part { mut place, mut rows } = part;
+    let mut entries = contests.iter().map(Contest::enter).collect::<Result<Vec<_>>>()?;
     while let Some(batch) = rows.next().await {
         let batch = batch?;
-        for contest in contests {
-            contest.offer(&batch, place)?;
+        for (contest, entry) in contests.iter().zip(&mut entries) {
+            contest.offer(entry, &batch, place)?;
         }
         place += batch.num_rows() as u64;
         // Batches that are ready at once would otherwise never let this thread go.
         tokio::task::consume_budget().await;
     }
+    contests
+        .iter()
+        .zip(entries)
+        .for_each(|(contest, entry)| contest.leave(entry));
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use super::{
     keys::{KeyColumn, NO_KEY},
     matched::Matched,
     out_of_memory,
-    timeline::{NO_SLOT, Timeline},
+    timeline::{NO_SLOT, Timeline, Trail},
     times::{Scale, moments},
     winners::{Candidate, Winners},
 };
@@ -106,7 +106,13 @@ impl Probe {
     }
 
     /// The rows of a batch that may be answers, by the range of `2^range_bits` slots they compete in.
-    fn candidates(&self, batch: &RecordBatch, ranges: usize, range_bits: u32) -> Result<Vec<Vec<Candidate>>> {
+    fn candidates(
+        &self,
+        batch: &RecordBatch,
+        ranges: usize,
+        range_bits: u32,
+        trail: &mut Trail,
+    ) -> Result<Vec<Vec<Candidate>>> {
         let rows = batch.num_rows();
         let schema = batch.schema_ref();
         let read = |column: usize| moments(batch.column(column), self.scale, schema.field(column).name());
@@ -139,7 +145,7 @@ impl Probe {
                 }
             }
         }
-        self.timeline.first_at_or_after(&mut numbers, &known);
+        self.timeline.first_at_or_after(&mut numbers, &known, trail);
         let mut offers = vec![Vec::new(); ranges];
         for offer in &mut offers {
             offer.reserve(rows / ranges.max(1));
@@ -171,6 +177,9 @@ pub(super) struct Contest {
     ranges: Vec<Mutex<(Winners, MemoryReservation)>>,
     /// Slots of a range, as a power of two.
     range_bits: u32,
+    /// Those of parts that were read, for parts to come, whose times begin about where those ended.
+    left: Mutex<Vec<Entry>>,
+    pool: Arc<dyn MemoryPool>,
 }
 
 impl Contest {
@@ -193,16 +202,45 @@ impl Contest {
             probe,
             ranges,
             range_bits: a_range.trailing_zeros(),
+            left: Mutex::default(),
+            pool: Arc::clone(pool),
         })
+    }
+
+    /// Enters the rows of a part.
+    ///
+    /// # Errors
+    /// `Overloaded` when there is no room for it.
+    pub(super) fn enter(&self) -> Result<Entry> {
+        if let Some(entry) = self.left.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Ok(entry);
+        }
+        let held = MemoryConsumer::new("places of keys").register(&self.pool);
+        held.try_grow(self.probe.timeline.trail_memory())
+            .map_err(|error| out_of_memory(&error))?;
+        Ok(Entry {
+            trail: self.probe.timeline.trail(),
+            _held: held,
+        })
+    }
+
+    /// The part has no more rows.
+    pub(super) fn leave(&self, entry: Entry) {
+        self.left
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(entry);
     }
 
     /// Offers every row of a batch to the slot it may be the answer of; `place` is where its first row
     /// stands in the source.
-    pub(super) fn offer(&self, batch: &RecordBatch, place: u64) -> Result<()> {
+    pub(super) fn offer(&self, entry: &mut Entry, batch: &RecordBatch, place: u64) -> Result<()> {
         if self.ranges.is_empty() || batch.num_rows() == 0 {
             return Ok(());
         }
-        let mut offers = self.probe.candidates(batch, self.ranges.len(), self.range_bits)?;
+        let mut offers =
+            self.probe
+                .candidates(batch, self.ranges.len(), self.range_bits, &mut entry.trail)?;
         let columns: Vec<ArrayRef> = self
             .probe
             .values
@@ -246,6 +284,12 @@ impl Contest {
             .map(|range| range.into_inner().unwrap_or_else(PoisonError::into_inner));
         Matched::new(self.probe.timeline, ranges.collect(), self.range_bits)
     }
+}
+
+/// What one who reads a part of the source keeps from batch to batch.
+pub(super) struct Entry {
+    trail: Trail,
+    _held: MemoryReservation,
 }
 
 fn compete(

@@ -7,7 +7,7 @@ use std::hint::select_unpredictable;
 
 use arrow::array::{Array, Int64Array};
 
-use super::keys::{KeyColumn, KeyTable, NO_KEY};
+use super::keys::{KeyColumn, KeyTable, Keys, NO_KEY};
 use crate::error::{Error, Result};
 
 /// "No slot": an entity row without key or time, which gets nulls.
@@ -16,18 +16,30 @@ pub const NO_SLOT: u32 = u32::MAX;
 /// Searches that go on at the same time: as many as a core has next to itself.
 const SEARCHES: usize = 512;
 
+/// So few slots that it is faster to look at each.
+const COUNTED: u32 = 4;
+
 /// A search among the slots of a key.
 struct Search {
+    /// In the keys that were given.
+    row: u32,
+    key: u32,
     start: u32,
     /// Slots that are left.
     length: u32,
-    end: u32,
     moment: i64,
+}
+
+/// Where the last search of each key ended: feature rows are mostly in order of time, so that the next one ends
+/// there, or beside it.
+pub struct Trail {
+    places: Vec<u32>,
+    searches: Vec<Search>,
 }
 
 /// The keys and times of all entity rows.
 pub struct Timeline {
-    keys: KeyTable,
+    keys: Keys,
     /// Where each key's slots begin; one more entry than keys.
     starts: Vec<u32>,
     /// The time of each slot.
@@ -62,11 +74,11 @@ impl Timeline {
                 .iter()
                 .flat_map(|(_, times)| times.values().iter().copied())
         };
-        Ok(Self::sorted(keys, &row_keys, moments))
+        Ok(Self::sorted(keys.close(), &row_keys, moments))
     }
 
     /// Counts rows per key, places them, sorts each key's part by time and numbers the distinct times.
-    fn sorted<I: Iterator<Item = i64>>(keys: KeyTable, row_keys: &[u32], moments: impl Fn() -> I) -> Self {
+    fn sorted<I: Iterator<Item = i64>>(keys: Keys, row_keys: &[u32], moments: impl Fn() -> I) -> Self {
         let mut ends = vec![0_usize; keys.count()];
         for &key in row_keys.iter().filter(|key| **key != NO_KEY) {
             ends[key as usize] += 1;
@@ -135,57 +147,97 @@ impl Timeline {
     }
 
     /// The numbering of the keys.
-    pub fn keys(&self) -> &KeyTable {
+    pub fn keys(&self) -> &Keys {
         &self.keys
     }
 
-    /// Turns each key into its first slot at or after the moment beside it, or [`NO_SLOT`].
-    pub fn first_at_or_after(&self, keys: &mut [u32], moments: &[i64]) {
-        let mut searches = Vec::with_capacity(SEARCHES.min(keys.len()));
-        for (keys, moments) in keys.chunks_mut(SEARCHES).zip(moments.chunks(SEARCHES)) {
-            self.search(keys, moments, &mut searches);
+    /// A trail that nobody has walked yet; [`Timeline::trail_memory`] says what it needs.
+    pub fn trail(&self) -> Trail {
+        Trail {
+            places: self.starts[..self.keys.count()].to_vec(),
+            searches: Vec::new(),
         }
     }
 
-    /// All keys take a step of their search before any takes the next: a search alone would wait for
-    /// memory at every step, and its branches are nothing a processor could guess.
-    fn search(&self, keys: &mut [u32], moments: &[i64], searches: &mut Vec<Search>) {
-        let Some(last) = self.times.len().checked_sub(1) else {
-            keys.fill(NO_SLOT);
-            return;
-        };
-        searches.clear();
-        let mut longest = 0;
-        for (&key, &moment) in keys.iter().zip(moments) {
-            let (start, end) = match key {
-                NO_KEY => (0, 0),
-                key => (self.starts[key as usize], self.starts[key as usize + 1]),
-            };
-            longest = longest.max(end - start);
-            searches.push(Search {
-                start,
-                length: end - start,
-                end,
-                moment,
-            });
-        }
-        while longest > 0 {
-            for search in &mut *searches {
-                let half = search.length / 2;
-                let middle = search.start + half;
-                // A search that is over looks somewhere, and moves nowhere.
-                let before = (self.times[(middle as usize).min(last)] < search.moment) & (search.length > 0);
-                search.start = select_unpredictable(before, middle + 1, search.start);
-                search.length = half - (u32::from(before) & !search.length);
+    /// Bytes of a trail.
+    pub fn trail_memory(&self) -> usize {
+        self.keys.count() * size_of::<u32>()
+    }
+
+    /// Turns each key into its first slot at or after the moment beside it, or [`NO_SLOT`].
+    pub fn first_at_or_after(&self, keys: &mut [u32], moments: &[i64], trail: &mut Trail) {
+        for (keys, moments) in keys.chunks_mut(SEARCHES).zip(moments.chunks(SEARCHES)) {
+            trail.searches.clear();
+            for ((row, key), &moment) in (0_u32..).zip(&mut *keys).zip(moments) {
+                if *key == NO_KEY {
+                    *key = NO_SLOT;
+                    continue;
+                }
+                let (start, end) = self.slots_of(*key);
+                let place = &mut trail.places[*key as usize];
+                match self.near(*place, start, end, moment) {
+                    Some(slot) => {
+                        *place = slot;
+                        *key = if slot < end { slot } else { NO_SLOT };
+                    }
+                    None => trail.searches.push(Search {
+                        row,
+                        key: *key,
+                        start,
+                        length: end - start,
+                        moment,
+                    }),
+                }
             }
-            longest /= 2;
+            self.search(&mut trail.searches);
+            for search in &trail.searches {
+                let (_, end) = self.slots_of(search.key);
+                trail.places[search.key as usize] = search.start;
+                keys[search.row as usize] = if search.start < end { search.start } else { NO_SLOT };
+            }
         }
-        for (key, search) in keys.iter_mut().zip(searches) {
-            *key = if search.start < search.end {
-                search.start
-            } else {
-                NO_SLOT
-            };
+    }
+
+    fn slots_of(&self, key: u32) -> (u32, u32) {
+        (self.starts[key as usize], self.starts[key as usize + 1])
+    }
+
+    /// The first slot at or after the moment, or the end, if that is `place` or a neighbour of it.
+    fn near(&self, place: u32, start: u32, end: u32, moment: i64) -> Option<u32> {
+        let reaches = |slot: u32| slot >= end || self.times[slot as usize] >= moment;
+        let misses = |slot: u32| slot <= start || self.times[slot as usize - 1] < moment;
+        match (reaches(place), misses(place)) {
+            (true, true) => Some(place),
+            (true, false) => misses(place - 1).then_some(place - 1),
+            (false, _) => reaches(place + 1).then_some(place + 1),
+        }
+    }
+
+    /// Moves the start of each search to its end. All take a step before any takes the next: a search alone
+    /// would wait for memory at every step, and its branches are nothing a processor could guess.
+    fn search(&self, searches: &mut [Search]) {
+        let mut longest = searches.iter().map(|search| search.length).max().unwrap_or(0);
+        while longest > COUNTED {
+            for search in &mut *searches {
+                let half = if search.length > COUNTED {
+                    search.length / 2
+                } else {
+                    0
+                };
+                // A search that is over looks somewhere, and moves nowhere.
+                let last = (search.start + half).saturating_sub(1);
+                let before = self.times[last as usize] < search.moment;
+                search.start += select_unpredictable(before, half, 0);
+                search.length -= half;
+            }
+            longest -= longest / 2;
+        }
+        for search in searches {
+            let left = search.start as usize..(search.start + search.length) as usize;
+            let before = self.times[left]
+                .iter()
+                .map(|time| u32::from(*time < search.moment));
+            search.start += before.sum::<u32>();
         }
     }
 
@@ -227,7 +279,7 @@ mod tests {
         assert_eq!(timeline.by_key().collect::<Vec<_>>(), [0..2, 2..3]);
         assert_eq!(timeline.span(), Some((-5, 30)));
         let mut keys = [0, 0, 0, 1, 1, NO_KEY];
-        timeline.first_at_or_after(&mut keys, &[-5, -4, 31, 10, 11, 0]);
+        timeline.first_at_or_after(&mut keys, &[-5, -4, 31, 10, 11, 0], &mut timeline.trail());
         assert_eq!(keys, [0, 1, NO_SLOT, 2, NO_SLOT, NO_SLOT]);
     }
 
@@ -240,16 +292,21 @@ mod tests {
             let timeline =
                 Timeline::new(&[(vec![KeyColumn::new(&keys, ValueType::Int64, "k").unwrap()], times)])
                     .unwrap();
-            let asked: Vec<i64> = (-1..=length * 2).collect();
+            // Up, down and to and fro, each also where the one before has ended.
+            let up: Vec<i64> = (-1..=length * 2).collect();
+            let down = up.iter().rev().copied();
+            let ends = up.iter().zip(up.iter().rev()).flat_map(|(a, b)| [*a, *b]);
+            let asked: Vec<i64> = up.iter().copied().chain(down).chain(ends).collect();
             let mut found = vec![if length > 0 { 0 } else { NO_KEY }; asked.len()];
-            timeline.first_at_or_after(&mut found, &asked);
-            for (asked, found) in asked.into_iter().zip(found) {
-                let want = (0..length).find(|place| place * 2 >= asked);
-                assert_eq!(
-                    found,
-                    want.map_or(NO_SLOT, |slot| u32::try_from(slot).unwrap()),
-                    "{asked} of {length}"
-                );
+            let mut trail = timeline.trail();
+            for _ in 0..2 {
+                found.fill(if length > 0 { 0 } else { NO_KEY });
+                timeline.first_at_or_after(&mut found, &asked, &mut trail);
+                for (asked, found) in asked.iter().zip(&found) {
+                    let want = (0..length).find(|place| place * 2 >= *asked);
+                    let want = want.map_or(NO_SLOT, |slot| u32::try_from(slot).unwrap());
+                    assert_eq!(*found, want, "{asked} of {length}");
+                }
             }
         }
     }
@@ -259,7 +316,7 @@ mod tests {
         let timeline = Timeline::new(&[]).unwrap();
         assert_eq!((timeline.slots(), timeline.span()), (0, None));
         let mut keys = [NO_KEY];
-        timeline.first_at_or_after(&mut keys, &[1]);
+        timeline.first_at_or_after(&mut keys, &[1], &mut timeline.trail());
         assert_eq!(keys, [NO_SLOT]);
     }
 }
