@@ -57,6 +57,10 @@ use crate::{
 
 /// Footers read at the same time when a query opens many sources.
 const OPENED_AT_ONCE: usize = 16;
+/// Values and rows of a batch of feature rows, where rows are not so wide that the usual number has more: of a
+/// batch only what is best of a slot in the end is copied, so that fewer batches are fewer copies.
+const BATCH_VALUES: usize = 1 << 17;
+const BATCH_ROWS: usize = 1 << 15;
 
 /// What a [`FileStore`] is told.
 #[derive(Debug, Clone)]
@@ -254,7 +258,11 @@ impl Sources for Scans {
                 .iter()
                 .map(|(column, least, greatest)| Filter::whole(column, *least, *greatest)),
         );
-        table.parts(&self.state, columns, &filters, timestamp).await
+        let mut state = self.state.clone();
+        let config = state.config_mut();
+        let rows = (BATCH_VALUES / columns.len().max(1)).clamp(config.batch_size(), BATCH_ROWS);
+        *config = config.clone().with_batch_size(rows);
+        table.parts(&state, columns, &filters, timestamp).await
     }
 }
 
