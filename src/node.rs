@@ -18,7 +18,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::OfflineStoreConfig,
     context::Context,
     error::{Error, Kind, Result},
     http::Readiness,
@@ -208,12 +207,6 @@ fn push_journal(context: &Context) -> Result<Option<Arc<Journal>>> {
     let Some(batching) = &context.config.feature_server.push_batching else {
         return Ok(None);
     };
-    if matches!(context.config.offline_store, OfflineStoreConfig::Remote(_)) {
-        return Err(Error::config(
-            "pushed rows cannot be batched for a remote offline store: it cannot tell which it has",
-        )
-        .hint("switch `feature_server.offline_push_batching_enabled` off"));
-    }
     let options = JournalOptions {
         folder: context.config.repo_path.join(&batching.journal),
         batch_size: batching.batch_size,

@@ -473,21 +473,6 @@ def test_another_server_is_an_offline_store(kind: str, tmp_path: Path, postgres_
             assert done.returncode != 0 and "when they were created" in done.stderr, done.stderr
 
 
-def test_what_a_remote_store_cannot_do_is_said(tmp_path: Path, postgres_url: str) -> None:
-    place = project(tmp_path / "repo", "file", postgres_url)
-    entities().to_parquet(tmp_path / "rows.parquet")
-    words = ("get-historical-features", *features("trips:x"), "--entity-file", tmp_path / "rows.parquet")
-    nobody = remote(tmp_path / "nobody", f"{place.repo}/registry.db", free_port(), ", connection_retries: 0")
-    done = run(nobody, *words)
-    assert done.returncode == 2 and "offline server `127.0.0.1:" in done.stderr, done.stderr
-    with Thali.serve(place.repo) as thali:
-        repo = remote(tmp_path / "client", f"{place.repo}/registry.db", thali.port("offline"))
-        with open(repo / "feature_store.yaml", "a") as file:
-            file.write("feature_server: {offline_push_batching_enabled: true, offline_push_batching_batch_size: 4, offline_push_batching_batch_interval_seconds: 1}\n")
-        done = run(repo, "serve", "--role", "online", "--online-port", "0", "--metrics-port", "0")
-        assert done.returncode == 1 and "batched for a remote offline store" in done.stderr, done.stderr
-
-
 TOKEN = "s3cret-token"
 
 

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions, Value};
 
 use super::wire;
 use crate::error::{Error, Kind, Result};
@@ -254,9 +254,32 @@ pub fn message_to_json(message: &DynamicMessage) -> Result<serde_json::Value> {
     let options = SerializeOptions::new()
         .stringify_64_bit_integers(true)
         .skip_default_fields(true);
+    let failed = |error: serde_json::Error| Error::internal(format!("message has no JSON form: {error}"));
+    if has_floats(message) {
+        // Only in text a float of 32 bits has as few digits as it needs; as a value it has those of 64.
+        let mut text = serde_json::Serializer::new(Vec::new());
+        message
+            .serialize_with_options(&mut text, &options)
+            .map_err(failed)?;
+        return serde_json::from_slice(&text.into_inner()).map_err(failed);
+    }
     message
         .serialize_with_options(serde_json::value::Serializer, &options)
-        .map_err(|error| Error::internal(format!("message has no JSON form: {error}")))
+        .map_err(failed)
+}
+
+/// Whether a float of 32 bits is set anywhere in a message.
+fn has_floats(message: &DynamicMessage) -> bool {
+    fn is_float(value: &Value) -> bool {
+        match value {
+            Value::F32(_) => true,
+            Value::Message(message) => has_floats(message),
+            Value::List(values) => values.iter().any(is_float),
+            Value::Map(values) => values.values().any(is_float),
+            _ => false,
+        }
+    }
+    message.fields().any(|(_, value)| is_float(value))
 }
 
 fn descriptor(name: &str) -> Result<prost_reflect::MessageDescriptor> {
@@ -269,6 +292,24 @@ fn descriptor(name: &str) -> Result<prost_reflect::MessageDescriptor> {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn floats_have_the_digits_they_need() {
+        let json = |name: &str, text: &str| {
+            let given: serde_json::Value = serde_json::from_str(text).unwrap();
+            let message = dynamic_from_json(name, &given).unwrap();
+            (message_to_json(&message).unwrap(), given)
+        };
+        for rate in ["0.1", "0.30000004", "1e-7", "0.5"] {
+            let text = format!(r#"{{"spec": {{"loggingConfig": {{"sampleRate": {rate}}}}}}}"#);
+            let (told, given) = json("feast.core.FeatureService", &text);
+            assert_eq!(told, given);
+        }
+        // Within lists and maps too, and those of 64 bits keep theirs.
+        let values = r#"{"val": [{"floatVal": 0.1}, {"doubleVal": 0.10000000149011612}, {"floatListVal": {"val": [0.2, 3.4]}}]}"#;
+        let (told, given) = json("feast.types.RepeatedValue", values);
+        assert_eq!(told, given);
+    }
 
     #[test]
     fn places_of_name_and_project_are_those_of_the_contract() {

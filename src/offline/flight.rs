@@ -10,8 +10,10 @@
 //! and run in `run`; here are the RPCs and the form of errors.
 
 mod arrow_names;
+pub(in crate::offline) mod beyond;
 mod command;
 mod gate;
+mod once;
 mod receive;
 mod run;
 mod uploads;
@@ -38,8 +40,10 @@ use tracing::Instrument as _;
 
 pub(super) use self::arrow_names::type_named;
 use self::{
+    beyond::Receipt,
     command::{Command, Read},
     gate::{Gate, Work},
+    once::Marks,
     receive::{Received, command_of, receive},
     uploads::Uploads,
 };
@@ -54,11 +58,6 @@ const HEADER_BYTES: usize = 1 << 20;
 /// Errors travel in HTTP headers, which many peers limit to 8 KiB, and percent-encoding swells them.
 const MESSAGE_BYTES: usize = 2_000;
 
-/// A parameter of `get_historical_features` that Feast has not: only rows created by the entity row's time count.
-/// An answer to which it was applied says so in its schema's metadata under the same name, since a server that
-/// does not know it passes over it.
-pub(super) const KNOWN_AS_OF: &str = "thali.known_as_of";
-
 /// The Flight service over a context's stores. An answer's messages may be as big as they are, a client's as
 /// big as a whole upload.
 pub fn service(context: Context) -> FlightServiceServer<Server> {
@@ -68,6 +67,7 @@ pub fn service(context: Context) -> FlightServiceServer<Server> {
     let folder = context.config.repo_path.join(&thali.offline.upload_folder);
     let message = gate.upload_bytes().saturating_add(HEADER_BYTES);
     let server = Server {
+        marks: Marks::new(folder.join("once")),
         uploads: Uploads::new(folder, thali.memory_limit),
         gate,
         context,
@@ -82,6 +82,7 @@ pub struct Server {
     context: Context,
     gate: Gate,
     uploads: Uploads,
+    marks: Marks,
 }
 
 /// Rows that a client sent.
@@ -131,7 +132,8 @@ impl Server {
         reading.instrument(span).await
     }
 
-    async fn put(&self, messages: Streaming<FlightData>) -> Result<()> {
+    /// Does what is put; the answer is a receipt, for whoever asked for one.
+    async fn put(&self, messages: Streaming<FlightData>) -> Result<Option<Receipt>> {
         let Received {
             text,
             command,
@@ -142,17 +144,17 @@ impl Server {
         let putting = async {
             match command {
                 // A read that is put is the first step of the older protocol.
-                Some(Command::Read(_)) => self.uploads.keep(text, upload).await,
-                Some(Command::Write(write)) => run::write(&self.context, write, upload).await,
+                Some(Command::Read(_)) => self.uploads.keep(text, upload).await.map(|()| None),
+                Some(Command::Write(write)) => run::write(&self.context, &self.marks, write, upload).await,
                 None => {
                     tracing::warn!("a put without `api` was ignored");
-                    Ok(())
+                    Ok(None)
                 }
             }
         };
-        work.part(putting.instrument(span)).await?;
+        let receipt = work.part(putting.instrument(span)).await?;
         work.done();
-        Ok(())
+        Ok(receipt)
     }
 
     /// The third step of the older protocol.
@@ -286,8 +288,12 @@ impl FlightService for Server {
         &self,
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Answers<PutResult>>, Status> {
-        self.put(request.into_inner()).await.map_err(status)?;
-        Ok(Response::new(Box::pin(futures::stream::empty())))
+        let receipt = self.put(request.into_inner()).await.map_err(status)?;
+        let told = |receipt: Receipt| {
+            let app_metadata = serde_json::json!(receipt).to_string().into();
+            Ok(PutResult { app_metadata })
+        };
+        Ok(Response::new(Box::pin(futures::stream::iter(receipt.map(told)))))
     }
 
     async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Answers<FlightData>>, Status> {
@@ -318,7 +324,7 @@ impl FlightService for Server {
             })
         };
         Ok(Response::new(Box::pin(futures::stream::iter(
-            ACTIONS.map(action),
+            ACTIONS.into_iter().chain(beyond::ACTIONS).map(action),
         ))))
     }
 

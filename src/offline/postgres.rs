@@ -238,6 +238,23 @@ impl Tables for OfServer {
     }
 }
 
+/// Rows as they will be read when they were saved as `target`, if that is a table.
+///
+/// # Errors
+/// `InvalidArgument` when it names no table.
+pub(super) fn as_saved(
+    target: &DataSource,
+    rows: SendableRecordBatchStream,
+) -> Result<SendableRecordBatchStream> {
+    if Source::of(target)?.is_none() {
+        return Ok(rows);
+    }
+    let schema = Arc::new(text::schema_in_table(&rows.schema()));
+    let output = Arc::clone(&schema);
+    let rows = rows.map(move |batch| Ok(text::in_table(&batch?, &schema)?));
+    Ok(Box::pin(RecordBatchStreamAdapter::new(output, rows)))
+}
+
 #[async_trait]
 impl OfflineStore for PostgresStore {
     async fn historical(&self, query: HistoricalQuery) -> Result<SendableRecordBatchStream> {
@@ -292,13 +309,7 @@ impl OfflineStore for PostgresStore {
         target: &DataSource,
         rows: SendableRecordBatchStream,
     ) -> Result<SendableRecordBatchStream> {
-        if Source::of(target)?.is_none() {
-            return Ok(rows);
-        }
-        let schema = Arc::new(text::schema_in_table(&rows.schema()));
-        let output = Arc::clone(&schema);
-        let rows = rows.map(move |batch| Ok(text::in_table(&batch?, &schema)?));
-        Ok(Box::pin(RecordBatchStreamAdapter::new(output, rows)))
+        as_saved(target, rows)
     }
 
     /// The query is run by the server, over its tables, as it is by Feast; one that names a source of files

@@ -6,12 +6,14 @@
 //! of saved datasets are no registered sources. On-demand views are computed here. Leaving out rows by when they were
 //! created is no part of Feast's protocol: thali's server does it, and of another it is noticed that it did not.
 //!
-//! What cannot be had over that protocol, whoever the server is: appending once and no more, since a write whose
-//! answer got lost may have happened, and the server cannot be asked; saving rows in the server's tables, since
-//! its `persist` makes the rows itself, where on-demand views and what is asked in parts are put together here; and
-//! going on with a materialization that was killed, since nothing says whether the source is what it was.
+//! So are rows that are saved at the server's sources and tables, with a note: Feast's server saves only what it
+//! makes itself. Rows that are to be appended once: see `once`.
+//!
+//! What cannot be had, whoever the server is: going on with a materialization that was killed, since nothing says
+//! whether the source is what it was.
 
 mod features;
+mod once;
 mod server;
 
 use std::{path::Path, sync::Arc};
@@ -27,17 +29,23 @@ use datafusion::{execution::SendableRecordBatchStream, physical_plan::stream::Re
 use futures::{StreamExt as _, TryStreamExt as _};
 use prost::Message as _;
 use serde_json::{Value as Json, json};
+use uuid::Uuid;
 
 use self::features::{Again, Answer, Asked, Beside, Group, found};
 pub use self::server::Server;
 use super::{
     files::FileStore,
-    flight::{KNOWN_AS_OF, type_named},
-    store::{Appended, EntityRows, HistoricalQuery, JoinView, Note, OfflineStore, Parts, Pull},
+    flight::{
+        beyond::{GIVEN_ROWS, KNOWN_AS_OF, NOTE, ONCE},
+        type_named,
+    },
+    postgres,
+    served_log::LogPlace,
+    store::{Appended, EntityRows, HistoricalQuery, JoinView, Note, OfflineStore, Parts, Pull, bytes_of},
 };
 use crate::{
     config::schema::{Kind as Holds, Schema as Keys, Unknown, used},
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     model::{Object, ObjectKind, feature_view::DUMMY_JOIN_KEY},
     proto::feast::core::{DataSource, data_source::Options},
     registry::Registry,
@@ -87,14 +95,52 @@ impl RemoteStore {
         }
     }
 
-    /// Whether a source is a file that is read and written here, not one of the definitions.
-    async fn is_here(&self, source: &DataSource) -> Result<bool> {
-        let is_file = matches!(source.options, Some(Options::FileOptions(_)));
-        if !is_file || !source.data_source_class_type.is_empty() {
-            return Ok(false);
-        }
+    /// The name under which the server knows a source; none of a file that is neither a source nor a log of the
+    /// definitions: it is read and written here.
+    async fn name_there(&self, source: &DataSource) -> Result<Option<String>> {
+        let known = Some(source.name.clone());
+        let file = match &source.options {
+            Some(Options::FileOptions(file)) if source.data_source_class_type.is_empty() => file,
+            _ => return Ok(known),
+        };
         let catalog = self.registry.catalog(&self.project).await?;
-        Ok(catalog.object(ObjectKind::DataSource, &source.name).is_none())
+        if catalog.object(ObjectKind::DataSource, &source.name).is_some() {
+            return Ok(known);
+        }
+        let log = LogPlace::called(&catalog, &file.uri)?;
+        Ok(log.map(|_| file.uri.clone()))
+    }
+
+    async fn is_here(&self, source: &DataSource) -> Result<bool> {
+        Ok(self.name_there(source).await?.is_none())
+    }
+
+    /// A source as it travels.
+    fn proto(&self, source: &DataSource) -> Result<String> {
+        let object = Object {
+            kind: ObjectKind::DataSource,
+            project: self.project.clone(),
+            name: source.name.clone(),
+            bytes: source.encode_to_vec().into(),
+        };
+        Ok(object.to_json()?.to_string())
+    }
+
+    /// Rows together, as they are sent.
+    async fn gathered(&self, mut rows: SendableRecordBatchStream) -> Result<RecordBatch> {
+        let (mut batches, mut held) = (Vec::new(), 0);
+        while let Some(batch) = rows.next().await.transpose()? {
+            held += bytes_of(&batch);
+            if held > self.limit {
+                return Err(Error::new(
+                    Kind::TooLarge,
+                    "the rows to save with a remote offline store are larger than the memory limit",
+                )
+                .hint("save them as a file that is no data source, or raise `memory_limit` in the `thali` section"));
+            }
+            batches.push(batch);
+        }
+        Ok(concat_batches(&rows.schema(), &batches)?)
     }
 
     /// What is asked of a group of views, with or without rows that were created later than they are asked for.
@@ -323,9 +369,9 @@ impl OfflineStore for RemoteStore {
 
     async fn pull(&self, pull: Pull) -> Result<SendableRecordBatchStream> {
         let source = &pull.source;
-        if self.is_here(source).await? {
+        let Some(name) = self.name_there(source).await? else {
             return self.files.pull(pull).await;
-        }
+        };
         // The server wants names as they are stored, and answers with them.
         let stored = |name: &String| {
             let mapped = source.field_mapping.iter().find(|(_, mapped)| *mapped == name);
@@ -341,7 +387,7 @@ impl OfflineStore for RemoteStore {
             given.or(ever).map(iso)
         };
         let parameters = json!({
-            "data_source_name": source.name,
+            "data_source_name": name,
             "join_key_columns": keys.map(stored).collect::<Vec<_>>(),
             "feature_name_columns": features.clone().map(stored).collect::<Vec<_>>(),
             "timestamp_field": stored(time),
@@ -381,13 +427,6 @@ impl OfflineStore for RemoteStore {
         if self.is_here(source).await? {
             return self.files.append(source, batches, once).await;
         }
-        if once.is_some() {
-            return Err(Error::unsupported(format!(
-                "rows for data source `{}` cannot be appended once and no more: a remote offline store cannot tell",
-                source.name
-            ))
-            .hint("switch `feature_server.offline_push_batching_enabled` off"));
-        }
         // The server takes rows for a view, and adds them to the view's source.
         let catalog = self.registry.catalog(&self.project).await?;
         let reads = |view: &&Arc<crate::model::FeatureView>| {
@@ -413,9 +452,11 @@ impl OfflineStore for RemoteStore {
         let rows = concat_batches(&schema, &batches)?;
         let count = rows.num_rows() as u64;
         let parameters = json!({"feature_view_names": [view], "name_aliases": [null], "progress": null});
-        self.server
-            .write("offline_write_batch", parameters, Some(rows))
-            .await?;
+        let api = "offline_write_batch";
+        if let Some(marker) = once {
+            return once::append(&self.server, (api, parameters), rows, marker).await;
+        }
+        self.server.write(api, parameters, Some(rows), false).await?;
         Ok(Appended::all(count))
     }
 
@@ -429,18 +470,79 @@ impl OfflineStore for RemoteStore {
         if self.is_here(target).await? {
             return self.files.save(target, rows, overwrite, note).await;
         }
-        Err(Error::unsupported(format!(
-            "`{}` lies with the remote offline store: rows that are here cannot be saved there",
-            target.name
-        ))
-        .hint("save them as a file, or on the server itself"))
+        let (server, name) = (&self.server, &target.name);
+        if !server.knows(GIVEN_ROWS).await? {
+            let address = server.address();
+            return Err(Error::unsupported(format!(
+                "offline server `{address}` saves no rows that are sent to it, and `{name}` lies there"
+            ))
+            .hint("save them as a file that is no data source, which lies here; thali's own offline server does"));
+        }
+        let rows = self.gathered(rows).await?;
+        let count = rows.num_rows() as u64;
+        let note = note.map(|note| note()).transpose()?;
+        let parameters = json!({
+            "data_source_name": name,
+            "data_source_proto": self.proto(target)?,
+            "allow_overwrite": overwrite,
+            "timeout": null,
+            "retrieve_func": GIVEN_ROWS,
+            NOTE: note,
+        });
+        server.write("persist", parameters, Some(rows), false).await?;
+        Ok(count)
+    }
+
+    fn as_saved(
+        &self,
+        target: &DataSource,
+        rows: SendableRecordBatchStream,
+    ) -> Result<SendableRecordBatchStream> {
+        postgres::as_saved(target, rows)
+    }
+
+    async fn log(&self, service: &str, batches: &[RecordBatch]) -> Result<Option<u64>> {
+        let Some(first) = batches.first() else {
+            return Ok(Some(0));
+        };
+        let rows = concat_batches(&first.schema(), batches)?;
+        let count = rows.num_rows() as u64;
+        let is_known_again = self.server.knows(ONCE).await?;
+        let mut parameters = json!({"feature_service_name": service});
+        if is_known_again {
+            parameters[ONCE] = json!(Uuid::now_v7());
+        }
+        let api = "write_logged_features";
+        let written = self
+            .server
+            .write(api, parameters, Some(rows), is_known_again)
+            .await;
+        written.map_err(|unwritten| match unwritten.may_have_happened {
+            // What is unavailable is tried again, and these rows would be there twice.
+            true => Error::new(Kind::DeadlineExceeded, unwritten.error.one_line()),
+            false => unwritten.error,
+        })?;
+        Ok(Some(count))
     }
 
     async fn note(&self, source: &DataSource) -> Result<Option<String>> {
-        match self.is_here(source).await? {
-            true => self.files.note(source).await,
-            false => Ok(None),
-        }
+        let Some(name) = self.name_there(source).await? else {
+            return self.files.note(source).await;
+        };
+        let read = self.server.read(NOTE, json!({"data_source_name": name}), None);
+        let rows = match read.await {
+            Ok(rows) => rows,
+            Err(error) if error.kind() == Kind::Unsupported => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let (schema, batches): (_, Vec<RecordBatch>) = (rows.schema(), rows.try_collect().await?);
+        let rows = concat_batches(&schema, &batches)?;
+        let texts = cast(
+            rows.column(schema.index_of(found(&schema, NOTE)?.name())?),
+            &DataType::Utf8,
+        )?;
+        let first = texts.as_string::<i32>().iter().next();
+        Ok(first.flatten().map(str::to_owned))
     }
 
     fn takes_queries(&self) -> bool {
@@ -451,13 +553,7 @@ impl OfflineStore for RemoteStore {
         if self.is_here(source).await? {
             return self.files.schema(source).await;
         }
-        let object = Object {
-            kind: ObjectKind::DataSource,
-            project: self.project.clone(),
-            name: source.name.clone(),
-            bytes: source.encode_to_vec().into(),
-        };
-        let parameters = json!({"data_source_proto": object.to_json()?.to_string()});
+        let parameters = json!({"data_source_proto": self.proto(source)?});
         let api = "get_table_column_names_and_types_from_data_source";
         let rows = self.server.read(api, parameters, None).await?;
         let schema = rows.schema();

@@ -16,15 +16,18 @@ use arrow::{
 };
 use chrono::Utc;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use uuid::Uuid;
 
 use super::store::OfflineStore;
 use crate::{
     error::{Error, Result},
+    model::ObjectKind,
     proto::feast::core::{
         DataSource, FeatureServiceSpec,
         data_source::{FileOptions, Options, SourceType},
         logging_config::{Destination, FileDestination},
     },
+    registry::Catalog,
 };
 
 /// The time of a served request.
@@ -84,9 +87,19 @@ impl LogPlace {
         }
     }
 
-    /// Whether Feast's SDK means this log by a source of that name: it calls it by its path.
-    pub fn is_called(&self, name: &str) -> bool {
-        self.file.path == name
+    /// The log that Feast's SDK means by a source of that name: it calls it by its path.
+    ///
+    /// # Errors
+    /// What reading a service's definition returns.
+    pub fn called(catalog: &Catalog, name: &str) -> Result<Option<Self>> {
+        for service in catalog.objects(ObjectKind::FeatureService) {
+            let spec = catalog.service(&service.name)?.spec.as_ref();
+            let place = spec.and_then(|spec| Self::of(spec).ok());
+            if let Some(place) = place.filter(|place| place.file.path == name) {
+                return Ok(Some(place));
+            }
+        }
+        Ok(None)
     }
 
     fn at(&self, uri: String) -> DataSource {
@@ -102,14 +115,19 @@ impl LogPlace {
         }
     }
 
-    /// Adds rows.
+    /// Adds rows; the same rows under the same name are added once.
     ///
     /// # Errors
     /// As [`LogPlace::parts`] and [`LogPlace::write`].
-    pub async fn append(&self, offline: &Arc<dyn OfflineStore>, batches: Vec<RecordBatch>) -> Result<u64> {
+    pub async fn append(
+        &self,
+        offline: &Arc<dyn OfflineStore>,
+        batches: Vec<RecordBatch>,
+        once: Option<Uuid>,
+    ) -> Result<u64> {
         let mut rows = 0;
         for (folder, batches) in self.parts(batches)? {
-            rows += self.write(offline, &folder, batches).await?;
+            rows += self.add(offline, &folder, batches, once).await?;
         }
         Ok(rows)
     }
@@ -177,23 +195,40 @@ impl LogPlace {
         folder: &str,
         batches: Vec<RecordBatch>,
     ) -> Result<u64> {
+        self.add(offline, folder, batches, None).await
+    }
+
+    async fn add(
+        &self,
+        offline: &Arc<dyn OfflineStore>,
+        folder: &str,
+        batches: Vec<RecordBatch>,
+        once: Option<Uuid>,
+    ) -> Result<u64> {
         let Some(first) = batches.first() else {
             return Ok(0);
         };
+        if let Some(rows) = offline.log(&self.service, &batches).await? {
+            return Ok(rows);
+        }
         let schema = storable(&first.schema());
         let batches = batches
             .iter()
             .map(|batch| fitted(batch, &schema))
             .collect::<Result<Vec<_>>>()?;
-        let name = format!(
-            "{}/{folder}{}-{}.parquet",
-            self.file.path.trim_end_matches('/'),
-            Utc::now().format("%Y%m%dT%H%M%S"),
-            uuid::Uuid::now_v7().simple()
-        );
+        // A file of the same name is one of the same rows.
+        let name = match once {
+            Some(once) => once.simple().to_string(),
+            None => format!(
+                "{}-{}",
+                Utc::now().format("%Y%m%dT%H%M%S"),
+                Uuid::now_v7().simple()
+            ),
+        };
+        let name = format!("{}/{folder}{name}.parquet", self.file.path.trim_end_matches('/'));
         let batches = futures::stream::iter(batches.into_iter().map(Ok));
         let rows = Box::pin(RecordBatchStreamAdapter::new(schema, batches));
-        offline.save(&self.at(name), rows, false, None).await
+        offline.save(&self.at(name), rows, once.is_some(), None).await
     }
 }
 

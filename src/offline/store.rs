@@ -173,6 +173,12 @@ pub trait OfflineStore: Send + Sync + 'static {
         note: Option<Note>,
     ) -> Result<u64>;
 
+    /// Adds rows to the log of a feature service, if the store keeps logs itself; otherwise they are files to be
+    /// [saved](Self::save).
+    async fn log(&self, _service: &str, _batches: &[RecordBatch]) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
     /// The note that was saved with the rows of a source, or whatever is in its place.
     async fn note(&self, _source: &DataSource) -> Result<Option<String>> {
         Ok(None)

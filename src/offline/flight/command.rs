@@ -6,8 +6,9 @@
 use chrono::{DateTime, NaiveDateTime, Utc};
 use prost::Message;
 use serde_json::{Map, Value as Json};
+use uuid::Uuid;
 
-use super::KNOWN_AS_OF;
+use super::beyond::{GIVEN_ROWS, KNOWN_AS_OF, NOTE, ONCE};
 use crate::{
     error::{Error, Result},
     model::object::dynamic_from_json,
@@ -28,6 +29,10 @@ pub(super) enum Read {
     Pull(PullCommand),
     /// The columns of a source and their types.
     Columns(Box<DataSource>),
+    /// The text that was kept with the rows of a source.
+    Note {
+        data_source: String,
+    },
 }
 
 /// A command that answers nothing.
@@ -35,17 +40,32 @@ pub(super) enum Read {
 pub(super) enum Write {
     Append {
         view: String,
+        once: Option<Uuid>,
     },
     Logs {
         service: String,
+        once: Option<Uuid>,
     },
     Persist {
         data_source: String,
         allow_overwrite: bool,
         timeout: Option<f64>,
-        read: Read,
+        rows: Persisted,
     },
     Validate(Box<DataSource>),
+}
+
+/// What is persisted.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Persisted {
+    /// What a read answers.
+    Read(Read),
+    /// The rows that came with the command.
+    Given {
+        /// Where they are to lie, if that is registered nowhere.
+        place: Option<Box<DataSource>>,
+        note: Option<String>,
+    },
 }
 
 /// `get_historical_features`.
@@ -83,6 +103,7 @@ impl Read {
             Self::Pull(pull) if pull.latest_only => "pull_latest_from_table_or_query",
             Self::Pull(_) => "pull_all_from_table_or_query",
             Self::Columns(_) => "get_table_column_names_and_types_from_data_source",
+            Self::Note { .. } => NOTE,
         }
     }
 }
@@ -120,9 +141,11 @@ impl Command {
         Ok(Some(Self::Write(match api {
             "offline_write_batch" => Write::Append {
                 view: only(parameters.texts("feature_view_names")?)?,
+                once: parameters.once()?,
             },
             "write_logged_features" => Write::Logs {
                 service: parameters.text("feature_service_name")?,
+                once: parameters.once()?,
             },
             "validate_data_source" => Write::Validate(Box::new(parameters.data_source()?)),
             "persist" => {
@@ -131,7 +154,13 @@ impl Command {
                     data_source: parameters.text("data_source_name")?,
                     allow_overwrite: parameters.flag("allow_overwrite")?,
                     timeout: parameters.optional("timeout", Json::as_f64)?,
-                    read: read(&name, &parameters)?.ok_or_else(|| unknown(&name))?,
+                    rows: match name.as_str() {
+                        GIVEN_ROWS => Persisted::Given {
+                            place: parameters.optional_data_source()?.map(Box::new),
+                            note: parameters.optional(NOTE, Json::as_str)?.map(str::to_owned),
+                        },
+                        name => Persisted::Read(read(name, &parameters)?.ok_or_else(|| unknown(name))?),
+                    },
                 }
             }
             other => return Err(unknown(other)),
@@ -147,6 +176,9 @@ fn read(api: &str, parameters: &Parameters<'_>) -> Result<Option<Read>> {
         "get_table_column_names_and_types_from_data_source" => {
             Read::Columns(Box::new(parameters.data_source()?))
         }
+        NOTE => Read::Note {
+            data_source: parameters.text("data_source_name")?,
+        },
         _ => return Ok(None),
     }))
 }
@@ -258,13 +290,27 @@ impl<'a> Parameters<'a> {
             .map_err(|_| Error::invalid(format!("`{name}` is no ISO 8601 time: `{text}`")))
     }
 
-    /// A data source as protobuf's JSON in a text.
+    /// The name of a write that is to happen once.
+    fn once(&self) -> Result<Option<Uuid>> {
+        let text = self.optional(ONCE, Json::as_str)?;
+        let name = text.map(|text| text.parse().map_err(|_| wrong_type(ONCE)));
+        name.transpose()
+    }
+
     fn data_source(&self) -> Result<DataSource> {
-        let text = self.text("data_source_proto")?;
-        let json = serde_json::from_str(&text)
+        let source = self.optional_data_source()?;
+        source.ok_or_else(|| Error::invalid("the command lacks `data_source_proto`"))
+    }
+
+    /// A data source as protobuf's JSON in a text.
+    fn optional_data_source(&self) -> Result<Option<DataSource>> {
+        let Some(text) = self.optional("data_source_proto", Json::as_str)? else {
+            return Ok(None);
+        };
+        let json = serde_json::from_str(text)
             .map_err(|error| Error::invalid(format!("`data_source_proto` is not valid JSON: {error}")))?;
         let message = dynamic_from_json("feast.core.DataSource", &json)?;
-        Ok(DataSource::decode(message.encode_to_vec().as_slice())?)
+        Ok(Some(DataSource::decode(message.encode_to_vec().as_slice())?))
     }
 }
 
@@ -331,13 +377,15 @@ mod tests {
         assert_eq!(
             recorded("offline_write"),
             Some(Command::Write(Write::Append {
-                view: "driver_fv".to_owned()
+                view: "driver_fv".to_owned(),
+                once: None,
             }))
         );
         assert_eq!(
             recorded("write_logs"),
             Some(Command::Write(Write::Logs {
-                service: "fs1".to_owned()
+                service: "fs1".to_owned(),
+                once: None,
             }))
         );
     }
@@ -381,7 +429,7 @@ mod tests {
             "timestamp_field": "ts", "start_date": null, "end_date": "2026-01-01T00:00:00.5+01:00"}"#;
         let Some(Command::Write(Write::Persist {
             data_source,
-            read: Read::Pull(pull),
+            rows: Persisted::Read(Read::Pull(pull)),
             ..
         })) = Command::parse(text.as_bytes()).unwrap()
         else {
@@ -389,5 +437,34 @@ mod tests {
         };
         assert_eq!((data_source.as_str(), pull.start), ("target", None));
         assert_eq!(pull.end.unwrap().to_rfc3339(), "2025-12-31T23:00:00.500+00:00");
+    }
+
+    #[test]
+    fn what_is_beyond_feast_is_understood() {
+        let parse = |text: &str| Command::parse(text.as_bytes());
+        let id = "0190163d-8694-739b-aea5-966c26f8ad91";
+        let text =
+            format!(r#"{{"api": "write_logged_features", "feature_service_name": "f", "{ONCE}": "{id}"}}"#);
+        let logs = Write::Logs {
+            service: "f".to_owned(),
+            once: Some(id.parse().unwrap()),
+        };
+        assert_eq!(parse(&text).unwrap(), Some(Command::Write(logs)));
+        let refused = parse(&text.replace(id, "../../etc")).unwrap_err();
+        assert!(refused.message().contains(ONCE), "{refused}");
+        let text = format!(
+            r#"{{"api": "persist", "retrieve_func": "{GIVEN_ROWS}", "data_source_name": "kept", "allow_overwrite": false, "{NOTE}": "n"}}"#
+        );
+        let Some(Command::Write(Write::Persist { rows, .. })) = parse(&text).unwrap() else {
+            panic!()
+        };
+        let note = Some("n".to_owned());
+        assert_eq!(rows, Persisted::Given { place: None, note });
+        let text = format!(r#"{{"api": "{NOTE}", "data_source_name": "kept"}}"#);
+        let data_source = "kept".to_owned();
+        assert_eq!(
+            parse(&text).unwrap(),
+            Some(Command::Read(Read::Note { data_source }))
+        );
     }
 }

@@ -13,13 +13,15 @@ use arrow_flight::{
 use datafusion::{execution::SendableRecordBatchStream, physical_plan::stream::RecordBatchStreamAdapter};
 use futures::{StreamExt, TryStreamExt, future::ready, stream};
 use serde_json::{Value as Json, json};
-use tonic::{Code, Status, Streaming, service::interceptor::InterceptedService, transport::Channel};
+use tonic::{
+    Code, ConnectError, Status, Streaming, service::interceptor::InterceptedService, transport::Channel,
+};
 
 use crate::{
     backoff::Backoff,
     config::Section,
     error::{Error, Kind, Result, reason},
-    offline::flight::KNOWN_AS_OF,
+    offline::flight::beyond::{KNOWN_AS_OF, Receipt},
     tls::grpc::{self, RemoteTls, Token},
 };
 
@@ -32,6 +34,30 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const MARK: &str = "Flight error: ";
 
 type Client = FlightServiceClient<InterceptedService<Channel, Token>>;
+
+/// A write that failed.
+#[derive(Debug)]
+pub(super) struct Unwritten {
+    pub(super) error: Error,
+    /// Whether it may have happened all the same.
+    pub(super) may_have_happened: bool,
+}
+
+impl From<Unwritten> for Error {
+    fn from(unwritten: Unwritten) -> Self {
+        unwritten.error
+    }
+}
+
+impl From<Error> for Unwritten {
+    /// Of what never left this process.
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            may_have_happened: false,
+        }
+    }
+}
 
 /// See the module. Cloning is cheap.
 #[derive(Clone)]
@@ -75,6 +101,11 @@ impl Server {
         })
     }
 
+    /// Its host and port.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
     fn client(&self) -> Client {
         FlightServiceClient::with_interceptor(self.channel.clone(), self.token.clone())
             .max_decoding_message_size(usize::MAX)
@@ -90,12 +121,11 @@ impl Server {
     ) -> Result<SendableRecordBatchStream> {
         let known_as_of = parameters.get(KNOWN_AS_OF).is_some();
         let messages = messages(api, parameters, upload).await?;
-        let mut answer = self
-            .called(|mut client| {
-                let request = stream::iter(messages.clone());
-                async move { first(client.do_exchange(request).await?.into_inner()).await }
-            })
-            .await?;
+        let exchanged = self.called(is_away, |mut client| {
+            let request = stream::iter(messages.clone());
+            async move { first(client.do_exchange(request).await?.into_inner()).await }
+        });
+        let mut answer = exchanged.await.map_err(|status| self.failed(&status))?;
         let (server, early) = (self.clone(), self.clone());
         // The first batch brings the schema, or none where there are no rows.
         let first = answer.next().await.transpose();
@@ -122,22 +152,56 @@ impl Server {
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
     }
 
-    /// A write: done when this returns.
-    pub(super) async fn write(&self, api: &str, parameters: Json, rows: Option<RecordBatch>) -> Result<()> {
+    /// A write: done when this returns; the answer is the receipt of a server that gives one. It is sent again when
+    /// it cannot have arrived, or, if the server knows it again, while it may have.
+    pub(super) async fn write(
+        &self,
+        api: &str,
+        parameters: Json,
+        rows: Option<RecordBatch>,
+        is_known_again: bool,
+    ) -> Result<Option<Receipt>, Unwritten> {
         let messages = messages(api, parameters, rows).await?;
-        let mut answer = self
-            .called(|mut client| {
-                let request = stream::iter(messages.clone());
-                async move { Ok(client.do_put(request).await?.into_inner()) }
-            })
-            .await?;
-        while answer
-            .message()
-            .await
-            .map_err(|status| self.failed(&status))?
-            .is_some()
-        {}
-        Ok(())
+        let is_worth_it = |status: &Status| never_arrived(status) || is_known_again && !is_refusal(status);
+        let put = self.called(is_worth_it, |mut client| {
+            let request = stream::iter(messages.clone());
+            async move {
+                let mut answer = client.do_put(request).await?.into_inner();
+                let mut receipt = None;
+                while let Some(part) = answer.message().await? {
+                    receipt = serde_json::from_slice(&part.app_metadata).ok().or(receipt);
+                }
+                Ok(receipt)
+            }
+        });
+        put.await.map_err(|status| {
+            let error = self.failed(&status);
+            if never_arrived(&status) || is_refusal(&status) {
+                return error.into();
+            }
+            let text = format!(
+                "{}; it is not known whether the rows were written",
+                error.message()
+            );
+            Unwritten {
+                error: Error::new(error.kind(), text)
+                    .hint("see whether they are there before they are sent again"),
+                may_have_happened: true,
+            }
+        })
+    }
+
+    /// Whether it says of itself that it can do that.
+    pub(super) async fn knows(&self, action: &str) -> Result<bool> {
+        let told = self.called(is_away, |mut client| async move {
+            let told = client.list_actions(Empty {}).await?.into_inner();
+            told.try_collect::<Vec<_>>().await
+        });
+        match told.await {
+            Ok(told) => Ok(told.iter().any(|known| known.r#type == action)),
+            Err(status) if status.code() == Code::Unimplemented => Ok(false),
+            Err(status) => Err(self.failed(&status)),
+        }
     }
 
     /// Whether it answers.
@@ -150,8 +214,12 @@ impl Server {
         answered.map(drop).map_err(|status| self.failed(&status))
     }
 
-    /// A call, tried again while the server cannot be reached.
-    async fn called<T, F>(&self, call: impl Fn(Client) -> F) -> Result<T>
+    /// A call, tried again while that is worth it.
+    async fn called<T, F>(
+        &self,
+        is_worth_it: impl Fn(&Status) -> bool,
+        call: impl Fn(Client) -> F,
+    ) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {
@@ -160,11 +228,11 @@ impl Server {
         loop {
             match call(self.client()).await {
                 Ok(answer) => return Ok(answer),
-                Err(status) if status.code() == Code::Unavailable && tries < self.retries => {
+                Err(status) if tries < self.retries && is_worth_it(&status) => {
                     tries += 1;
                     backoff.pause().await;
                 }
-                Err(status) => return Err(self.failed(&status)),
+                Err(status) => return Err(status),
             }
         }
     }
@@ -190,7 +258,19 @@ impl Server {
         let of_detail = |key: &str| detail.as_ref()?.get(key)?.as_str();
         let message = match (of_detail("message"), status.source()) {
             (Some(message), _) => message.to_owned(),
-            (None, Some(cause)) => reason(cause),
+            (None, Some(cause)) if never_arrived(status) => {
+                let text = format!(
+                    "offline server `{}` cannot be reached: {}",
+                    self.address,
+                    reason(cause)
+                );
+                return Error::unavailable(text)
+                    .hint("see that it runs; `offline_store.host` and `offline_store.port` say where it is");
+            }
+            (None, Some(cause)) => {
+                let text = format!("offline server `{}` broke off: {}", self.address, reason(cause));
+                return Error::unavailable(text).hint("its own log may say why");
+            }
             (None, None) => text.to_owned(),
         };
         let message = message.lines().next().unwrap_or_default();
@@ -210,6 +290,33 @@ impl Server {
             (Code::Unknown | Code::Internal, Some(_)) => error(Kind::InvalidArgument),
             _ => error(Kind::Unavailable),
         }
+    }
+}
+
+fn is_away(status: &Status) -> bool {
+    status.code() == Code::Unavailable
+}
+
+/// Whether there was no connection, so that nothing can have been done.
+fn never_arrived(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Whether the server itself said no; of other failures it is not known what it has done.
+fn is_refusal(status: &Status) -> bool {
+    match status.code() {
+        Code::Unknown | Code::Internal => {
+            status.metadata().contains_key("x-arrow-status") || status.message().contains(MARK)
+        }
+        Code::Ok | Code::Cancelled | Code::DeadlineExceeded | Code::Unavailable | Code::DataLoss => false,
+        _ => status.source().is_none(),
     }
 }
 
@@ -245,4 +352,31 @@ fn placeholder() -> Result<RecordBatch> {
         schema,
         vec![Arc::new(StringArray::from(vec!["no rows"]))],
     )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_refused_is_told_from_what_may_have_happened() {
+        let away = Status::from_error(Box::new(ConnectError("connection refused".into())));
+        assert!(never_arrived(&away) && is_away(&away));
+        let lost = Status::from_error("h2 protocol error".into());
+        assert!(!never_arrived(&lost) && !is_refusal(&lost));
+        for refused in [
+            Status::invalid_argument("no such column"),
+            Status::unimplemented(""),
+            Status::unknown(r#"Flight error: {"module": "feast.errors", "class": "X", "message": "no"}"#),
+        ] {
+            assert!(is_refusal(&refused) && !never_arrived(&refused), "{refused}");
+        }
+        for unknown in [
+            Status::unavailable("502 Bad Gateway"),
+            Status::deadline_exceeded(""),
+            Status::unknown("transport error"),
+        ] {
+            assert!(!is_refusal(&unknown) && !never_arrived(&unknown), "{unknown}");
+        }
+    }
 }
