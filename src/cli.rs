@@ -50,6 +50,7 @@ use crate::{
     config::{Report, Sources},
     context::Context,
     error::{Error, Result},
+    node::Signals,
     registry::store::history::Author,
     telemetry,
 };
@@ -410,6 +411,17 @@ impl Global {
         });
         telemetry::start(self.log_level.as_deref().unwrap_or(default_level), traces)
     }
+}
+
+/// Does `work`, which a signal ends, and then what must not be cut off.
+async fn until_signal<T>(context: &Context, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut signals = Signals::listen()?;
+    let outcome = tokio::select! {
+        outcome = work => outcome,
+        () = signals.next() => Err(Error::unavailable("interrupted")),
+    };
+    context.finish().await;
+    outcome
 }
 
 /// Who works at this command line, for the registry's history.

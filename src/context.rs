@@ -45,8 +45,8 @@ pub struct Context {
     pub datasets: Arc<DatasetJobs>,
     pub metrics: Arc<Metrics>,
     pub background: Background,
-    /// Writes into the online store, whoever waits for them; the process ends after them.
-    pub writes: TaskTracker,
+    /// What the process ends after: writes into the online store, whoever waits for them, and jobs of a cluster.
+    pub unfinished: TaskTracker,
 }
 
 impl Context {
@@ -65,7 +65,9 @@ impl Context {
             &metrics,
         )
         .await?;
-        let offline = with_engine(open_offline(&config, &registry)?, &config.batch_engine);
+        let unfinished = TaskTracker::new();
+        let offline = open_offline(&config, &registry)?;
+        let offline = with_engine(offline, &config.batch_engine, &unfinished);
         let ledger = open_ledger(&config).await?;
         Ok(Self {
             registry,
@@ -81,9 +83,15 @@ impl Context {
             datasets: Arc::default(),
             metrics,
             background: Background::start()?,
-            writes: TaskTracker::new(),
+            unfinished,
             config,
         })
+    }
+
+    /// Waits for what must not be cut off by the end of the process.
+    pub async fn finish(&self) {
+        self.unfinished.close();
+        self.unfinished.wait().await;
     }
 }
 
@@ -128,12 +136,20 @@ pub(crate) fn open_offline(config: &Config, registry: &Arc<Registry>) -> Result<
 }
 
 /// The store, joining where the configuration says.
-fn with_engine(local: Arc<dyn OfflineStore>, engine: &BatchEngineConfig) -> Arc<dyn OfflineStore> {
+#[cfg_attr(
+    not(feature = "ballista"),
+    expect(unused_variables, reason = "jobs are of clusters")
+)]
+fn with_engine(
+    local: Arc<dyn OfflineStore>,
+    engine: &BatchEngineConfig,
+    jobs: &TaskTracker,
+) -> Arc<dyn OfflineStore> {
     match engine {
         BatchEngineConfig::Local => local,
         #[cfg(feature = "ballista")]
         BatchEngineConfig::Ballista { scheduler, tasks } => Arc::new(
-            crate::offline::ballista::Distributed::new(local, scheduler, *tasks),
+            crate::offline::ballista::Distributed::new(local, scheduler, *tasks, jobs.clone()),
         ),
     }
 }

@@ -235,8 +235,7 @@ async fn drain(context: &Context, handle: &Handle<SocketAddr>, stop: &Cancellati
     handle.graceful_shutdown(Some(thali.shutdown_grace));
     let finish = async {
         while tasks.next().await.is_some() {}
-        context.writes.close();
-        context.writes.wait().await;
+        context.finish().await;
         // Nothing is served any more.
         if let Some(log) = &context.feature_log {
             log.close().await;
@@ -275,13 +274,15 @@ async fn named(name: &'static str, task: impl Future<Output = Result<()>>) -> Na
     (name, task.await)
 }
 
-struct Signals {
+/// SIGTERM and Ctrl-C.
+pub(crate) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
 impl Signals {
-    fn listen() -> Result<Self> {
+    /// From here on they do not end the process.
+    pub(crate) fn listen() -> Result<Self> {
         let listen = |kind| {
             signal(kind)
                 .map_err(|error| Error::unavailable(format!("signals cannot be listened to: {error}")))
@@ -292,7 +293,8 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) {
+    /// Waits for one.
+    pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

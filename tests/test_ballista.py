@@ -1,11 +1,13 @@
 """The distributed engine: a scheduler and two executors, all of them thali's own binary built with `--features ballista`
 (`make test-ballista`). Answers equal those of the local engine cell by cell, whatever is asked and whoever dies."""
 
+import json
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 import sqlalchemy
 
 import harness
+import test_materialize_crash as crash
 from harness import Node, Thali
 from test_offline_postgres import store_section
 
@@ -233,6 +236,123 @@ def test_no_scheduler(repo: Path, tmp_path: Path) -> None:
     assert "ballista scheduler at `127.0.0.1:1` cannot be reached" in done.stderr
 
 
+# --- materialization ------------------------------------------------------------------------------------------------
+
+
+def sqlite_content(file: Path) -> dict[str, list[Any]]:
+    with sqlite3.connect(file) as connection:
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
+        return {table: sorted(connection.execute(f"SELECT * FROM {table}").fetchall(), key=repr) for table in tables}
+
+
+def remove(file: Path) -> None:
+    for part in file.parent.glob(f"{file.name}*"):
+        part.unlink()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def online(request: pytest.FixtureRequest, repo: Path, tmp_path: Path) -> tuple[list[object], Callable[[], Any], Callable[[], Any]]:
+    """Arguments for an online store, which is empty, how to read it and how to empty it; one takes rows by their keys."""
+    if request.param == "sqlite":
+        file = tmp_path / "online.db"
+        return ["--set", f"online_store.path={file}"], lambda: sqlite_content(file), lambda: remove(file)
+    store = crash.redis_store(request.getfixturevalue("redis"))
+    store.empty()
+    configuration = CONFIGURATION.replace("{type: sqlite, path: online.db}", store.section)
+    assert configuration != CONFIGURATION
+    (repo / "redis.yaml").write_text(configuration)
+    return ["--feature-store-yaml", repo / "redis.yaml"], store.content, store.empty
+
+
+WINDOWS = [
+    ("2026-03-01T00:10:00.5", "2026-03-01T03:00:00"),
+    # Nearly all of it is empty, and rows come that are older than the stored ones.
+    ("1970-01-01", "2030-01-01"),
+    ("2040-01-01", "2041-01-01"),
+]
+
+
+def test_materialization_is_that_of_the_local_engine(repo: Path, cluster: Cluster, online: tuple[Any, Any, Any]) -> None:
+    arguments, content, empty = online
+    contents = []
+    before = {job["job_id"] for job in cluster.jobs()}
+    for engine in ([], cluster.settings):
+        for window in WINDOWS:
+            said = harness.succeed(repo, *arguments, *engine, "materialize", *window)
+            assert len(said.splitlines()) == 4, said
+            contents.append(content())
+        empty()
+    local, distributed = contents[:3], contents[3:]
+    assert local[0] and local[0] != local[1] == local[2]
+    assert distributed == local
+    # One for each of four views, and none where there is nothing.
+    jobs = [job for job in cluster.jobs() if job["job_id"] not in before]
+    assert [job["job_name"] for job in jobs] == ["newest rows"] * 8, jobs
+    # Times are shared among tasks, then keys.
+    assert max(sum(len(task["partition_id"]) for task in cluster.tasks(job["job_id"])) for job in jobs) == 2 * TASKS
+
+
+def test_pulling_the_newest_rows(repo: Path, cluster: Cluster, tmp_path: Path) -> None:
+    from feast.infra.offline_stores.remote import RemoteOfflineStore
+
+    end = START + timedelta(hours=4)
+    with Thali.serve(repo) as local, Thali.serve(repo, "all-in-one", *cluster.settings) as distributed:
+        tables = []
+        for number, thali in enumerate([local, distributed]):
+            store = harness.sdk(thali, "cluster", tmp_path / f"client{number}")
+            source = store.get_data_source("trips")
+            before = len(cluster.jobs())
+            job = RemoteOfflineStore.pull_latest_from_table_or_query(
+                store.config, source, ["driver", "zone"], ["x", "tags"], "at", "created", START, end
+            )
+            tables.append(sorted(job.to_arrow().to_pylist(), key=repr))
+            assert len(cluster.jobs()) == before + number
+    assert tables[0] and tables[0] == tables[1]
+
+
+def test_a_killed_materialization_goes_on_where_it_was(redis: Any, tmp_path: Path) -> None:
+    """As `test_materialize_crash`, but for who finds the newest rows."""
+    store = crash.redis_store(redis)
+    store.empty()
+    repo = tmp_path / "repo"
+    (repo / "data").mkdir(parents=True)
+    crash.write_rows(repo / "data/stats.parquet", crash.KEYS["redis"])
+    (repo / "feature_store.yaml").write_text(
+        f"project: crash\nprovider: local\nregistry: data/registry.db\nonline_store: {store.section}\noffline_store: {{type: file}}\n"
+        f"entity_key_serialization_version: 3\nmaterialization: {{online_write_batch_size: {crash.BATCH['redis']}}}\n"
+    )
+    schema = ", ".join(f"{{name: f{n}, type: Float64}}" for n in range(crash.FEATURES))
+    (repo / "definitions.yaml").write_text(
+        "entities: [{name: id, join_key: id, value_type: Int64}]\n"
+        "data_sources: [{name: s, type: file, path: data/stats.parquet, timestamp_field: event_timestamp, created_timestamp_column: created}]\n"
+        f"feature_views: [{{name: stats, entities: [id], source: s, schema: [{schema}]}}]\n"
+    )
+    harness.succeed(repo, "apply")
+    harness.succeed(repo, *crash.WINDOW)
+    right, whole = store.content(), crash.newest_job(repo)
+    store.empty()
+    with Cluster.running(repo) as cluster:
+        command = [harness.binary(), "-c", repo, *cluster.settings, *crash.WINDOW]
+        run = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, env=harness.environment())
+        harness.eventually(lambda: crash.noted(repo) or run.poll() is not None, "something is noted down")
+        run.kill()
+        assert run.wait() != 0, "the run was over before it could be killed"
+        harness.succeed(repo, *cluster.settings, *crash.WINDOW)
+        assert store.content() == right
+        last = crash.newest_job(repo)
+        assert last["rowsResumed"] > 0 and last["rowsRead"] + last["rowsResumed"] == whole["rowsWritten"], last
+        assert last["rowsWritten"] < whole["rowsWritten"], last
+        # What was noted down of a killed run is not trusted: somebody may have emptied the store since.
+        store.empty()
+        run = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, env=harness.environment())
+        harness.eventually(lambda: crash.noted(repo) or run.poll() is not None, "something is noted down")
+        run.kill()
+        assert run.wait() != 0, "the run was over before it could be killed"
+        store.empty()
+        harness.succeed(repo, *cluster.settings, *crash.WINDOW)
+        assert store.content() == right
+
+
 # --- what happens in the middle: a source whose reading waits for the test -------------------------------------------
 
 
@@ -273,6 +393,28 @@ def waiting(engine: sqlalchemy.Engine) -> int:
         return int(connection.scalar(sqlalchemy.text(f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = {GATE} AND NOT granted")) or 0)
 
 
+def asking(repo: Path, *arguments: object) -> subprocess.Popen[str]:
+    command = [str(part) for part in (harness.binary(), "-c", repo, *arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=harness.environment())
+
+
+def kill_one(cluster: Cluster, engine: sqlalchemy.Engine) -> str:
+    """Kills one of both executors in the middle of a task; answers the job."""
+    # Each executor does one task at a time, so two that read are both of them.
+    harness.eventually(lambda: waiting(engine) == 2, "both executors are in the middle of a task")
+    job = cluster.jobs()[0]["job_id"]
+    assert [task["status"] for task in cluster.tasks(job)] == ["Running", "Running"]
+    cluster.executors[0].signal(signal.SIGKILL)
+    cluster.executors[0].wait()
+    return str(job)
+
+
+def done_by_the_other(cluster: Cluster, job: str) -> None:
+    assert len(cluster.rest("executors")) == 1
+    lost = [task for task in cluster.tasks(job) if task["status"] != "Successful"]
+    assert len(lost) == 1 and "lost" in str(lost[0]["status"]), lost
+
+
 def test_an_executor_dies_in_the_middle(gated: tuple[Path, sqlalchemy.Engine], tmp_path: Path) -> None:
     repo, engine = gated
     pq.write_table(entity_rows(random.Random(3), 400), tmp_path / "rows.parquet")
@@ -280,25 +422,12 @@ def test_an_executor_dies_in_the_middle(gated: tuple[Path, sqlalchemy.Engine], t
     harness.succeed(repo, *command, tmp_path / "local.parquet")
     with Cluster.running(repo) as cluster:
         with closed(engine):
-            asking = subprocess.Popen(
-                [str(part) for part in (harness.binary(), "-c", repo, *cluster.settings, *command, tmp_path / "cluster.parquet")],
-                stderr=subprocess.PIPE,
-                text=True,
-                env=harness.environment(),
-            )
-            # Each executor does one task at a time, so two that read are both of them.
-            harness.eventually(lambda: waiting(engine) == 2, "both executors are in the middle of a task")
-            job = cluster.jobs()[0]["job_id"]
-            assert [task["status"] for task in cluster.tasks(job)] == ["Running", "Running"]
-            cluster.executors[0].signal(signal.SIGKILL)
-            cluster.executors[0].wait()
-        _, errors = asking.communicate(timeout=2 * harness.DEADLINE)
-        assert asking.returncode == 0, errors
+            asked = asking(repo, *cluster.settings, *command, tmp_path / "cluster.parquet")
+            job = kill_one(cluster, engine)
+        _, errors = asked.communicate(timeout=2 * harness.DEADLINE)
+        assert asked.returncode == 0, errors
         assert_equal(tmp_path)
-        assert len(cluster.rest("executors")) == 1
-        # The lost task was done by the other.
-        lost = [task for task in cluster.tasks(job) if task["status"] != "Successful"]
-        assert len(lost) == 1 and "lost" in str(lost[0]["status"]), lost
+        done_by_the_other(cluster, job)
 
 
 def test_who_goes_away_cancels_the_job(gated: tuple[Path, sqlalchemy.Engine], tmp_path: Path) -> None:
@@ -319,3 +448,41 @@ def test_who_goes_away_cancels_the_job(gated: tuple[Path, sqlalchemy.Engine], tm
         frame: pd.DataFrame = store.get_historical_features(entity_df=rows.to_pandas(), features=["facts:x"]).to_df()
         assert list(frame["label"]) == list(range(100))
         assert frame["x"].notna().any()
+
+
+MATERIALIZE = ["materialize", "2026-03-01", "2026-03-01T04:00:00"]
+
+
+def test_an_executor_dies_in_the_middle_of_a_materialization(gated: tuple[Path, sqlalchemy.Engine]) -> None:
+    repo, engine = gated
+    harness.succeed(repo, *MATERIALIZE)
+    right = sqlite_content(repo / "online.db")
+    remove(repo / "online.db")
+    with Cluster.running(repo) as cluster:
+        with closed(engine):
+            asked = asking(repo, *cluster.settings, *MATERIALIZE)
+            job = kill_one(cluster, engine)
+        _, errors = asked.communicate(timeout=2 * harness.DEADLINE)
+        assert asked.returncode == 0, errors
+        assert sqlite_content(repo / "online.db") == right
+        done_by_the_other(cluster, job)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("command", ["get-historical-features", "materialize"])
+def test_a_signal_at_a_command_cancels_its_job(gated: tuple[Path, sqlalchemy.Engine], tmp_path: Path, command: str, number: signal.Signals) -> None:
+    repo, engine = gated
+    pq.write_table(entity_rows(random.Random(6), 100), tmp_path / "rows.parquet")
+    arguments = MATERIALIZE if command == "materialize" else [command, "-f", "facts:x", "--entity-file", tmp_path / "rows.parquet"]
+    with Cluster.running(repo) as cluster, closed(engine):
+        asked = asking(repo, *cluster.settings, *arguments)
+        harness.eventually(lambda: waiting(engine) == 2, "the tasks run")
+        assert [job["status"] for job in cluster.jobs()] == ["Running"]
+        asked.send_signal(number)
+        _, errors = asked.communicate(timeout=harness.DEADLINE)
+        assert asked.returncode == 2 and ("cancelled" if command == "materialize" else "interrupted") in errors, errors
+        # Nobody is there any more who could do it later.
+        harness.eventually(lambda: "Running" not in [job["status"] for job in cluster.jobs()], "the job is cancelled")
+        if command == "materialize":
+            [run] = json.loads(harness.succeed(repo, "jobs", "--output", "json"))
+            assert run["state"] == "cancelled"

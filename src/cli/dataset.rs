@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value as Json, json};
 
-use super::{Global, Outcome, output, when::moment};
+use super::{Global, Outcome, output, until_signal, when::moment};
 use crate::{
     offline::dataset::{
         Dataset,
@@ -142,7 +142,7 @@ async fn create(global: &Global, arguments: CreateArguments) -> Outcome {
         ..Default::default()
     };
     let name = request.name.clone();
-    create_now(&context, request).await?;
+    until_signal(&context, create_now(&context, request)).await?;
     let catalog = context.registry.fresh_catalog(&context.config.project).await?;
     let made = Dataset::open(&context, &catalog, name.trim())?;
     if let Some(manifest) = made.manifest().await? {
@@ -158,7 +158,7 @@ async fn verified(global: &Global, arguments: &VerifyArguments) -> Outcome {
     let (context, _telemetry) = global.open("warn").await?;
     let catalog = context.registry.fresh_catalog(&context.config.project).await?;
     let dataset = Dataset::open(&context, &catalog, &arguments.name)?;
-    let verdict = verify(&context, &catalog, &dataset).await?;
+    let verdict = until_signal(&context, verify(&context, &catalog, &dataset)).await?;
     if arguments.json {
         output::json(&json!(verdict), 2)?;
     } else {

@@ -22,8 +22,9 @@ use parquet::{
     file::properties::WriterProperties,
 };
 
-use super::{Global, Name, Outcome, output, when::moment};
+use super::{Global, Name, Outcome, output, until_signal, when::moment};
 use crate::{
+    context::Context,
     error::{Error, Result},
     offline::retrieve::{HistoricalRequest, RequestRows, Wanted, historical},
 };
@@ -80,6 +81,10 @@ enum Format {
 pub(super) async fn run(global: &Global, arguments: Arguments) -> Outcome {
     let rows = request_rows(&arguments)?;
     let (context, _telemetry) = global.open("warn").await?;
+    until_signal(&context, answer(global, &context, arguments, rows)).await
+}
+
+async fn answer(global: &Global, context: &Context, arguments: Arguments, rows: RequestRows) -> Outcome {
     let request = HistoricalRequest {
         rows,
         wanted: match arguments.wanted.feature_service {
@@ -90,7 +95,7 @@ pub(super) async fn run(global: &Global, arguments: Arguments) -> Outcome {
         filter_by_created: arguments.filter_by_created_timestamp,
     };
     let project = context.config.project.clone();
-    let mut stream = historical(&context, &project, request).await?;
+    let mut stream = historical(context, &project, request).await?;
     let schema = stream.schema();
     if let Some(path) = &arguments.output {
         let mut sink = Sink::create(path, schema)?;

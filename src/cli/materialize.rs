@@ -18,6 +18,7 @@ use crate::{
     context::Context,
     error::{Error, Result},
     materialize::{self, Progress, Report, Request, Window},
+    node::Signals,
     offline::store::OfflineStore,
     online::store::OlderRow,
     registry::Catalog,
@@ -137,7 +138,7 @@ async fn dry_run(context: &Context, request: &Request) -> Result<Vec<Report>> {
     Ok(reports)
 }
 
-/// Materializes and shows how far it is; Ctrl-C ends it and leaves nothing half recorded.
+/// Materializes and shows how far it is; a signal ends it and leaves nothing half recorded.
 pub(super) async fn with_progress(context: &Context, request: Request) -> Result<Vec<Report>> {
     let cancel = CancellationToken::new();
     let catalog = context.registry.catalog(&request.project).await?;
@@ -150,16 +151,18 @@ pub(super) async fn with_progress(context: &Context, request: Request) -> Result
         progress: Some(Arc::new(display)),
         ..request
     };
+    let mut signals = Signals::listen()?;
     let work = materialize::run(context, request, cancel.clone());
     tokio::pin!(work);
-    tokio::select! {
+    let outcome = tokio::select! {
         outcome = &mut work => outcome,
-        signal = tokio::signal::ctrl_c() => {
-            signal.map_err(|error| Error::unavailable(format!("signals cannot be listened to: {error}")))?;
+        () = signals.next() => {
             cancel.cancel();
             work.await
         }
-    }
+    };
+    context.finish().await;
+    outcome
 }
 
 /// Shows the view that is being copied.

@@ -7,6 +7,8 @@
 //! takes rows faster in the order of their keys, the newest rows of all parts are sorted into one; as they are
 //! when they are from a source of which it is known that it has the same rows, but not that they come in the
 //! same order: what is stored is then known all the same.
+//!
+//! Where the offline store has the newest rows found elsewhere (on a cluster), one pass stores what it gives.
 
 use std::{
     sync::{
@@ -22,7 +24,7 @@ use datafusion::{
     error::DataFusionError, execution::SendableRecordBatchStream,
     physical_plan::stream::RecordBatchStreamAdapter,
 };
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
@@ -100,10 +102,11 @@ enum Ended {
 }
 
 /// What rows a part has.
+#[derive(Clone, Copy)]
 enum Rows {
     /// Those of a part of the source; `placed` when they have the places they had when the newest were found.
     OfSource { placed: bool },
-    /// The newest, by their keys.
+    /// The newest, each of its key, in an order of their own.
     Newest,
 }
 
@@ -150,9 +153,19 @@ impl Copy {
     pub(super) async fn run(self: &Arc<Self>, mut state: Checkpoint) -> Result<()> {
         let mut resumes = !state.is_start();
         loop {
-            let found = self.find(&mut state, resumes).await?;
-            resumes = resumes && !state.is_start();
-            if let Ended::Lost = self.store(found, &mut state, resumes).await? {
+            let reduced = self
+                .context
+                .offline
+                .newest_parts(&self.window(&state, true)?)
+                .await?;
+            let ended = if let Some(parts) = reduced {
+                self.store_reduced(parts, &mut state).await?
+            } else {
+                let found = self.find(&mut state, resumes).await?;
+                resumes = resumes && !state.is_start();
+                self.store(found, &mut state, resumes).await?
+            };
+            if let Ended::Lost = ended {
                 tracing::warn!(
                     view = self.view.name,
                     "rows that an earlier run stored are not there any more; all are stored again"
@@ -194,18 +207,22 @@ impl Copy {
             .await
     }
 
-    async fn pull(&self, state: &Checkpoint, all_columns: bool) -> Result<Parts> {
+    fn window(&self, state: &Checkpoint, all_columns: bool) -> Result<Pull> {
         let view = &self.view;
         let join_keys = view.join_keys.iter().filter(|_| !view.is_entityless());
         let features = view.features.iter().filter(|_| all_columns);
-        let pull = Pull {
+        Ok(Pull {
             source: source(view)?.clone(),
             join_keys: join_keys.map(|key| key.name.clone()).collect(),
             features: features.map(|field| field.name.clone()).collect(),
             start: Some(state.start),
             end: Some(state.end),
             latest_only: false,
-        };
+        })
+    }
+
+    async fn pull(&self, state: &Checkpoint, all_columns: bool) -> Result<Parts> {
+        let pull = self.window(state, all_columns)?;
         self.context.offline.pull_parts(pull).await
     }
 
@@ -276,22 +293,67 @@ impl Copy {
             state.stored = vec![0; parts];
             state.source = pulled.fingerprint;
         }
-        let pass = Arc::new(Pass {
+        let pass = Pass {
             copy: Arc::clone(self),
             newest: Mutex::new(newest),
             stored: Mutex::new(state.stored.clone()),
             resumes,
             lost: AtomicBool::new(false),
-        });
-        let of_source = |(number, rows)| Part {
+        };
+        let kind = Rows::OfSource {
+            placed: is_noted && pulled.in_order,
+        };
+        self.store_parts(pass, pulled.streams, kind, (by_key, is_noted), state)
+            .await
+    }
+
+    /// Stores newest rows that were found elsewhere, but for those that an earlier run stored.
+    async fn store_reduced(self: &Arc<Self>, found: Parts, state: &mut Checkpoint) -> Result<Ended> {
+        let (parts, by_key) = (self.parts(&found), self.in_key_order(&found));
+        let is_same = found.fingerprint.is_some() && found.fingerprint == state.source;
+        if !is_same || state.stored.len() != parts {
+            state.restart();
+            state.stored = vec![0; parts];
+            state.source = found.fingerprint;
+        }
+        let pass = Pass {
+            copy: Arc::clone(self),
+            newest: Mutex::new(Newest::new(state.first, state.last, 0)),
+            stored: Mutex::new(state.stored.clone()),
+            resumes: false,
+            lost: AtomicBool::new(false),
+        };
+        let counted = |rows: SendableRecordBatchStream| {
+            let (copy, schema) = (Arc::clone(self), rows.schema());
+            let rows = rows.inspect_ok(move |batch| {
+                let rows = batch.num_rows() as u64;
+                copy.counters.read.fetch_add(rows, Ordering::Relaxed);
+            });
+            Box::pin(RecordBatchStreamAdapter::new(schema, rows)) as SendableRecordBatchStream
+        };
+        let streams = found.streams.into_iter().map(counted).collect();
+        let is_noted = state.source.is_some();
+        self.store_parts(pass, streams, Rows::Newest, (by_key, is_noted), state)
+            .await
+    }
+
+    /// Stores parts, by their keys or as they come, and notes down how far it is where that can be told.
+    async fn store_parts(
+        self: &Arc<Self>,
+        pass: Pass,
+        streams: Vec<SendableRecordBatchStream>,
+        kind: Rows,
+        (by_key, is_noted): (bool, bool),
+        state: &mut Checkpoint,
+    ) -> Result<Ended> {
+        let pass = Arc::new(pass);
+        let part = |(number, rows)| Part {
             number,
             rows,
-            kind: Rows::OfSource {
-                placed: is_noted && pulled.in_order,
-            },
+            kind,
             stored: 0,
         };
-        let mut parts: Vec<Part> = pulled.streams.into_iter().enumerate().map(of_source).collect();
+        let mut parts: Vec<Part> = streams.into_iter().enumerate().map(part).collect();
         if by_key {
             let newest = parts.into_iter().map(|part| Arc::clone(&pass).newest(part));
             parts = vec![Part {

@@ -151,7 +151,7 @@ where
             let limits = Arc::new(Limits::new(
                 context.config.thali.online.clone(),
                 Arc::clone(&context.metrics),
-                context.writes.clone(),
+                context.unfinished.clone(),
             ));
             let router = online::http::router(context, Arc::clone(&limits))?;
             let router = mount(router, online::grpc::serving_service(context, &limits));

@@ -1,4 +1,4 @@
-//! [`Distributed`]: an offline store whose joins run on a Ballista cluster (`batch_engine: {type: ballista}`).
+//! [`Distributed`]: an offline store whose joins and windows run on a Ballista cluster (`batch_engine: {type: ballista}`).
 //!
 //! # What is split
 //! The join of [`super::asof`] keeps entity rows in memory and streams the sources past them, and where they do
@@ -17,64 +17,140 @@
 //! were given already are left out: a task has as many rows as it was given, in their order, and that is
 //! checked. Dropping the answer cancels the job (`job`).
 //!
-//! Executors read the sources themselves, with their own `feature_store.yaml`. Everything but joins (pulls for
-//! materialization, writes, schemas) is done here, by the store underneath.
+//! # Newest rows
+//! A window's newest rows, of which materialization stores one for each key, are found in two stages
+//! (`window`): tasks read a range of the window's times each, then rows meet by the hash of their key. Rows
+//! come back in an order that depends on them only, so that a job that is done again goes on where results
+//! were lost, and a run that was killed where it was, as long as the source's files are the same.
+//!
+//! Executors read the sources themselves, with their own `feature_store.yaml`. Everything else (pulls of all
+//! rows, writes, schemas) is done here, by the store underneath.
 
+mod answer;
 mod failure;
 mod job;
 mod plan;
 mod task;
+mod window;
 
 use std::{collections::VecDeque, path::Path, sync::Arc};
 
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
-use datafusion::{
-    error::DataFusionError, execution::SendableRecordBatchStream,
-    physical_plan::stream::RecordBatchStreamAdapter,
-};
-use futures::{StreamExt as _, stream};
+use datafusion::execution::SendableRecordBatchStream;
+use tokio_util::task::TaskTracker;
 
 use self::{
-    job::{Job, Place},
+    answer::Answer,
+    job::Cluster,
     task::{Question, Share},
 };
 use super::store::{Appended, EntityRows, HistoricalQuery, Note, OfflineStore, Parts, Pull, bytes_of};
-use crate::{
-    error::{Error, Kind, Result},
-    proto::feast::core::DataSource,
-};
+use crate::{error::Result, proto::feast::core::DataSource};
 
 pub use plan::Codec;
 
 /// The longest message between the processes of a cluster.
 pub const MESSAGE_BYTES: usize = 256 << 20;
+/// How often a window is halved beyond what its tasks need: what is empty of it drops out.
+const HALVINGS: usize = 24;
 /// Bytes of entity rows in one job; more of them are several jobs, one after the other.
 const JOB_BYTES: usize = MESSAGE_BYTES / 4;
-/// How often a job is tried whose results were lost.
-const ATTEMPTS: usize = 3;
 
 /// See the module.
 pub struct Distributed {
     local: Arc<dyn OfflineStore>,
-    scheduler: String,
+    cluster: Cluster,
     tasks: usize,
 }
 
 impl Distributed {
-    /// A store that joins on the cluster of `scheduler` (`host:port`), in jobs of up to `tasks` tasks, and does
-    /// everything else in `local`.
-    pub fn new(local: Arc<dyn OfflineStore>, scheduler: &str, tasks: usize) -> Self {
+    /// A store that joins and finds newest rows on the cluster of `scheduler` (`host:port`), in jobs of up to
+    /// `tasks` tasks, and does everything else in `local`. The process must not end before `jobs` are over.
+    pub fn new(local: Arc<dyn OfflineStore>, scheduler: &str, tasks: usize, jobs: TaskTracker) -> Self {
         Self {
             local,
-            scheduler: scheduler.to_owned(),
+            cluster: Cluster {
+                scheduler: scheduler.to_owned(),
+                jobs,
+            },
             tasks: tasks.max(1),
         }
     }
+
+    /// The newest rows of a window that has both ends, and by what they are known.
+    async fn newest(&self, pull: &Pull) -> Result<Option<(Answer, Option<String>)>> {
+        let (Some(start), Some(end)) = (pull.start, pull.end) else {
+            return Ok(None);
+        };
+        let pull = Pull {
+            latest_only: false,
+            ..pull.clone()
+        };
+        // Nothing of it is read: it says what is wrong with the question, and tells the columns.
+        let Parts {
+            streams, fingerprint, ..
+        } = self.local.pull_parts(pull.clone()).await?;
+        let Some(schema) = streams.first().map(|rows| rows.schema()) else {
+            return Ok(None);
+        };
+        let question = Question::of_window(&pull, &schema)?;
+        let shares = self.ranges(&pull.source, start, end).await;
+        let work = (!shares.is_empty()).then(|| Work {
+            shares,
+            rows: vec![None; self.tasks],
+        });
+        // Rows come by hashes of their keys, of which another version may have others.
+        let version = env!("CARGO_PKG_VERSION");
+        let known = fingerprint
+            .as_ref()
+            .map(|known| format!("{known} {} {version}", self.tasks));
+        let window = answer::Window {
+            store: Arc::clone(&self.local),
+            pull,
+            fingerprint,
+        };
+        let answer = Answer::new(&self.cluster, question, schema, work.into_iter().collect());
+        Ok(Some((answer.of_window(window), known)))
+    }
+
+    /// Ranges of times with about as many rows each as far as the source can tell, none where it has none:
+    /// the fullest is halved until there is one for each task.
+    async fn ranges(&self, source: &DataSource, start: DateTime<Utc>, end: DateTime<Utc>) -> Vec<Share> {
+        let Some(rows) = self.local.rows_at_most(source, start, end).await else {
+            return Work::even(start, end, self.tasks);
+        };
+        let seconds = |first: DateTime<Utc>, last: DateTime<Utc>| last.timestamp() - first.timestamp();
+        let mut ranges = vec![(rows, start, end)];
+        for _ in 0..self.tasks + HALVINGS {
+            let (place, &(_, first, last)) = match (0..)
+                .zip(&ranges)
+                .max_by_key(|(_, (rows, first, last))| (*rows, seconds(*first, *last)))
+            {
+                Some(fullest) if ranges.len() < self.tasks => fullest,
+                _ => break,
+            };
+            let middle = first.timestamp() + seconds(first, last) / 2;
+            let Some(middle) = DateTime::from_timestamp(middle, 0).filter(|middle| first < *middle) else {
+                break;
+            };
+            ranges.swap_remove(place);
+            for (first, last) in [(first, middle - TimeDelta::nanoseconds(1)), (middle, last)] {
+                let rows = self.local.rows_at_most(source, first, last).await;
+                ranges.extend(rows.map(|rows| (rows, first, last)));
+            }
+            ranges.retain(|(rows, ..)| *rows > 0);
+        }
+        ranges
+            .into_iter()
+            .filter(|(rows, ..)| *rows > 0)
+            .map(|(_, first, last)| Share::of_range(first, last))
+            .collect()
+    }
 }
 
-/// The shares of a job's tasks, and how many rows each is to have where that is known before.
+/// The shares of a job's tasks, and how many rows each of its results is to have where that is known before.
 struct Work {
     shares: Vec<Share>,
     rows: Vec<Option<usize>>,
@@ -114,8 +190,17 @@ impl Work {
         Ok(work)
     }
 
-    /// One job that is the range, cut at whole seconds so that every unit of time sees the same cuts.
+    /// One job that is the range.
     fn of_range(start: DateTime<Utc>, end: DateTime<Utc>, tasks: usize) -> VecDeque<Self> {
+        let shares = Self::even(start, end, tasks);
+        VecDeque::from([Self {
+            rows: vec![None; shares.len()],
+            shares,
+        }])
+    }
+
+    /// A range, cut at whole seconds so that every unit of time sees the same cuts.
+    fn even(start: DateTime<Utc>, end: DateTime<Utc>, tasks: usize) -> Vec<Share> {
         let seconds = (end - start).num_seconds();
         let tasks = i64::try_from(tasks).unwrap_or(i64::MAX).min(seconds).max(1);
         let cut = |number: i64| {
@@ -132,11 +217,7 @@ impl Work {
             };
             Share::of_range(from, until)
         };
-        let shares: Vec<_> = (0..tasks).map(share).collect();
-        VecDeque::from([Self {
-            rows: vec![None; shares.len()],
-            shares,
-        }])
+        (0..tasks).map(share).collect()
     }
 }
 
@@ -170,116 +251,6 @@ impl<'a> Slices<'a> {
             rows -= count;
         }
         taken
-    }
-}
-
-/// The answer under way.
-struct Answer {
-    scheduler: String,
-    question: Question,
-    schema: SchemaRef,
-    work: VecDeque<Work>,
-    /// Of the first job in `work`.
-    fetching: Option<Fetching>,
-    attempts: usize,
-    /// Rows of it that were given.
-    given: usize,
-}
-
-/// The results of a job.
-struct Fetching {
-    places: VecDeque<(Place, Option<usize>)>,
-    current: Option<(SendableRecordBatchStream, Option<usize>)>,
-    /// Rows that an earlier attempt gave.
-    skip: usize,
-    _job: Job,
-}
-
-impl Answer {
-    async fn next(&mut self) -> Result<Option<RecordBatch>> {
-        while let Some(work) = self.work.front() {
-            let fetching = match self.fetching.take() {
-                Some(fetching) => fetching,
-                None => Fetching::start(&self.scheduler, &self.question, work, self.given).await?,
-            };
-            match fetching.next().await {
-                Ok(Some((batch, fetching))) => {
-                    self.fetching = Some(fetching);
-                    if let Some(batch) = batch {
-                        self.given += batch.num_rows();
-                        let columns = batch.columns().to_vec();
-                        return Ok(Some(RecordBatch::try_new(Arc::clone(&self.schema), columns)?));
-                    }
-                }
-                Ok(None) => {
-                    self.work.pop_front();
-                    (self.given, self.attempts) = (0, 0);
-                }
-                // Results are lost with their executor; why a job failed is the same the next time.
-                Err(error) if error.kind() == Kind::Unavailable && self.attempts + 1 < ATTEMPTS => {
-                    tracing::warn!(%error, "a job is done again");
-                    self.attempts += 1;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(None)
-    }
-}
-
-impl Fetching {
-    /// Runs a job to its end.
-    async fn start(scheduler: &str, question: &Question, work: &Work, skip: usize) -> Result<Self> {
-        let plan = plan::encoded(question.clone(), &work.shares)?;
-        let mut job = Job::submit(scheduler, plan).await?;
-        let places = job.finish().await?;
-        let complete = places.len() == work.rows.len()
-            && (0..)
-                .zip(&places)
-                .all(|(number, place)| place.partition() == Some(number));
-        if !complete {
-            return Err(Error::internal(format!(
-                "of {} tasks of a job {} have results",
-                work.rows.len(),
-                places.len()
-            )));
-        }
-        Ok(Self {
-            places: places.into_iter().zip(work.rows.iter().copied()).collect(),
-            current: None,
-            skip,
-            _job: job,
-        })
-    }
-
-    /// The next batch, or none of this call's, and the rest; `None` at the end.
-    async fn next(mut self) -> Result<Option<(Option<RecordBatch>, Self)>> {
-        let Some((rows, left)) = &mut self.current else {
-            let Some((place, rows)) = self.places.pop_front() else {
-                return Ok(None);
-            };
-            self.current = Some((place.fetch().await?, rows));
-            return Ok(Some((None, self)));
-        };
-        let Some(batch) = rows.next().await else {
-            if left.is_some_and(|left| left > 0) {
-                return Err(Error::unavailable("the result of a task has too few rows"));
-            }
-            self.current = None;
-            return Ok(Some((None, self)));
-        };
-        let batch = batch.map_err(|error| {
-            Error::unavailable("the result of a task cannot be read to its end").source_error(error)
-        })?;
-        if let Some(left) = left {
-            *left = left
-                .checked_sub(batch.num_rows())
-                .ok_or_else(|| Error::internal("the result of a task has too many rows"))?;
-        }
-        let skipped = self.skip.min(batch.num_rows());
-        self.skip -= skipped;
-        let batch = batch.slice(skipped, batch.num_rows() - skipped);
-        Ok(Some(((batch.num_rows() > 0).then_some(batch), self)))
     }
 }
 
@@ -337,27 +308,27 @@ impl OfflineStore for Distributed {
         }
         let schema = nothing.schema();
         let question = Question::new(&views, filter_by_created, &schema)?;
-        let mut answer = Answer {
-            scheduler: self.scheduler.clone(),
-            question,
-            schema: Arc::clone(&schema),
-            work,
-            fetching: None,
-            attempts: 0,
-            given: 0,
-        };
-        // As the local engine: when this returns, there are rows or there was an error.
-        let first = answer.next().await?;
-        let rest = stream::try_unfold(answer, |mut answer| async move {
-            let batch = answer.next().await?;
-            Ok::<_, DataFusionError>(batch.map(|batch| (batch, answer)))
-        });
-        let rows = stream::iter(first.map(Ok)).chain(rest);
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
+        Answer::new(&self.cluster, question, schema, work).rows().await
     }
 
     async fn pull(&self, pull: Pull) -> Result<SendableRecordBatchStream> {
+        if pull.latest_only
+            && let Some((answer, _)) = self.newest(&pull).await?
+        {
+            return answer.rows().await;
+        }
         self.local.pull(pull).await
+    }
+
+    async fn newest_parts(&self, pull: &Pull) -> Result<Option<Parts>> {
+        let Some((answer, fingerprint)) = self.newest(pull).await? else {
+            return Ok(None);
+        };
+        Ok(Some(Parts {
+            streams: vec![answer.repeating().rows().await?],
+            fingerprint,
+            in_order: true,
+        }))
     }
 
     async fn pull_parts(&self, pull: Pull) -> Result<Parts> {

@@ -153,6 +153,13 @@ pub trait OfflineStore: Send + Sync + 'static {
         Ok(Parts::whole(self.pull(pull).await?))
     }
 
+    /// Of a pull only the newest row of each key, in parts, where the store has them found elsewhere than in
+    /// this process; `None` where they are to be found from all rows. A row may come again, then at least as
+    /// new as before.
+    async fn newest_parts(&self, _pull: &Pull) -> Result<Option<Parts>> {
+        Ok(None)
+    }
+
     /// Appends rows to a source, all or nothing; the rows must have the source's columns. With the same marker
     /// in `once`, a file that it writes for itself and the caller removes in the end, another call adds what
     /// an interrupted one did not, and nothing else. There, rows that the source will not take for what is in

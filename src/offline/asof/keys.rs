@@ -160,6 +160,20 @@ fn convert(array: &ArrayRef, to: &DataType, column: &str) -> Result<ArrayRef> {
     })
 }
 
+/// A value type that tells apart whatever the Arrow type can hold.
+pub fn comparable(data_type: &DataType) -> ValueType {
+    match data_type {
+        DataType::UInt64 => ValueType::String,
+        whole if whole.is_integer() => ValueType::Int64,
+        DataType::Float16 | DataType::Float32 | DataType::Float64 => ValueType::Double,
+        DataType::Boolean => ValueType::Bool,
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
+            ValueType::Bytes
+        }
+        _ => ValueType::String,
+    }
+}
+
 /// Distinct keys, numbered in the order they came.
 pub struct KeyTable {
     seed: u64,

@@ -1,7 +1,8 @@
 //! [`Job`]: one plan on its way through the cluster. It is submitted, watched until all its tasks are done,
 //! and its result partitions are fetched from the executors that have them. It knows nothing of what is in it.
 //!
-//! Dropping a job ends it: what runs is cancelled, and the executors delete its files.
+//! Dropping a job ends it: what runs is cancelled, and the executors delete its files. A process that ends
+//! waits for that ([`Cluster::jobs`]).
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use ballista_core::{
 };
 use datafusion::execution::SendableRecordBatchStream;
 use tokio::runtime::Handle;
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use tonic::transport::{Channel, Endpoint};
 
 use super::{MESSAGE_BYTES, failure};
@@ -24,10 +26,20 @@ use crate::error::{Error, Kind, Result, reason};
 /// How often a job is asked how it is. Asking tells its number at once, which cancelling needs, and ends when
 /// the scheduler does; a subscription does neither.
 const LOOK: Duration = Duration::from_millis(50);
+/// For reaching the scheduler, and for ending a job.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where a result partition is.
 pub(super) struct Place(PartitionLocation);
+
+/// Where jobs are handed in.
+#[derive(Clone)]
+pub(super) struct Cluster {
+    /// `host:port`.
+    pub(super) scheduler: String,
+    /// Jobs that are not over.
+    pub(super) jobs: TaskTracker,
+}
 
 /// See the module.
 pub(super) struct Job {
@@ -35,14 +47,26 @@ pub(super) struct Job {
     scheduler: SchedulerGrpcClient<Channel>,
     address: String,
     running: bool,
+    unfinished: TaskTrackerToken,
 }
 
-impl Job {
-    /// Hands a plan to the scheduler at `address` (`host:port`).
+impl Cluster {
+    /// Hands a plan to the scheduler.
     ///
     /// # Errors
     /// `Unavailable` when there is no scheduler, `Config` when it is of another version.
-    pub(super) async fn submit(address: &str, plan: Vec<u8>) -> Result<Self> {
+    pub(super) async fn submit(&self, name: &'static str, plan: Vec<u8>) -> Result<Job> {
+        let (address, unfinished) = (self.scheduler.clone(), self.jobs.token());
+        // Whoever goes away meanwhile leaves a job of which nobody knows the number yet: it is dropped here.
+        let submitted = tokio::spawn(async move { Job::submit(&address, name, plan, unfinished).await });
+        submitted
+            .await
+            .map_err(|error| Error::internal("handing in a job ended unexpectedly").source_error(error))?
+    }
+}
+
+impl Job {
+    async fn submit(address: &str, name: &str, plan: Vec<u8>, unfinished: TaskTrackerToken) -> Result<Self> {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
             Error::config(format!(
                 "`batch_engine.scheduler`: `{address}` is no address: {error}"
@@ -70,7 +94,7 @@ impl Job {
         let mut request = tonic::Request::new(ExecuteQueryParams {
             session_id: uuid::Uuid::now_v7().to_string(),
             operation_id: uuid::Uuid::now_v7().to_string(),
-            settings: vec![setting("ballista.job.name", "historical features")],
+            settings: vec![setting("ballista.job.name", name)],
             query: Some(Query::PhysicalPlan(plan)),
         });
         version::insert_version_header(request.metadata_mut());
@@ -85,6 +109,7 @@ impl Job {
                 scheduler,
                 address: address.to_owned(),
                 running: true,
+                unfinished,
             }),
             Some(execute_query_result::Result::Failure(failure)) => Err(Error::config(format!(
                 "the ballista scheduler at `{address}` does not understand thali's plans: {failure:?}"
@@ -129,7 +154,8 @@ impl Drop for Job {
             return;
         };
         let (id, running, mut scheduler) = (self.id.clone(), self.running, self.scheduler.clone());
-        runtime.spawn(async move {
+        let unfinished = self.unfinished.clone();
+        let end = async move {
             if running {
                 let cancelled = scheduler.cancel_job(CancelJobParams { job_id: id.clone() }).await;
                 if let Err(status) = cancelled {
@@ -142,6 +168,10 @@ impl Drop for Job {
                 ..CleanJobDataParams::default()
             };
             let _cleaned = scheduler.clean_job_data(all).await;
+        };
+        runtime.spawn(async move {
+            let _late = tokio::time::timeout(CONNECT_LIMIT, end).await;
+            drop(unfinished);
         });
     }
 }
@@ -150,6 +180,12 @@ impl Place {
     /// Which partition it is, where that is known.
     pub(super) fn partition(&self) -> Option<u32> {
         self.0.partition_id.as_ref().map(|id| id.partition_id)
+    }
+
+    /// How many rows it has, where that is known.
+    pub(super) fn rows(&self) -> Option<usize> {
+        let rows = self.0.partition_stats.as_ref()?.num_rows;
+        usize::try_from(rows).ok()
     }
 
     /// The partition's rows, from the executor that has them.

@@ -1,5 +1,6 @@
-//! The plan of a job: [`Tasks`], whose input has one partition per task and in it one cell, the [`Share`], and
-//! [`Codec`], which carries it between processes.
+//! The plan of a job: [`Tasks`], whose input has one partition per task and in it one cell, the [`Share`];
+//! where the newest rows of a window are wanted, [`Newest`] over it; and [`Codec`], which carries both between
+//! processes.
 //!
 //! Shares are the input, not a part of the operator: the scheduler sends each executor the partitions of its
 //! tasks only, and knows how to split an input that is in memory.
@@ -33,17 +34,31 @@ use prost::Message as _;
 use super::{
     failure,
     task::{Question, Share},
+    window::{self, Newest},
 };
 use crate::{
     error::{Error, Result},
     offline::store::OfflineStore,
 };
 
-/// In front of our operator's bytes, so that they are not taken for one of Ballista's.
-const MARK: &[u8] = b"thali historical 1\n";
+/// In front of our operators' bytes, so that they are not taken for one of Ballista's.
+const TASKS: &[u8] = b"thali tasks 1\n";
+const NEWEST: &[u8] = b"thali newest rows 1\n";
 
-/// The plan of a job as the scheduler takes it.
-pub(super) fn encoded(question: Question, shares: &[Share]) -> Result<Vec<u8>> {
+/// The plan of a job as the scheduler takes it, whose results are in so many partitions: where rows are asked
+/// for, as many as there are shares, in their order.
+pub(super) fn encoded(question: Question, shares: &[Share], results: usize) -> Result<Vec<u8>> {
+    let keys = question.window_keys();
+    let tasks = tasks(question, shares)?;
+    let plan = match keys {
+        Some(keys) => Arc::new(Newest::spread(tasks, keys, results)?),
+        None => tasks,
+    };
+    let node = PhysicalPlanNode::try_from_physical_plan(plan, &Codec::default())?;
+    Ok(node.encode_to_vec())
+}
+
+fn tasks(question: Question, shares: &[Share]) -> Result<Arc<dyn ExecutionPlan>> {
     let schema = Arc::new(Schema::new(vec![Field::new("share", DataType::Binary, false)]));
     let cell = |share: &Share| {
         let cell = BinaryArray::from_vec(vec![share.encode_to_vec().as_slice()]);
@@ -54,9 +69,7 @@ pub(super) fn encoded(question: Question, shares: &[Share]) -> Result<Vec<u8>> {
     };
     let partitions = shares.iter().map(cell).collect::<Result<Vec<_>>>()?;
     let input = MemorySourceConfig::try_new_exec(&partitions, Arc::clone(&schema), None)?;
-    let plan: Arc<dyn ExecutionPlan> = Arc::new(Tasks::new(question, input, None)?);
-    let node = PhysicalPlanNode::try_from_physical_plan(plan, &Codec::default())?;
-    Ok(node.encode_to_vec())
+    Ok(Arc::new(Tasks::new(question, input, None)?))
 }
 
 /// Answers each partition of its input, where there is a store to do it with.
@@ -97,13 +110,13 @@ impl fmt::Debug for Tasks {
 
 impl DisplayAs for Tasks {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("historical features")
+        f.write_str("tasks")
     }
 }
 
 impl ExecutionPlan for Tasks {
     fn name(&self) -> &'static str {
-        "HistoricalFeatures"
+        "Tasks"
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {
@@ -145,8 +158,11 @@ impl ExecutionPlan for Tasks {
         let (question, schema) = (Arc::clone(&self.question), self.schema());
         let expected = Arc::clone(&schema);
         let answer = async move {
-            let query = question.query(share(cells).await?)?;
-            let rows = store.historical(query).await?;
+            let share = share(cells).await?;
+            let rows = match question.pull(&share)? {
+                Some(pull) => window::read(&*store, pull, &expected).await?,
+                None => store.historical(question.query(share)?).await?,
+            };
             same_columns(&expected, &rows.schema())?;
             Ok::<_, Error>(rows.map_err(Error::from))
         };
@@ -208,18 +224,20 @@ impl PhysicalExtensionCodec for Codec {
         context: &TaskContext,
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let Some(ours) = bytes.strip_prefix(MARK) else {
-            return self.ballista.try_decode(bytes, inputs, context, converter);
+        let input = || {
+            let input = inputs.first().cloned();
+            input.ok_or_else(|| Error::internal("a plan of thali's has no input"))
         };
-        let question = Question::decode(ours).map_err(Error::from)?;
-        let input = inputs
-            .first()
-            .ok_or_else(|| Error::internal("a plan of thali's has no input"))?;
-        Ok(Arc::new(Tasks::new(
-            question,
-            Arc::clone(input),
-            self.store.clone(),
-        )?))
+        if let Some(question) = bytes.strip_prefix(TASKS) {
+            let question = Question::decode(question).map_err(Error::from)?;
+            Ok(Arc::new(Tasks::new(question, input()?, self.store.clone())?))
+        } else if let Some(keys) = bytes.strip_prefix(NEWEST) {
+            let keys = u64::decode(keys).map_err(Error::from)?;
+            let keys = usize::try_from(keys).unwrap_or(usize::MAX);
+            Ok(Arc::new(Newest::new(input()?, keys)?))
+        } else {
+            self.ballista.try_decode(bytes, inputs, context, converter)
+        }
     }
 
     fn try_encode(
@@ -228,13 +246,15 @@ impl PhysicalExtensionCodec for Codec {
         bytes: &mut Vec<u8>,
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> DataFusionResult<()> {
-        let Some(tasks) = node.downcast_ref::<Tasks>() else {
+        let encoded = if let Some(tasks) = node.downcast_ref::<Tasks>() {
+            bytes.extend_from_slice(TASKS);
+            tasks.question.encode(bytes)
+        } else if let Some(newest) = node.downcast_ref::<Newest>() {
+            bytes.extend_from_slice(NEWEST);
+            (newest.keys() as u64).encode(bytes)
+        } else {
             return self.ballista.try_encode(node, bytes, converter);
         };
-        bytes.extend_from_slice(MARK);
-        tasks
-            .question
-            .encode(bytes)
-            .map_err(|error| Error::internal(format!("a plan cannot be encoded: {error}")).into())
+        encoded.map_err(|error| Error::internal(format!("a plan cannot be encoded: {error}")).into())
     }
 }

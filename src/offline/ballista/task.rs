@@ -15,14 +15,15 @@ use arrow::{
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
+use super::window;
 use crate::{
     error::{Error, Result},
     model::ValueType,
-    offline::store::{EntityRows, HistoricalQuery, JoinFeature, JoinKey, JoinView},
+    offline::store::{EntityRows, HistoricalQuery, JoinFeature, JoinKey, JoinView, Pull},
     proto::feast::core::DataSource,
 };
 
-/// A query but for its rows, and the columns of its answer.
+/// A query but for its rows, or a window but for its times, and the columns of the answer.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Question {
     #[prost(message, repeated, tag = "1")]
@@ -32,6 +33,20 @@ pub(super) struct Question {
     /// The schema of the answer, as an Arrow stream without rows.
     #[prost(bytes = "bytes", tag = "3")]
     answer: Bytes,
+    /// Asked instead of views.
+    #[prost(message, optional, tag = "4")]
+    window: Option<Window>,
+}
+
+/// Which columns of which source.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Window {
+    #[prost(message, optional, tag = "1")]
+    source: Option<DataSource>,
+    #[prost(string, repeated, tag = "2")]
+    join_keys: Vec<String>,
+    #[prost(string, repeated, tag = "3")]
+    features: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -115,6 +130,21 @@ impl Question {
             views: views.iter().map(view).collect(),
             filter_by_created,
             answer: written(answer, &[])?,
+            window: None,
+        })
+    }
+
+    /// A window's rows, which have these columns.
+    pub(super) fn of_window(pull: &Pull, rows: &SchemaRef) -> Result<Self> {
+        let answer = window::marked_schema(rows, pull)?;
+        Ok(Self {
+            answer: written(&answer, &[])?,
+            window: Some(Window {
+                source: Some(DataSource::clone(&pull.source)),
+                join_keys: pull.join_keys.clone(),
+                features: pull.features.clone(),
+            }),
+            ..Self::default()
         })
     }
 
@@ -131,6 +161,38 @@ impl Question {
             views,
             filter_by_created: self.filter_by_created,
         })
+    }
+
+    /// What its jobs are called.
+    pub(super) fn name(&self) -> &'static str {
+        match self.window {
+            Some(_) => "newest rows",
+            None => "historical features",
+        }
+    }
+
+    /// Of how many columns the marks of a window's keys are, if that is what is asked.
+    pub(super) fn window_keys(&self) -> Option<usize> {
+        let window = self.window.as_ref()?;
+        Some(window::key_columns(&window.join_keys))
+    }
+
+    /// All rows of one task's part of a window, if that is what is asked.
+    pub(super) fn pull(&self, share: &Share) -> Result<Option<Pull>> {
+        let Some(window) = &self.window else {
+            return Ok(None);
+        };
+        let source = window.source.clone();
+        let source = source.ok_or_else(|| Error::internal("a window of a task has no source"))?;
+        let (start, end) = share.times()?;
+        Ok(Some(Pull {
+            source: Arc::new(source),
+            join_keys: window.join_keys.clone(),
+            features: window.features.clone(),
+            start,
+            end,
+            latest_only: false,
+        }))
     }
 }
 
@@ -194,16 +256,18 @@ impl Share {
         }
     }
 
+    /// Both ends of its range of times.
+    fn times(&self) -> Result<(Option<DateTime<Utc>>, Option<DateTime<Utc>>)> {
+        let time = |moment: Moment| {
+            DateTime::from_timestamp(moment.seconds, moment.nanos)
+                .ok_or_else(|| Error::internal("a task has a range of times that are none"))
+        };
+        Ok((self.start.map(time).transpose()?, self.end.map(time).transpose()?))
+    }
+
     fn entities(self) -> Result<EntityRows> {
-        if let (Some(start), Some(end)) = (self.start, self.end) {
-            let time = |moment: Moment| {
-                DateTime::from_timestamp(moment.seconds, moment.nanos)
-                    .ok_or_else(|| Error::internal("a task has a range of times that are none"))
-            };
-            return Ok(EntityRows::Range {
-                start: time(start)?,
-                end: time(end)?,
-            });
+        if let (Some(start), Some(end)) = self.times()? {
+            return Ok(EntityRows::Range { start, end });
         }
         let (schema, batches) = read(&self.rows)?;
         Ok(EntityRows::Batches {

@@ -21,10 +21,10 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    model::{ValueType, feature_view::DUMMY_JOIN_KEY},
+    model::feature_view::DUMMY_JOIN_KEY,
     offline::{
         asof::{
-            keys::{KeyColumn, KeyTable, NO_KEY},
+            keys::{KeyColumn, KeyTable, NO_KEY, comparable},
             out_of_memory,
             times::{Scale, moments},
             winners::{Candidate, Winners},
@@ -291,18 +291,4 @@ fn offers(numbers: &[u32], times: &Int64Array, created: Option<&Int64Array>) -> 
         })
     };
     (0..).zip(numbers).filter_map(offer).collect()
-}
-
-/// A value type that tells apart whatever the Arrow type can hold.
-pub(super) fn comparable(data_type: &DataType) -> ValueType {
-    match data_type {
-        DataType::UInt64 => ValueType::String,
-        whole if whole.is_integer() => ValueType::Int64,
-        DataType::Float16 | DataType::Float32 | DataType::Float64 => ValueType::Double,
-        DataType::Boolean => ValueType::Bool,
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
-            ValueType::Bytes
-        }
-        _ => ValueType::String,
-    }
 }

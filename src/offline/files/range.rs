@@ -14,7 +14,6 @@ use futures::StreamExt;
 
 use super::{
     FileStore,
-    pull::comparable,
     table::{Filter, Table},
 };
 use crate::{
@@ -23,7 +22,7 @@ use crate::{
         asof::{
             Side,
             entities::Entities,
-            keys::{KeyColumn, KeyTable},
+            keys::{KeyColumn, KeyTable, comparable},
             out_of_memory,
             times::{Scale, moments},
         },

@@ -100,7 +100,7 @@ async fn to_the_end<T: Send + 'static>(
     context: &Context,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    let done = context.writes.spawn(work).await;
+    let done = context.unfinished.spawn(work).await;
     done.map_err(|error| Error::internal("a deletion ended unexpectedly").source_error(error))?
 }
 
