@@ -8,7 +8,8 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -70,25 +71,29 @@ def process(repo: Path, name: str, *arguments: object) -> Iterator[Node]:
 
 
 class Cluster:
-    def __init__(self, repo: Path, scheduler: Node, executors: list[Node]) -> None:
-        self.repo, self.scheduler, self.executors = repo, scheduler, executors
+    def __init__(self, repo: Path, scheduler: Node) -> None:
+        self.repo, self.executors = repo, list[Node]()
         self.url = scheduler.addresses["ballista-scheduler"]
 
     @classmethod
     @contextmanager
     def running(cls, repo: Path) -> Iterator["Cluster"]:
         with ExitStack() as stack:
-            scheduler = stack.enter_context(process(repo, "scheduler", "--port", 0))
-            address = scheduler.addresses["ballista-scheduler"].removeprefix("http://")
-            ports = ["--port", 0, "--control-port", 0]
-            executors = [stack.enter_context(process(repo, "executor", "--scheduler", address, *ports)) for _ in range(2)]
-            yield cls(repo, scheduler, executors)
+            cluster = cls(repo, stack.enter_context(process(repo, "scheduler", "--port", 0)))
+            cluster.executors = [stack.enter_context(cluster.executor()) for _ in range(2)]
+            yield cluster
+
+    def executor(self) -> AbstractContextManager[Node]:
+        return process(self.repo, "executor", "--scheduler", self.address, "--port", 0, "--control-port", 0)
+
+    @property
+    def address(self) -> str:
+        return self.url.removeprefix("http://")
 
     @property
     def settings(self) -> list[str]:
         """What makes a thali use this cluster."""
-        address = self.url.removeprefix("http://")
-        values = {"type": "ballista", "scheduler": address, "tasks": TASKS}
+        values = {"type": "ballista", "scheduler": self.address, "tasks": TASKS}
         return [part for key, value in values.items() for part in ("--set", f"batch_engine.{key}={value}")]
 
     def rest(self, path: str) -> Any:
@@ -310,8 +315,30 @@ def test_pulling_the_newest_rows(repo: Path, cluster: Cluster, tmp_path: Path) -
     assert tables[0] and tables[0] == tables[1]
 
 
-def test_a_killed_materialization_goes_on_where_it_was(redis: Any, tmp_path: Path) -> None:
-    """As `test_materialize_crash`, but for who finds the newest rows."""
+@dataclass
+class Crash:
+    """The project of `test_materialize_crash` with rows in a file, what a run stores that nobody disturbs, and what it counts."""
+
+    repo: Path
+    store: crash.Store
+    right: Any
+    whole: dict[str, Any]
+
+    def run(self, cluster: Cluster) -> subprocess.Popen[bytes]:
+        """A run that has stored some of its rows and not all of them."""
+        command = [harness.binary(), "-c", self.repo, *cluster.settings, *crash.WINDOW]
+        run = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, env=harness.environment())
+        harness.eventually(lambda: crash.noted(self.repo) or run.poll() is not None, "something is noted down")
+        return run
+
+    def kill(self, cluster: Cluster) -> None:
+        run = self.run(cluster)
+        run.kill()
+        assert run.wait() != 0, "the run was over before it could be killed"
+
+
+@pytest.fixture
+def disturbed(redis: Any, tmp_path: Path) -> Crash:
     store = crash.redis_store(redis)
     store.empty()
     repo = tmp_path / "repo"
@@ -329,28 +356,63 @@ def test_a_killed_materialization_goes_on_where_it_was(redis: Any, tmp_path: Pat
     )
     harness.succeed(repo, "apply")
     harness.succeed(repo, *crash.WINDOW)
-    right, whole = store.content(), crash.newest_job(repo)
+    found = Crash(repo, store, store.content(), crash.newest_job(repo))
     store.empty()
+    return found
+
+
+def test_a_killed_materialization_goes_on_where_it_was(disturbed: Crash) -> None:
+    """As `test_materialize_crash`, but for who finds the newest rows."""
+    repo, store, written = disturbed.repo, disturbed.store, disturbed.whole["rowsWritten"]
     with Cluster.running(repo) as cluster:
-        command = [harness.binary(), "-c", repo, *cluster.settings, *crash.WINDOW]
-        run = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, env=harness.environment())
-        harness.eventually(lambda: crash.noted(repo) or run.poll() is not None, "something is noted down")
-        run.kill()
-        assert run.wait() != 0, "the run was over before it could be killed"
+        disturbed.kill(cluster)
         harness.succeed(repo, *cluster.settings, *crash.WINDOW)
-        assert store.content() == right
+        assert store.content() == disturbed.right
         last = crash.newest_job(repo)
-        assert last["rowsResumed"] > 0 and last["rowsRead"] + last["rowsResumed"] == whole["rowsWritten"], last
-        assert last["rowsWritten"] < whole["rowsWritten"], last
+        assert last["rowsResumed"] > 0 and last["rowsRead"] + last["rowsResumed"] == written, last
+        assert last["rowsWritten"] < written, last
         # What was noted down of a killed run is not trusted: somebody may have emptied the store since.
         store.empty()
-        run = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, env=harness.environment())
-        harness.eventually(lambda: crash.noted(repo) or run.poll() is not None, "something is noted down")
-        run.kill()
-        assert run.wait() != 0, "the run was over before it could be killed"
+        disturbed.kill(cluster)
         store.empty()
         harness.succeed(repo, *cluster.settings, *crash.WINDOW)
-        assert store.content() == right
+        assert store.content() == disturbed.right
+        # Nor is it of another engine, which has the rows in another order.
+        store.empty()
+        disturbed.kill(cluster)
+        harness.succeed(repo, *crash.WINDOW)
+        assert store.content() == disturbed.right
+        last = crash.newest_job(repo)
+        assert last["rowsResumed"] == 0 and last["rowsWritten"] == written, last
+
+
+@pytest.mark.parametrize("changed", [False, True], ids=["of the same rows", "of other rows"])
+def test_results_are_lost_while_they_are_stored(disturbed: Crash, changed: bool) -> None:
+    repo, store = disturbed.repo, disturbed.store
+    with Cluster.running(repo) as cluster, ExitStack() as later:
+        run = disturbed.run(cluster)
+        run.send_signal(signal.SIGSTOP)
+        assert run.poll() is None, "the run was over before it could be stopped"
+        for executor in cluster.executors:
+            executor.signal(signal.SIGKILL)
+            executor.wait()
+        if changed:
+            crash.write_rows(repo / "data/stats.parquet", crash.KEYS["redis"] + 1)
+        later.enter_context(cluster.executor())
+        run.send_signal(signal.SIGCONT)
+        assert run.wait(2 * harness.DEADLINE) == (2 if changed else 0)
+        # One whose results were lost, and one more.
+        assert [job["job_name"] for job in cluster.jobs()] == ["newest rows"] * 2
+        last = crash.newest_job(repo)
+        if changed:
+            # Other rows may be in other places: rather none than a row that is left out.
+            assert last["state"] == "failed" and "other rows" in last["error"], last
+            harness.succeed(repo, *cluster.settings, *crash.WINDOW)
+            content = store.content()
+            assert len(content) == len(disturbed.right) + 1 and content.items() >= disturbed.right.items()
+        else:
+            assert store.content() == disturbed.right
+            assert last["rowsRead"] == last["rowsWritten"] == disturbed.whole["rowsWritten"], last
 
 
 # --- what happens in the middle: a source whose reading waits for the test -------------------------------------------

@@ -21,7 +21,8 @@
 //! A window's newest rows, of which materialization stores one for each key, are found in two stages
 //! (`window`): tasks read a range of the window's times each, then rows meet by the hash of their key. Rows
 //! come back in an order that depends on them only, so that a job that is done again goes on where results
-//! were lost, and a run that was killed where it was, as long as the source's files are the same.
+//! were lost, and a run that was killed where it was, as long as it is known that the source has the same rows;
+//! where it is not, results that are lost halfway are an error.
 //!
 //! Executors read the sources themselves, with their own `feature_store.yaml`. Everything else (pulls of all
 //! rows, writes, schemas) is done here, by the store underneath.
@@ -42,11 +43,14 @@ use datafusion::execution::SendableRecordBatchStream;
 use tokio_util::task::TaskTracker;
 
 use self::{
-    answer::Answer,
+    answer::{Answer, Window},
     job::Cluster,
     task::{Question, Share},
 };
-use super::store::{Appended, EntityRows, HistoricalQuery, Note, OfflineStore, Parts, Pull, bytes_of};
+use super::{
+    asof::times::Scale,
+    store::{Appended, EntityRows, HistoricalQuery, Note, OfflineStore, Parts, Pull, bytes_of},
+};
 use crate::{error::Result, proto::feast::core::DataSource};
 
 pub use plan::Codec;
@@ -55,6 +59,8 @@ pub use plan::Codec;
 pub const MESSAGE_BYTES: usize = 256 << 20;
 /// How often a window is halved beyond what its tasks need: what is empty of it drops out.
 const HALVINGS: usize = 24;
+/// The scale of times in online stores, on which materialization compares them.
+const STORED: Scale = Scale::Micros;
 /// Bytes of entity rows in one job; more of them are several jobs, one after the other.
 const JOB_BYTES: usize = MESSAGE_BYTES / 4;
 
@@ -79,8 +85,8 @@ impl Distributed {
         }
     }
 
-    /// The newest rows of a window that has both ends, and by what they are known.
-    async fn newest(&self, pull: &Pull) -> Result<Option<(Answer, Option<String>)>> {
+    /// The newest rows of a window that has both ends, their times compared on the scale, and what they are of.
+    async fn newest(&self, pull: &Pull, scale: Option<Scale>) -> Result<Option<(Answer, Window)>> {
         let (Some(start), Some(end)) = (pull.start, pull.end) else {
             return Ok(None);
         };
@@ -95,24 +101,20 @@ impl Distributed {
         let Some(schema) = streams.first().map(|rows| rows.schema()) else {
             return Ok(None);
         };
-        let question = Question::of_window(&pull, &schema)?;
+        let scale = scale.unwrap_or_else(|| window::finest(&pull, &schema));
+        let question = Question::of_window(&pull, &schema, scale)?;
         let shares = self.ranges(&pull.source, start, end).await;
         let work = (!shares.is_empty()).then(|| Work {
             shares,
             rows: vec![None; self.tasks],
         });
-        // Rows come by hashes of their keys, of which another version may have others.
-        let version = env!("CARGO_PKG_VERSION");
-        let known = fingerprint
-            .as_ref()
-            .map(|known| format!("{known} {} {version}", self.tasks));
-        let window = answer::Window {
+        let window = Window {
             store: Arc::clone(&self.local),
             pull,
             fingerprint,
         };
         let answer = Answer::new(&self.cluster, question, schema, work.into_iter().collect());
-        Ok(Some((answer.of_window(window), known)))
+        Ok(Some((answer.of_window(window.clone()), window)))
     }
 
     /// Ranges of times with about as many rows each as far as the source can tell, none where it has none:
@@ -124,7 +126,7 @@ impl Distributed {
         let seconds = |first: DateTime<Utc>, last: DateTime<Utc>| last.timestamp() - first.timestamp();
         let mut ranges = vec![(rows, start, end)];
         for _ in 0..self.tasks + HALVINGS {
-            let (place, &(_, first, last)) = match (0..)
+            let (place, &(rows, first, last)) = match (0..)
                 .zip(&ranges)
                 .max_by_key(|(_, (rows, first, last))| (*rows, seconds(*first, *last)))
             {
@@ -137,8 +139,9 @@ impl Distributed {
             };
             ranges.swap_remove(place);
             for (first, last) in [(first, middle - TimeDelta::nanoseconds(1)), (middle, last)] {
-                let rows = self.local.rows_at_most(source, first, last).await;
-                ranges.extend(rows.map(|rows| (rows, first, last)));
+                // Of what is not known any more, all rows may be.
+                let fewer = self.local.rows_at_most(source, first, last).await;
+                ranges.push((fewer.unwrap_or(rows), first, last));
             }
             ranges.retain(|(rows, ..)| *rows > 0);
         }
@@ -313,7 +316,7 @@ impl OfflineStore for Distributed {
 
     async fn pull(&self, pull: Pull) -> Result<SendableRecordBatchStream> {
         if pull.latest_only
-            && let Some((answer, _)) = self.newest(&pull).await?
+            && let Some((answer, _)) = self.newest(&pull, None).await?
         {
             return answer.rows().await;
         }
@@ -321,12 +324,20 @@ impl OfflineStore for Distributed {
     }
 
     async fn newest_parts(&self, pull: &Pull) -> Result<Option<Parts>> {
-        let Some((answer, fingerprint)) = self.newest(pull).await? else {
+        let Some((answer, window)) = self.newest(pull, Some(STORED)).await? else {
             return Ok(None);
         };
+        let rows = answer.rows().await?;
+        // Executors have read the source by now, each at a time of its own.
+        let known = match window.is_unchanged().await? {
+            true => window.fingerprint,
+            false => None,
+        };
+        // Rows come by hashes of their keys, of which another version may have others.
+        let version = env!("CARGO_PKG_VERSION");
         Ok(Some(Parts {
-            streams: vec![answer.repeating().rows().await?],
-            fingerprint,
+            streams: vec![rows],
+            fingerprint: known.map(|known| format!("{known} {} {version}", self.tasks)),
             in_order: true,
         }))
     }

@@ -153,9 +153,8 @@ pub trait OfflineStore: Send + Sync + 'static {
         Ok(Parts::whole(self.pull(pull).await?))
     }
 
-    /// Of a pull only the newest row of each key, in parts, where the store has them found elsewhere than in
-    /// this process; `None` where they are to be found from all rows. A row may come again, then at least as
-    /// new as before.
+    /// Of a pull only the newest row of each key, times compared in microseconds, in parts, where the store has
+    /// them found elsewhere than in this process; `None` where they are to be found from all rows.
     async fn newest_parts(&self, _pull: &Pull) -> Result<Option<Parts>> {
         Ok(None)
     }
@@ -219,8 +218,8 @@ pub trait OfflineStore: Send + Sync + 'static {
     /// The columns of a source as they are stored (before field mapping).
     async fn schema(&self, source: &DataSource) -> Result<SchemaRef>;
 
-    /// How many rows a window of a source has at most, where that can be told at once; for showing how
-    /// far a run is.
+    /// How many rows a window of a source has at most, where that can be told at once: for showing how far a
+    /// run is, and for leaving out what has none.
     async fn rows_at_most(
         &self,
         _source: &DataSource,

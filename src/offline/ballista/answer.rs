@@ -23,11 +23,23 @@ use crate::{
 /// How often a job is tried whose results were lost.
 const ATTEMPTS: usize = 3;
 
-/// What a window's rows are of.
+/// What a window's rows are of, and what the source's rows were known by before anybody read them.
+#[derive(Clone)]
 pub(super) struct Window {
     pub(super) store: Arc<dyn OfflineStore>,
     pub(super) pull: Pull,
     pub(super) fingerprint: Option<String>,
+}
+
+impl Window {
+    /// Whether it is known that the source has the same rows still: whoever read them meanwhile read the same.
+    pub(super) async fn is_unchanged(&self) -> Result<bool> {
+        if self.fingerprint.is_none() {
+            return Ok(false);
+        }
+        let now = self.store.pull_parts(self.pull.clone()).await?;
+        Ok(now.fingerprint == self.fingerprint)
+    }
 }
 
 /// See the module.
@@ -37,7 +49,6 @@ pub(super) struct Answer {
     schema: SchemaRef,
     work: VecDeque<Work>,
     window: Option<Window>,
-    may_repeat: bool,
     /// Of the first job in `work`.
     fetching: Option<Fetching>,
     attempts: usize,
@@ -68,7 +79,6 @@ impl Answer {
             schema,
             work,
             window: None,
-            may_repeat: false,
             fetching: None,
             attempts: 0,
             given: 0,
@@ -79,14 +89,6 @@ impl Answer {
     pub(super) fn of_window(self, window: Window) -> Self {
         Self {
             window: Some(window),
-            ..self
-        }
-    }
-
-    /// Where a window's results are lost and its source is another now, its rows may come again.
-    pub(super) fn repeating(self) -> Self {
-        Self {
-            may_repeat: true,
             ..self
         }
     }
@@ -107,7 +109,19 @@ impl Answer {
         while let Some(work) = self.work.front() {
             let fetching = match self.fetching.take() {
                 Some(fetching) => fetching,
-                None => Fetching::start(&self.cluster, &self.question, work, self.given).await?,
+                None => {
+                    let fetching = Fetching::start(&self.cluster, &self.question, work, self.given).await?;
+                    // Results of a window go on where they were if they are those of the same rows.
+                    if let Some(window) = self.window.as_ref().filter(|_| self.given > 0)
+                        && !window.is_unchanged().await?
+                    {
+                        return Err(Error::unavailable(
+                            "results were lost with their executor, and the source has other rows now",
+                        )
+                        .hint("run it again"));
+                    }
+                    fetching
+                }
             };
             match fetching.next().await {
                 Ok(Some((batch, fetching))) => {
@@ -123,10 +137,9 @@ impl Answer {
                     (self.given, self.attempts) = (0, 0);
                 }
                 // Results are lost with their executor; why a job failed is the same the next time.
-                Err(error) if error.kind() == Kind::Unavailable && self.attempts + 1 < ATTEMPTS => {
+                Err(error) if error.kind() == Kind::Unavailable && self.may_be_asked_again() => {
                     tracing::warn!(%error, "a job is done again");
                     self.attempts += 1;
-                    self.given = self.go_on_after(error).await?;
                 }
                 Err(error) => return Err(error),
             }
@@ -134,18 +147,9 @@ impl Answer {
         Ok(None)
     }
 
-    /// How many rows of a job that is done again were given before.
-    async fn go_on_after(&mut self, lost: Error) -> Result<usize> {
-        let Some(window) = self.window.as_ref().filter(|_| self.given > 0) else {
-            return Ok(self.given);
-        };
-        if window.fingerprint.is_some() {
-            let now = window.store.pull_parts(window.pull.clone()).await?;
-            if now.fingerprint == window.fingerprint {
-                return Ok(self.given);
-            }
-        }
-        if self.may_repeat { Ok(0) } else { Err(lost) }
+    fn may_be_asked_again(&self) -> bool {
+        let window = self.window.as_ref().filter(|_| self.given > 0);
+        self.attempts + 1 < ATTEMPTS && window.is_none_or(|window| window.fingerprint.is_some())
     }
 }
 

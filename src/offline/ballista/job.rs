@@ -26,7 +26,7 @@ use crate::error::{Error, Kind, Result, reason};
 /// How often a job is asked how it is. Asking tells its number at once, which cancelling needs, and ends when
 /// the scheduler does; a subscription does neither.
 const LOOK: Duration = Duration::from_millis(50);
-/// For reaching the scheduler, and for ending a job.
+/// For reaching the scheduler, and for each word to it when a job ends.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where a result partition is.
@@ -157,9 +157,16 @@ impl Drop for Job {
         let unfinished = self.unfinished.clone();
         let end = async move {
             if running {
-                let cancelled = scheduler.cancel_job(CancelJobParams { job_id: id.clone() }).await;
-                if let Err(status) = cancelled {
-                    tracing::warn!(job = id, %status, "a job could not be cancelled");
+                let job_id = id.clone();
+                let cancel = scheduler.cancel_job(CancelJobParams { job_id });
+                let problem = match tokio::time::timeout(CONNECT_LIMIT, cancel).await {
+                    Ok(Ok(_)) => None,
+                    Ok(Err(status)) => Some(status.to_string()),
+                    Err(_) => Some("the scheduler does not answer".to_owned()),
+                };
+                if let Some(problem) = problem {
+                    tracing::warn!(job = id, problem, "a job could not be cancelled");
+                    return;
                 }
             }
             // Whatever is left after this goes with the scheduler's own cleaning.
@@ -167,10 +174,10 @@ impl Drop for Job {
                 job_id: id,
                 ..CleanJobDataParams::default()
             };
-            let _cleaned = scheduler.clean_job_data(all).await;
+            let _cleaned = tokio::time::timeout(CONNECT_LIMIT, scheduler.clean_job_data(all)).await;
         };
         runtime.spawn(async move {
-            let _late = tokio::time::timeout(CONNECT_LIMIT, end).await;
+            end.await;
             drop(unfinished);
         });
     }

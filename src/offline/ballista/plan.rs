@@ -160,7 +160,7 @@ impl ExecutionPlan for Tasks {
         let answer = async move {
             let share = share(cells).await?;
             let rows = match question.pull(&share)? {
-                Some(pull) => window::read(&*store, pull, &expected).await?,
+                Some((pull, scale)) => window::read(&*store, pull, scale, &expected).await?,
                 None => store.historical(question.query(share)?).await?,
             };
             same_columns(&expected, &rows.schema())?;

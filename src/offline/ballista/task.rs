@@ -19,7 +19,10 @@ use super::window;
 use crate::{
     error::{Error, Result},
     model::ValueType,
-    offline::store::{EntityRows, HistoricalQuery, JoinFeature, JoinKey, JoinView, Pull},
+    offline::{
+        asof::times::Scale,
+        store::{EntityRows, HistoricalQuery, JoinFeature, JoinKey, JoinView, Pull},
+    },
     proto::feast::core::DataSource,
 };
 
@@ -47,6 +50,9 @@ struct Window {
     join_keys: Vec<String>,
     #[prost(string, repeated, tag = "3")]
     features: Vec<String>,
+    /// Whether times are compared in nanoseconds; else in microseconds.
+    #[prost(bool, tag = "4")]
+    nanos: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -134,15 +140,16 @@ impl Question {
         })
     }
 
-    /// A window's rows, which have these columns.
-    pub(super) fn of_window(pull: &Pull, rows: &SchemaRef) -> Result<Self> {
-        let answer = window::marked_schema(rows, pull)?;
+    /// A window's rows, which have these columns, their times compared on the scale.
+    pub(super) fn of_window(pull: &Pull, rows: &SchemaRef, scale: Scale) -> Result<Self> {
+        let answer = window::marked_schema(rows, pull, scale)?;
         Ok(Self {
             answer: written(&answer, &[])?,
             window: Some(Window {
                 source: Some(DataSource::clone(&pull.source)),
                 join_keys: pull.join_keys.clone(),
                 features: pull.features.clone(),
+                nanos: scale == Scale::Nanos,
             }),
             ..Self::default()
         })
@@ -177,22 +184,24 @@ impl Question {
         Some(window::key_columns(&window.join_keys))
     }
 
-    /// All rows of one task's part of a window, if that is what is asked.
-    pub(super) fn pull(&self, share: &Share) -> Result<Option<Pull>> {
+    /// All rows of one task's part of a window and the scale of times, if that is what is asked.
+    pub(super) fn pull(&self, share: &Share) -> Result<Option<(Pull, Scale)>> {
         let Some(window) = &self.window else {
             return Ok(None);
         };
         let source = window.source.clone();
         let source = source.ok_or_else(|| Error::internal("a window of a task has no source"))?;
         let (start, end) = share.times()?;
-        Ok(Some(Pull {
+        let pull = Pull {
             source: Arc::new(source),
             join_keys: window.join_keys.clone(),
             features: window.features.clone(),
             start,
             end,
             latest_only: false,
-        }))
+        };
+        let scale = if window.nanos { Scale::Nanos } else { Scale::Micros };
+        Ok(Some((pull, scale)))
     }
 }
 
@@ -357,6 +366,44 @@ mod tests {
         };
         assert_eq!((sent, timestamp_column.as_str()), (schema, "at"));
         assert_eq!(batches, [rows.slice(1, 1)]);
+    }
+
+    #[test]
+    fn a_window_survives_the_way() {
+        let time = DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into()));
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("driver", DataType::Int64, true),
+            Field::new("x", DataType::Utf8, true),
+            Field::new("at", time, true),
+        ]));
+        let start = DateTime::from_timestamp(-5, 7).unwrap();
+        let end = DateTime::from_timestamp(9, 999_999_999).unwrap();
+        let pull = Pull {
+            source: Arc::new(DataSource {
+                name: "s".to_owned(),
+                timestamp_field: "at".to_owned(),
+                ..DataSource::default()
+            }),
+            join_keys: vec!["driver".to_owned()],
+            features: vec!["x".to_owned()],
+            start: Some(start),
+            end: Some(end),
+            latest_only: false,
+        };
+        for scale in [Scale::Micros, Scale::Nanos] {
+            let question = Question::of_window(&pull, &schema, scale).unwrap();
+            let question = Question::decode(question.encode_to_vec().as_slice()).unwrap();
+            assert_eq!(question.window_keys(), Some(1));
+            // The columns, and marks of key, event time, created time and place.
+            let answer = question.answer().unwrap();
+            assert_eq!(answer.fields()[..3], schema.fields()[..]);
+            assert_eq!(answer.fields().len(), 3 + 1 + 3);
+            let (sent, compared) = question.pull(&Share::of_range(start, end)).unwrap().unwrap();
+            assert_eq!((format!("{sent:?}"), compared), (format!("{pull:?}"), scale));
+        }
+        let joins = Question::new(&[], false, &schema).unwrap();
+        assert!(joins.pull(&Share::of_range(start, end)).unwrap().is_none());
+        assert_eq!(joins.window_keys(), None);
     }
 
     #[test]

@@ -60,12 +60,22 @@ pub(super) fn key_columns(join_keys: &[String]) -> usize {
 }
 
 /// The columns of a pull's rows on their way.
-pub(super) fn marked_schema(rows: &SchemaRef, pull: &Pull) -> Result<SchemaRef> {
-    Ok(marked(&RecordBatch::new_empty(Arc::clone(rows)), pull, 0)?.schema())
+pub(super) fn marked_schema(rows: &SchemaRef, pull: &Pull, scale: Scale) -> Result<SchemaRef> {
+    Ok(marked(&RecordBatch::new_empty(Arc::clone(rows)), pull, scale, 0)?.schema())
+}
+
+/// The scale that loses nothing of the times of a pull's rows.
+pub(super) fn finest(pull: &Pull, rows: &SchemaRef) -> Scale {
+    let times = [
+        &pull.source.timestamp_field,
+        &pull.source.created_timestamp_column,
+    ];
+    let fields = times.into_iter().filter_map(|time| rows.field_with_name(time).ok());
+    Scale::finest(fields.map(|field| field.data_type()))
 }
 
 /// Rows with what they are compared by; those with a null in their key belong to nobody and are left out.
-fn marked(rows: &RecordBatch, pull: &Pull, place: u64) -> Result<RecordBatch> {
+fn marked(rows: &RecordBatch, pull: &Pull, scale: Scale, place: u64) -> Result<RecordBatch> {
     let column = |name: &str| {
         let found = rows.column_by_name(name);
         found.ok_or_else(|| Error::internal(format!("a window has no column `{name}`")))
@@ -73,7 +83,7 @@ fn marked(rows: &RecordBatch, pull: &Pull, place: u64) -> Result<RecordBatch> {
     let key = |name: &String| -> Result<ArrayRef> {
         let column = column(name)?;
         Ok(
-            match KeyColumn::new(column, comparable(column.data_type()), name)? {
+            match KeyColumn::strict(column, comparable(column.data_type()), name)? {
                 KeyColumn::Whole(numbers) => Arc::new(numbers),
                 KeyColumn::Bytes(bytes) => Arc::new(bytes),
             },
@@ -93,10 +103,10 @@ fn marked(rows: &RecordBatch, pull: &Pull, place: u64) -> Result<RecordBatch> {
         &pull.source.timestamp_field,
         &pull.source.created_timestamp_column,
     );
-    marks.push(Arc::new(moments(column(time)?, Scale::Micros, time)?));
+    marks.push(Arc::new(moments(column(time)?, scale, time)?));
     marks.push(Arc::new(match created.is_empty() {
         true => Int64Array::new_null(count),
-        false => moments(column(created)?, Scale::Micros, created)?,
+        false => moments(column(created)?, scale, created)?,
     }));
     marks.push(Arc::new(UInt64Array::from_iter_values((place..).take(count))));
     let fields = marks.iter().enumerate().map(|(number, mark)| {
@@ -123,13 +133,14 @@ fn marked(rows: &RecordBatch, pull: &Pull, place: u64) -> Result<RecordBatch> {
 pub(super) async fn read(
     store: &dyn OfflineStore,
     pull: Pull,
+    scale: Scale,
     expected: &SchemaRef,
 ) -> Result<SendableRecordBatchStream> {
     let keys = key_columns(&pull.join_keys);
     let pull = Arc::new(pull);
     let parts = store.pull_parts(Pull::clone(&pull)).await?.streams;
     let schema = match parts.first() {
-        Some(rows) => marked_schema(&rows.schema(), &pull)?,
+        Some(rows) => marked_schema(&rows.schema(), &pull, scale)?,
         None => Arc::clone(expected),
     };
     let limit = (HELD.0 / parts.len().max(1)).max(HELD.1);
@@ -142,7 +153,7 @@ pub(super) async fn read(
                 let batch = rows.next().await.transpose()?;
                 let ended = batch.is_none();
                 if let Some(batch) = batch {
-                    let rows = marked(&batch, &pull, place)?;
+                    let rows = marked(&batch, &pull, scale, place)?;
                     place += batch.num_rows() as u64;
                     bytes += bytes_of(&rows);
                     held.push(rows);
@@ -360,17 +371,19 @@ impl Firsts {
     /// Those of a batch, without marks.
     fn of(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
         let keys = self.comparable.convert_columns(marks(batch, self.keys)?.0)?;
-        let mut last = self.last.take();
         let first: BooleanArray = (0..keys.num_rows())
             .map(|row| {
                 let same = match row.checked_sub(1) {
                     Some(before) => keys.row(before) == keys.row(row),
-                    None => last.take().is_some_and(|last| last.row() == keys.row(row)),
+                    None => self.last.as_ref().is_some_and(|last| last.row() == keys.row(row)),
                 };
                 Some(!same)
             })
             .collect();
-        self.last = keys.num_rows().checked_sub(1).map(|row| keys.row(row).owned());
+        // A batch without rows ends no key.
+        if let Some(row) = keys.num_rows().checked_sub(1) {
+            self.last = Some(keys.row(row).owned());
+        }
         let own: Vec<usize> = (0..self.own).collect();
         Ok(filter_record_batch(&batch.project(&own)?, &first)?)
     }

@@ -1,5 +1,5 @@
-//! How many rows a window of a Parquet source has at most, from the footers of its files: for showing
-//! progress, not for computing anything.
+//! How many rows a window of a Parquet source has at most, from the footers of its files. Where that is none
+//! there is nothing to read, so what a footer does not tell is taken to be of every window.
 
 use arrow::datatypes::{DataType, TimeUnit};
 use chrono::{DateTime, Utc};
@@ -17,7 +17,7 @@ use parquet::{
 
 use super::table::Table;
 
-/// More footers than this are not worth reading for a progress bar.
+/// More footers than this are not worth reading ahead.
 const MOST_FILES: usize = 64;
 
 impl Table {

@@ -81,10 +81,10 @@ async fn found(rows: &[Row], keys: &[&str], at_once: usize, partitions: usize) -
     let mut parts = vec![Vec::new(), Vec::new(), Vec::new()];
     for (number, slice) in rows.chunks(at_once).enumerate() {
         let place = u64::try_from(number * at_once).unwrap();
-        let marked = marked(&batch(slice), &pull, place).unwrap();
+        let marked = marked(&batch(slice), &pull, Scale::Micros, place).unwrap();
         parts[number % 3].push(newest_of(&[marked], columns).unwrap());
     }
-    let schema = marked_schema(&batch(&[]).schema(), &pull).unwrap();
+    let schema = marked_schema(&batch(&[]).schema(), &pull, Scale::Micros).unwrap();
     let tasks = MemorySourceConfig::try_new_exec(&parts, schema, None).unwrap();
     let newest = Newest::spread(tasks, columns, partitions).unwrap();
     assert_eq!(newest.schema(), batch(&[]).schema());
@@ -128,4 +128,50 @@ async fn rows_without_keys_are_all_of_one() {
     let rows = rows();
     let newest = rows.iter().max_by_key(|row| (row.2, row.3, row.4)).unwrap();
     assert_eq!(found(&rows, &[], 100, 3).await.concat(), [newest.4]);
+}
+
+#[test]
+fn a_key_goes_on_over_batches_and_over_empty_ones() {
+    let pull = pull(&["driver"]);
+    let row = |driver, at, x| (Some(driver), None, at, None, x);
+    let marked = |rows: &[Row]| marked(&batch(rows), &pull, Scale::Micros, 0).unwrap();
+    let none = marked(&[]);
+    let mut firsts = Firsts::new(&none.schema(), 1).unwrap();
+    let mut kept = |rows: &[Row]| firsts.of(&marked(rows)).unwrap().num_rows();
+    assert_eq!(kept(&[row(1, 9, 1), row(1, 8, 2), row(2, 9, 3)]), 2);
+    assert_eq!(kept(&[]), 0);
+    assert_eq!(kept(&[row(2, 8, 4), row(2, 7, 5)]), 0);
+    assert_eq!(kept(&[row(3, 7, 6)]), 1);
+}
+
+#[test]
+fn times_are_compared_on_the_scale_that_is_asked_for() {
+    let time = DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into()));
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("driver", DataType::Int64, true),
+        Field::new("x", DataType::Int64, true),
+        Field::new("at", time.clone(), true),
+        Field::new("created", time, true),
+    ]));
+    let times = |nanos: [i64; 2]| {
+        let times = arrow::array::TimestampNanosecondArray::from(nanos.to_vec()).with_timezone("UTC");
+        Arc::new(times) as ArrayRef
+    };
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from(vec![1, 1])),
+        Arc::new(Int64Array::from(vec![10, 20])),
+        times([1_000_000_900, 1_000_000_100]),
+        times([5_000, 5_000]),
+    ];
+    let rows = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
+    let pull = pull(&["driver"]);
+    assert_eq!(finest(&pull, &schema), Scale::Nanos);
+    let newest = |scale| {
+        let rows = marked(&rows, &pull, scale, 0).unwrap();
+        let newest = newest_of(&[rows], 1).unwrap();
+        newest.column(1).as_primitive::<Int64Type>().values().to_vec()
+    };
+    assert_eq!(newest(Scale::Nanos), [10]);
+    // Equal in microseconds: the later row of the source.
+    assert_eq!(newest(Scale::Micros), [20]);
 }
