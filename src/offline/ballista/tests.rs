@@ -1,9 +1,12 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use arrow::{
     array::{Array as _, Int64Array},
     datatypes::{DataType, Field, Schema},
 };
 
 use super::*;
+use crate::error::Error;
 
 fn batches(lengths: &[i64]) -> (SchemaRef, Vec<RecordBatch>) {
     let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
@@ -67,7 +70,7 @@ fn many_rows_are_several_jobs() {
 }
 
 /// Both ends of each share, in nanoseconds.
-fn ranges(start: DateTime<Utc>, end: DateTime<Utc>, tasks: usize) -> Vec<(i64, i64)> {
+fn ends(shares: &[Share]) -> Vec<(i64, i64)> {
     let question = Question::new(&[], false, &Schema::empty()).unwrap();
     let share = |share: &Share| {
         let EntityRows::Range { start, end } = question.query(share.clone()).unwrap().entities else {
@@ -78,9 +81,13 @@ fn ranges(start: DateTime<Utc>, end: DateTime<Utc>, tasks: usize) -> Vec<(i64, i
             end.timestamp_nanos_opt().unwrap(),
         )
     };
+    shares.iter().map(share).collect()
+}
+
+fn ranges(start: DateTime<Utc>, end: DateTime<Utc>, tasks: usize) -> Vec<(i64, i64)> {
     let work = Work::of_range(start, end, tasks);
     assert_eq!(work.len(), 1);
-    work[0].shares.iter().map(share).collect()
+    ends(&work[0].shares)
 }
 
 #[test]
@@ -108,4 +115,96 @@ fn short_ranges_and_the_longest() {
     assert_eq!(ranges(at, at + TimeDelta::seconds(2), 4).len(), 2);
     let work = Work::of_range(DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC, 3);
     assert_eq!(work[0].shares.len(), 3);
+}
+
+/// A store that only tells how many rows it has of a range, so many times.
+struct Counted {
+    seconds: Vec<i64>,
+    times: usize,
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl OfflineStore for Counted {
+    async fn historical(&self, _: HistoricalQuery) -> Result<SendableRecordBatchStream> {
+        Err(Error::unsupported("not needed here"))
+    }
+
+    async fn pull(&self, _: Pull) -> Result<SendableRecordBatchStream> {
+        Err(Error::unsupported("not needed here"))
+    }
+
+    async fn append(&self, _: &DataSource, _: Vec<RecordBatch>, _: Option<&Path>) -> Result<Appended> {
+        Err(Error::unsupported("not needed here"))
+    }
+
+    async fn save(
+        &self,
+        _: &DataSource,
+        _: SendableRecordBatchStream,
+        _: bool,
+        _: Option<Note>,
+    ) -> Result<u64> {
+        Err(Error::unsupported("not needed here"))
+    }
+
+    async fn schema(&self, _: &DataSource) -> Result<SchemaRef> {
+        Err(Error::unsupported("not needed here"))
+    }
+
+    async fn rows_at_most(&self, _: &DataSource, start: DateTime<Utc>, end: DateTime<Utc>) -> Option<u64> {
+        let inside = |second: &&i64| (start.timestamp()..=end.timestamp()).contains(*second);
+        let known = self.asked.fetch_add(1, Ordering::Relaxed) < self.times;
+        known.then(|| self.seconds.iter().filter(inside).count() as u64)
+    }
+
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What the rows of these seconds are shared as among four tasks, where so many questions are answered.
+async fn shared(seconds: &[i64], times: usize) -> Vec<(i64, i64)> {
+    let store = Counted {
+        seconds: seconds.to_vec(),
+        times,
+        asked: AtomicUsize::new(0),
+    };
+    let store = Distributed::new(Arc::new(store), "nobody:1", 4, TaskTracker::new());
+    let (start, end) = (
+        DateTime::UNIX_EPOCH,
+        DateTime::from_timestamp(2_000_000_000, 7).unwrap(),
+    );
+    let ranges = store.ranges(&DataSource::default(), start, end).await;
+    let mut ends = ends(&ranges);
+    ends.sort_unstable();
+    assert!(ends.len() <= 4);
+    for (before, after) in ends.iter().zip(ends.iter().skip(1)) {
+        assert!(before.1 < after.0, "no row is read twice");
+    }
+    ends
+}
+
+#[tokio::test]
+async fn every_row_is_of_one_range_and_what_is_empty_of_none() {
+    const SECOND: i64 = 1_000_000_000;
+    let seconds: Vec<i64> = (1_700_000_000..1_700_100_000).step_by(100).collect();
+    let mut read = Vec::new();
+    for times in [usize::MAX, 0, 1, 2, 3, 7, 20] {
+        let ranges = shared(&seconds, times).await;
+        for second in &seconds {
+            let inside = |(first, last): &&(i64, i64)| (*first..=*last).contains(&(second * SECOND));
+            assert_eq!(ranges.iter().filter(inside).count(), 1, "{second}");
+        }
+        let length: i64 = ranges
+            .iter()
+            .map(|(first, last)| last / SECOND - first / SECOND)
+            .sum();
+        read.push((ranges.len(), length));
+    }
+    // As long as counts are told nearly nothing else is read, and where they are not, all.
+    assert_eq!(read[0].0, 4);
+    assert!(read[0].1 < 1_000_000, "{read:?}");
+    assert_eq!(read[1], (4, 2_000_000_000 - 3));
+    assert!(shared(&[], usize::MAX).await.is_empty());
 }

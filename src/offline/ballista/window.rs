@@ -70,7 +70,9 @@ pub(super) fn finest(pull: &Pull, rows: &SchemaRef) -> Scale {
         &pull.source.timestamp_field,
         &pull.source.created_timestamp_column,
     ];
-    let fields = times.into_iter().filter_map(|time| rows.field_with_name(time).ok());
+    let fields = times
+        .into_iter()
+        .filter_map(|time| rows.field_with_name(time).ok());
     Scale::finest(fields.map(|field| field.data_type()))
 }
 
