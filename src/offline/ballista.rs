@@ -365,6 +365,10 @@ impl OfflineStore for Distributed {
         self.local.save(target, rows, overwrite, note).await
     }
 
+    async fn log(&self, service: &str, batches: &[RecordBatch]) -> Result<Option<u64>> {
+        self.local.log(service, batches).await
+    }
+
     async fn note(&self, source: &DataSource) -> Result<Option<String>> {
         self.local.note(source).await
     }
