@@ -97,6 +97,9 @@ struct Moment {
     nanos: u32,
 }
 
+/// A first moment and a last one.
+type Times = (DateTime<Utc>, DateTime<Utc>);
+
 /// The rows of one task.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Share {
@@ -191,13 +194,14 @@ impl Question {
         };
         let source = window.source.clone();
         let source = source.ok_or_else(|| Error::internal("a window of a task has no source"))?;
-        let (start, end) = share.times()?;
+        let times = share.times()?;
+        let (start, end) = times.ok_or_else(|| Error::internal("a task of a window has no times"))?;
         let pull = Pull {
             source: Arc::new(source),
             join_keys: window.join_keys.clone(),
             features: window.features.clone(),
-            start,
-            end,
+            start: Some(start),
+            end: Some(end),
             latest_only: false,
         };
         let scale = if window.nanos { Scale::Nanos } else { Scale::Micros };
@@ -265,17 +269,20 @@ impl Share {
         }
     }
 
-    /// Both ends of its range of times.
-    fn times(&self) -> Result<(Option<DateTime<Utc>>, Option<DateTime<Utc>>)> {
+    /// Both ends of its range of times, if it is one.
+    fn times(&self) -> Result<Option<Times>> {
         let time = |moment: Moment| {
             DateTime::from_timestamp(moment.seconds, moment.nanos)
                 .ok_or_else(|| Error::internal("a task has a range of times that are none"))
         };
-        Ok((self.start.map(time).transpose()?, self.end.map(time).transpose()?))
+        match (self.start, self.end) {
+            (Some(start), Some(end)) => Ok(Some((time(start)?, time(end)?))),
+            _ => Ok(None),
+        }
     }
 
     fn entities(self) -> Result<EntityRows> {
-        if let (Some(start), Some(end)) = self.times()? {
+        if let Some((start, end)) = self.times()? {
             return Ok(EntityRows::Range { start, end });
         }
         let (schema, batches) = read(&self.rows)?;
