@@ -285,6 +285,8 @@ def test_an_answer_that_breaks_off_is_one_line(tmp_path: Path, postgres_url: str
     said = [line for line in done.stderr.splitlines() if line.startswith("error")]
     assert done.returncode == 2 and len(said) == 1 and f"offline server `127.0.0.1:{far.port}`" in said[0] and "the disk is gone" in said[0], done.stderr
     assert "many lines" not in done.stderr
+    # Half of an answer would look like one.
+    assert not (tmp_path / "answer.parquet").exists()
     # Away: what to look at is said.
     done = run(remote(tmp_path / "nobody", f"{place.repo}/registry.db", free_port(), ", connection_retries: 0"), *words)
     assert done.returncode == 2 and "cannot be reached" in done.stderr and "`offline_store.host`" in done.stderr, done.stderr

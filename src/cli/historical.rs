@@ -1,8 +1,9 @@
 //! `thali get-historical-features`: a point-in-time join from the command line.
 
 use std::{
-    fs::File,
+    fs::{File, Permissions},
     io::{BufWriter, Cursor},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -21,6 +22,7 @@ use parquet::{
     arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder},
     file::properties::WriterProperties,
 };
+use tempfile::TempPath;
 
 use super::{Global, Name, Outcome, output, until_signal, when::moment};
 use crate::{
@@ -277,46 +279,49 @@ fn extension(path: &Path) -> String {
         .to_lowercase()
 }
 
-/// The file an answer is written to.
-enum Sink {
-    Csv(Box<arrow::csv::Writer<BufWriter<File>>>, usize),
-    Parquet(Box<ArrowWriter<File>>, usize),
+/// The file an answer is written to, which has its place when it is whole: half of an answer looks like one.
+struct Sink {
+    format: Written,
+    rows: usize,
+    /// What is written and its place; none where that is no file, a pipe say.
+    draft: Option<(TempPath, PathBuf)>,
+}
+
+enum Written {
+    Csv(Box<arrow::csv::Writer<BufWriter<File>>>),
+    Parquet(Box<ArrowWriter<File>>),
 }
 
 impl Sink {
     fn create(path: &Path, schema: SchemaRef) -> Result<Self> {
-        let unwritable = |error: std::io::Error| {
-            Error::invalid(format!("`{}` cannot be written: {error}", path.display()))
-        };
-        match extension(path).as_str() {
-            "csv" => {
-                let file = BufWriter::new(File::create(path).map_err(unwritable)?);
-                Ok(Self::Csv(Box::new(arrow::csv::Writer::new(file)), 0))
-            }
-            "parquet" => {
-                let file = File::create(path).map_err(unwritable)?;
-                // A row group is in memory until it is written.
-                let properties = WriterProperties::builder()
-                    .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-                    .build();
-                let writer = ArrowWriter::try_new(file, schema, Some(properties)).map_err(parquet_error)?;
-                Ok(Self::Parquet(Box::new(writer), 0))
-            }
-            other => {
-                Err(Error::invalid(format!("`{other}` is no format to write"))
-                    .hint("name it .parquet or .csv"))
-            }
+        let format = extension(path);
+        if !matches!(format.as_str(), "csv" | "parquet") {
+            let text = format!("`{format}` is no format to write");
+            return Err(Error::invalid(text).hint("name it .parquet or .csv"));
         }
+        let (file, draft) = drafted(path).map_err(|error| unwritable(path, &error))?;
+        let format = if format == "csv" {
+            Written::Csv(Box::new(arrow::csv::Writer::new(BufWriter::new(file))))
+        } else {
+            // A row group is in memory until it is written.
+            let properties = WriterProperties::builder()
+                .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+                .build();
+            let writer = ArrowWriter::try_new(file, schema, Some(properties)).map_err(parquet_error)?;
+            Written::Parquet(Box::new(writer))
+        };
+        Ok(Self {
+            format,
+            rows: 0,
+            draft,
+        })
     }
 
     fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        match self {
-            Self::Csv(writer, rows) => {
-                *rows += batch.num_rows();
-                Ok(writer.write(&plain(batch)?)?)
-            }
-            Self::Parquet(writer, rows) => {
-                *rows += batch.num_rows();
+        self.rows += batch.num_rows();
+        match &mut self.format {
+            Written::Csv(writer) => Ok(writer.write(&plain(batch)?)?),
+            Written::Parquet(writer) => {
                 writer.write(batch).map_err(parquet_error)?;
                 if writer.in_progress_size() > ROW_GROUP_BYTES {
                     writer.flush().map_err(parquet_error)?;
@@ -327,11 +332,46 @@ impl Sink {
     }
 
     fn finish(self) -> Result<usize> {
-        match self {
-            Self::Csv(_, rows) => Ok(rows),
-            Self::Parquet(writer, rows) => writer.close().map(|_| rows).map_err(parquet_error),
+        match self.format {
+            Written::Csv(writer) => {
+                let flushed = writer.into_inner().into_inner();
+                flushed.map_err(|error| {
+                    Error::unavailable(format!("the CSV file cannot be written: {error}"))
+                })?;
+            }
+            Written::Parquet(writer) => {
+                writer.close().map_err(parquet_error)?;
+            }
         }
+        if let Some((draft, place)) = self.draft {
+            let placed = draft.persist(&place);
+            placed.map_err(|error| unwritable(&place, &error.error))?;
+        }
+        Ok(self.rows)
     }
+}
+
+/// A file to write, beside its place if that is one for a file.
+fn drafted(path: &Path) -> std::io::Result<(File, Option<(TempPath, PathBuf)>)> {
+    let found = std::fs::metadata(path);
+    if found.as_ref().is_ok_and(|found| !found.is_file()) {
+        return Ok((File::create(path)?, None));
+    }
+    // What a link leads to is replaced, not the link.
+    let place = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let folder = place.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let permissions = found.map_or(Permissions::from_mode(0o666), |found| found.permissions());
+    let file = tempfile::Builder::new()
+        .prefix(".")
+        .suffix(".tmp")
+        .permissions(permissions)
+        .tempfile_in(folder.unwrap_or(Path::new(".")))?;
+    let (file, draft) = file.into_parts();
+    Ok((file, Some((draft, place))))
+}
+
+fn unwritable(path: &Path, error: &std::io::Error) -> Error {
+    Error::invalid(format!("`{}` cannot be written: {error}", path.display()))
 }
 
 fn parquet_error(error: parquet::errors::ParquetError) -> Error {
