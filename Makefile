@@ -12,7 +12,7 @@ VENV := target/venv
 CHROMIUM ?= /usr/bin/chromium
 profile_folder = $(if $(filter dev,$(1)),debug,$(1))
 
-.PHONY: help demo test test-ballista ui venv chromium servers fmt lint clean
+.PHONY: help demo test test-ballista ui venv chromium servers azurite fmt lint clean
 
 help:
 	@echo "make demo    build, then serve the flights project until Ctrl-C"
@@ -30,7 +30,7 @@ demo:
 	cargo build --locked --profile $(DEMO_PROFILE)
 	@exec target/$(call profile_folder,$(DEMO_PROFILE))/thali demo $(DEMO_FOLDER)
 
-test: ui venv chromium servers
+test: ui venv chromium servers azurite
 	$(VENV)/bin/python tests/with_servers.py cargo test --locked
 	cargo build --locked
 	THALI_CHROMIUM=$(CHROMIUM) $(VENV)/bin/python -m pytest tests --ignore tests/test_ballista.py $(PYTEST)
@@ -65,6 +65,17 @@ $(VENV)/installed: tests/requirements.txt
 
 chromium:
 	@test -x $(CHROMIUM) || { missing=chromium; problem="$(CHROMIUM) is missing; name another with CHROMIUM= or install it"; $(install); }
+
+# The emulator of Azure, which tests/clouds.py starts.
+AZURITE := target/azurite
+azurite: $(AZURITE)/node_modules/.package-lock.json
+
+$(AZURITE)/node_modules/.package-lock.json: $(wildcard tests/azurite/package*.json)
+	@command -v npm >/dev/null || { echo "npm is missing: install Node.js 20 or newer (Debian: apt-get install nodejs npm)" >&2; exit 1; }
+	@mkdir -p $(AZURITE)
+	cp tests/azurite/package.json tests/azurite/package-lock.json $(AZURITE)
+	npm --prefix $(AZURITE) ci --ignore-scripts --no-audit --no-fund
+	@touch $@
 
 # What tests/servers.py starts for itself, each in a folder and on a port of its own.
 servers:

@@ -2,16 +2,17 @@
 //! credentials of each cloud, as Feast's own stores do. There is no other way to open one; what is kept in
 //! it, and what it means when something is missing, is known where it was opened.
 
+mod azure;
 mod bucket;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use object_store::{
-    Certificate, ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig, UpdateVersion,
+    Certificate, ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig,
+    StaticCredentialProvider, UpdateVersion,
     aws::{AmazonS3Builder, AmazonS3ConfigKey, resolve_bucket_region},
-    azure::MicrosoftAzureBuilder,
-    gcp::GoogleCloudStorageBuilder,
+    gcp::{GcpCredential, GoogleCloudStorageBuilder},
     path::Path,
 };
 
@@ -51,13 +52,14 @@ impl Environment {
     /// Those of the process's variables that object stores have to do with.
     pub fn of(variables: &BTreeMap<String, String>) -> Self {
         const PREFIXES: [&str; 3] = ["AWS_", "AZURE_", "GOOGLE_"];
-        const NAMES: [&str; 6] = [
+        const NAMES: [&str; 7] = [
             "FEAST_S3_ENDPOINT_URL",
             "HOME",
             "IDENTITY_ENDPOINT",
             "REGISTRY_BLOB_KEY",
             "REQUESTS_CA_BUNDLE",
             "SERVICE_ACCOUNT",
+            "STORAGE_EMULATOR_HOST",
         ];
         let has_to_do =
             |name: &str| NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix));
@@ -93,6 +95,8 @@ pub(crate) struct Address<'a> {
     scheme: &'a str,
     /// What stands before the first slash: the bucket, and of Azure maybe the account or only that.
     pub(crate) host: &'a str,
+    /// The account, where it is one of Azure's and the URL names it.
+    account: Option<&'a str>,
     /// The bucket or container.
     pub(crate) bucket: &'a str,
     /// What is below it; empty for all of it.
@@ -108,18 +112,24 @@ impl<'a> Address<'a> {
         let (scheme, rest) = url.split_once("://").ok_or_else(no_bucket)?;
         let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
         let path = path.trim_matches('/');
-        let of_web = matches!(scheme, "http" | "https");
-        let (bucket, path) = match kind {
-            ObjectStoreKind::Azure if of_web => {
+        let (account, bucket, path) = match kind {
+            ObjectStoreKind::Azure if is_of_web(scheme) => {
                 // A query would be a signature, which Feast does not take either.
                 let path = path.split_once('?').map_or(path, |(path, _)| path);
-                path.split_once('/').unwrap_or((path, ""))
+                let (account, path) = if azure::names_no_account(host) {
+                    let (account, path) = path.split_once('/').unwrap_or((path, ""));
+                    (Some(account), path)
+                } else {
+                    (azure::account_of(host), path)
+                };
+                let (bucket, path) = path.split_once('/').unwrap_or((path, ""));
+                (account, bucket, path)
             }
-            ObjectStoreKind::Azure => (
-                host.split_once('@').map_or(host, |(container, _)| container),
-                path,
-            ),
-            _ => (host, path),
+            ObjectStoreKind::Azure => match host.split_once('@') {
+                Some((container, host)) => (azure::account_of(host), container, path),
+                None => (None, host, path),
+            },
+            _ => (None, host, path),
         };
         if host.is_empty() || bucket.is_empty() {
             return Err(no_bucket());
@@ -128,18 +138,28 @@ impl<'a> Address<'a> {
             kind,
             scheme,
             host,
+            account,
             bucket,
             path,
         })
     }
 
+    fn is_of_web(&self) -> bool {
+        is_of_web(self.scheme)
+    }
+
     /// The bucket as messages call it.
     fn place(&self) -> String {
-        match self.scheme {
-            "http" | "https" => format!("{}://{}/{}", self.scheme, self.host, self.bucket),
-            scheme => format!("{scheme}://{}", self.host),
+        if self.is_of_web() {
+            format!("{}://{}/{}", self.scheme, self.host, self.bucket)
+        } else {
+            format!("{}://{}", self.scheme, self.host)
         }
     }
+}
+
+fn is_of_web(scheme: &str) -> bool {
+    matches!(scheme, "http" | "https")
 }
 
 /// Tries long enough for a hiccup, and short enough that a store that is down is soon known to be.
@@ -196,7 +216,11 @@ pub(crate) async fn open(
             Arc::new(builder.build().map_err(refused)?)
         }
         ObjectStoreKind::Gcs => Arc::new(gcs(address.bucket, environment)?.build().map_err(refused)?),
-        ObjectStoreKind::Azure => Arc::new(azure(address, environment)?.build().map_err(refused)?),
+        ObjectStoreKind::Azure => {
+            let client = client(environment, &["REQUESTS_CA_BUNDLE"])?;
+            let builder = azure::builder(address, environment, client)?;
+            Arc::new(builder.with_retry(retries()).build().map_err(refused)?)
+        }
     })
 }
 
@@ -233,6 +257,22 @@ fn gcs(bucket: &str, environment: &Environment) -> Result<GoogleCloudStorageBuil
     let mut builder = GoogleCloudStorageBuilder::new()
         .with_retry(retries())
         .with_client_options(options);
+    // For Google's own clients it goes before all credentials, of which an emulator knows none.
+    if let Some(host) = environment.get("STORAGE_EMULATOR_HOST") {
+        let host = host.trim_end_matches('/');
+        let url = if host.contains("://") {
+            host.to_owned()
+        } else {
+            format!("http://{host}")
+        };
+        let nobody = GcpCredential {
+            bearer: String::new(),
+        };
+        return Ok(builder
+            .with_base_url(&url)
+            .with_credentials(Arc::new(StaticCredentialProvider::new(nobody)))
+            .with_bucket_name(bucket));
+    }
     if let Some(path) = environment.get("SERVICE_ACCOUNT") {
         builder = builder.with_service_account_path(path);
     }
@@ -242,38 +282,6 @@ fn gcs(bucket: &str, environment: &Environment) -> Result<GoogleCloudStorageBuil
         }
     }
     Ok(builder.with_bucket_name(bucket))
-}
-
-fn azure(address: &Address<'_>, environment: &Environment) -> Result<MicrosoftAzureBuilder> {
-    let mut builder = MicrosoftAzureBuilder::new()
-        .with_retry(retries())
-        .with_client_options(client(environment, &["REQUESTS_CA_BUNDLE"])?);
-    for (name, value) in environment
-        .options("AZURE_")
-        .chain(environment.options("IDENTITY_ENDPOINT"))
-    {
-        if name == "identity_endpoint" {
-            builder = builder.with_msi_endpoint(value);
-        } else if let Ok(key) = name.parse() {
-            builder = builder.with_config(key, value);
-        }
-    }
-    // As Feast calls it.
-    if let Some(key) = environment.get("REGISTRY_BLOB_KEY") {
-        builder = builder.with_access_key(key);
-    }
-    if matches!(address.scheme, "http" | "https") {
-        let account = address.host.split(['.', ':']).next().unwrap_or_default();
-        builder = builder.with_account(account);
-        if !address.host.ends_with(".blob.core.windows.net") {
-            builder = builder
-                .with_endpoint(format!("{}://{}", address.scheme, address.host))
-                .with_allow_http(address.scheme == "http");
-        }
-    } else if let Some((_, host)) = address.host.split_once('@') {
-        builder = builder.with_account(host.split('.').next().unwrap_or_default());
-    }
-    Ok(builder.with_container_name(address.bucket))
 }
 
 /// What it means that a store refused or failed, in words without anything secret.

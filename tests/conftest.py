@@ -10,8 +10,9 @@ import pytest
 # Tests start processes while gRPC's threads run; without this it writes a line about each.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 # Their assertions say what differs, as those of the tests do.
-pytest.register_assert_rewrite("feast_repo", "harness", "registries", "registry_load", "servers")
+pytest.register_assert_rewrite("clouds", "feast_repo", "harness", "registries", "registry_load", "servers")
 
+import clouds
 import harness
 import registries
 import servers
@@ -58,6 +59,18 @@ def redis() -> Iterator[servers.Redis]:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[servers.S3]:
     with servers.S3.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azure() -> Iterator[clouds.Azure]:
+    with clouds.Azure.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs() -> Iterator[clouds.Gcs]:
+    with clouds.Gcs.running() as server:
         yield server
 
 

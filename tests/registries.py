@@ -12,11 +12,13 @@ from typing import Any
 import grpc
 import pytest
 
+import clouds
 import harness
 import servers
 from harness import Node
 
-BACKENDS = ("file", "sqlite", "postgres", "mariadb", "s3", "remote")
+OBJECTS = ("s3", "gcs", "azure")
+BACKENDS = ("file", "sqlite", "postgres", "mariadb", *OBJECTS, "remote")
 SERVICE = "/feast.registry.RegistryServer/"
 
 
@@ -35,6 +37,8 @@ class Backend:
     env: dict[str, str] = field(default_factory=dict)
     #: The `registry` with which stock Feast opens the storage itself, where it is another one.
     storage: str | None = None
+    #: Of an object store.
+    bucket: str = ""
 
     @classmethod
     def new(cls, name: str, folder: Path, request: pytest.FixtureRequest) -> "Backend":
@@ -47,9 +51,16 @@ class Backend:
             upstream.start()
             registry = f"{{registry_type: remote, path: '127.0.0.1:{upstream.port}'}}"
             return cls(name, folder, registry, server=upstream, storage=file.registry)
-        if name == "s3":
-            server: servers.S3 = request.getfixturevalue("s3")
-            return cls(name, folder, f"s3://{server.new_bucket()}/feast/registry.db", server=server, env=server.environment())
+        if name in OBJECTS:
+            server: servers.ObjectServer = request.getfixturevalue(name)
+            bucket = server.new_bucket()
+            backend = cls(name, folder, f"{server.scheme}://{bucket}/feast/registry.db", server=server, env=server.environment(), bucket=bucket)
+            if isinstance(server, clouds.Azure):
+                # As Feast has it: the account by its host, and the key in a variable of Feast's.
+                at = "{{registry_store_type: AzureRegistryStore, path: '{}/{}/feast/registry.db'}}"
+                backend.registry, backend.storage = (at.format(url, bucket) for url in (server.url, f"http://{server.HOST}:{server.port}"))
+                backend.env = {"REGISTRY_BLOB_KEY": server.secret}
+            return backend
         url = f"sqlite:///{folder}/registry.sqlite" if name == "sqlite" else request.getfixturevalue(f"{name}_url")
         server = None if name == "sqlite" else request.getfixturevalue(name)
         return cls(name, folder, f"{{registry_type: sql, path: '{url}'}}", url, server)
@@ -71,15 +82,13 @@ entity_key_serialization_version: 3
 
     def content(self) -> bytes:
         """The one file or object that is the registry, where it is one."""
-        if isinstance(self.server, servers.S3):
-            bucket, key = self.registry.removeprefix("s3://").split("/", 1)
-            return self.server.client().get_object(Bucket=bucket, Key=key)["Body"].read()
+        if isinstance(self.server, servers.ObjectServer):
+            return self.server.get(self.bucket, "feast/registry.db")
         return Path(self.registry).read_bytes()
 
     def replace_content(self, content: bytes) -> None:
-        if isinstance(self.server, servers.S3):
-            bucket, key = self.registry.removeprefix("s3://").split("/", 1)
-            self.server.client().put_object(Bucket=bucket, Key=key, Body=content)
+        if isinstance(self.server, servers.ObjectServer):
+            self.server.put(self.bucket, "feast/registry.db", content)
         else:
             Path(self.registry).write_bytes(content)
 

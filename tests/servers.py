@@ -347,10 +347,47 @@ def certificates(folder: Path) -> None:
     folder.chmod(0o755)
 
 
-class S3(Server):
-    """moto, which plays DynamoDB too. One request at a time, so that a conditional write is one step, as it is on S3. Forgets everything when it ends."""
+class ObjectServer(Server):
+    """An object store, and how thali, Feast and the tests reach it."""
 
     numbers = count(1)
+    #: What the URLs of its objects begin with.
+    scheme: str
+    #: What no message may tell.
+    secret = PASSWORD
+
+    def user(self) -> dict[str, object]:
+        return {}
+
+    @abstractmethod
+    def environment(self) -> dict[str, str]:
+        """What points thali and Feast here."""
+
+    @abstractmethod
+    def delta_options(self) -> dict[str, str]:
+        """The same for the `deltalake` package."""
+
+    def source_options(self) -> dict[str, str]:
+        """What a file source says beside its path."""
+        return {}
+
+    @abstractmethod
+    def new_bucket(self) -> str: ...
+
+    @abstractmethod
+    def put(self, bucket: str, key: str, content: bytes) -> None: ...
+
+    @abstractmethod
+    def get(self, bucket: str, key: str) -> bytes: ...
+
+    @abstractmethod
+    def keys(self, bucket: str, prefix: str = "") -> list[str]: ...
+
+
+class S3(ObjectServer):
+    """moto, which plays DynamoDB too. One request at a time, so that a conditional write is one step, as it is on S3. Forgets everything when it ends."""
+
+    scheme = "s3"
     SERVE = """
 import sys
 from moto.server import DomainDispatcherApplication, create_backend_app
@@ -375,9 +412,6 @@ run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_bac
         files = ["tls/server.pem", "tls/server.key"] if self.secure else []
         return [sys.executable, "-c", self.SERVE, str(self.port), *files]
 
-    def user(self) -> dict[str, object]:
-        return {}
-
     def answers(self) -> bool:
         context = ssl.create_default_context(cafile=self.authority) if self.secure else None
         return urlopen(f"{self.url}/moto-api/", timeout=5, context=context).status == 200
@@ -387,9 +421,14 @@ run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_bac
         return f"{'https' if self.secure else 'http'}://127.0.0.1:{self.port}"
 
     def environment(self) -> dict[str, str]:
-        """What points thali and Feast here."""
         aws = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1", "AWS_REGION": "us-east-1"}
         return aws | {"FEAST_S3_ENDPOINT_URL": self.url, "AWS_EC2_METADATA_DISABLED": "true"}
+
+    def delta_options(self) -> dict[str, str]:
+        return self.environment() | {"AWS_ENDPOINT_URL": self.url, "AWS_ALLOW_HTTP": "true"}
+
+    def source_options(self) -> dict[str, str]:
+        return {"s3_endpoint_override": self.url}
 
     def client(self) -> Any:
         import boto3
@@ -401,3 +440,13 @@ run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_bac
         name = f"bucket-{next(self.numbers)}"
         self.client().create_bucket(Bucket=name)
         return name
+
+    def put(self, bucket: str, key: str, content: bytes) -> None:
+        self.client().put_object(Bucket=bucket, Key=key, Body=content)
+
+    def get(self, bucket: str, key: str) -> bytes:
+        return self.client().get_object(Bucket=bucket, Key=key)["Body"].read()
+
+    def keys(self, bucket: str, prefix: str = "") -> list[str]:
+        found = self.client().list_objects_v2(Bucket=bucket, Prefix=prefix)
+        return [content["Key"] for content in found.get("Contents", [])]

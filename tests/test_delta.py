@@ -1,4 +1,4 @@
-"""Delta tables as sources, on local disk and in S3: written by the `deltalake` package, and read as it and stock Feast read them."""
+"""Delta tables as sources, on local disk and in object stores: written by the `deltalake` package, and read as it and stock Feast read them."""
 
 import json
 from collections.abc import Callable
@@ -13,6 +13,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 import harness
+import registries
 import servers
 from harness import Thali
 
@@ -66,16 +67,16 @@ def newest(facts: list[Row], driver: int, moment: datetime) -> Row:
 class Lake:
     """A table and a repository whose source it is."""
 
-    def __init__(self, folder: Path, server: servers.S3 | None = None, says_delta: bool = False) -> None:
+    def __init__(self, folder: Path, server: servers.ObjectServer | None = None, says_delta: bool = False) -> None:
         self.repo = folder / "repo"
         self.repo.mkdir()
         self.env, self.options, more = harness.environment(), {}, ""
         if server:
-            self.uri = f"s3://{server.new_bucket()}/tables/stats"
-            self.options = server.environment() | {"AWS_ENDPOINT_URL": server.url, "AWS_ALLOW_HTTP": "true"}
+            self.uri = f"{server.scheme}://{server.new_bucket()}/tables/stats"
+            self.options = server.delta_options()
             self.env = harness.environment(**server.environment())
-            del self.env["FEAST_S3_ENDPOINT_URL"]  # that of the registry
-            more = f", s3_endpoint_override: '{server.url}'"
+            self.env.pop("FEAST_S3_ENDPOINT_URL", None)  # that of the registry
+            more = "".join(f", {name}: '{value}'" for name, value in server.source_options().items())
         else:
             self.uri = str(folder / "tables/some stats")
         if says_delta:
@@ -125,9 +126,10 @@ class Lake:
         assert answer["zone"] == [fact["zone"] for fact in expected]
 
 
-@pytest.fixture(params=["disk", "s3"])
+@pytest.fixture(params=["disk", *registries.OBJECTS])
 def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
-    return Lake(tmp_path, request.getfixturevalue("s3") if request.param == "s3" else None, says_delta=request.param == "s3")
+    on_disk = request.param == "disk"
+    return Lake(tmp_path, None if on_disk else request.getfixturevalue(request.param), says_delta=not on_disk)
 
 
 def merge(lake: Lake) -> None:

@@ -162,9 +162,12 @@ struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     fn new(method: &'a Method, uri: &Uri, headers: &'a HeaderMap, kind: ObjectStoreKind, mode: Mode) -> Self {
+        // Where a host names no account of Azure, the path begins with it.
+        let path = decoded(uri.path());
+        let path = path.strip_prefix("account/").map(str::to_owned).unwrap_or(path);
         Self {
             method,
-            path: decoded(uri.path()),
+            path,
             query: url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes())
                 .into_owned()
                 .collect(),

@@ -25,7 +25,7 @@ fn configured(kind: ObjectStoreKind, server: &str) -> ObjectRegistry {
     let url = match kind {
         ObjectStoreKind::S3 => "s3://bucket/feast/registry.db".to_owned(),
         ObjectStoreKind::Gcs => "gs://bucket/feast/registry.db".to_owned(),
-        ObjectStoreKind::Azure => format!("{server}/bucket/feast/registry.db"),
+        ObjectStoreKind::Azure => format!("{server}/account/bucket/feast/registry.db"),
     };
     ObjectRegistry {
         store: kind,
