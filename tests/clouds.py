@@ -56,9 +56,6 @@ class Azure(servers.ObjectServer):
     def environment(self) -> dict[str, str]:
         return {"AZURE_STORAGE_CONNECTION_STRING": self.connection}
 
-    def delta_options(self) -> dict[str, str]:
-        return {"account_name": self.ACCOUNT, "account_key": self.secret, "endpoint": self.url, "allow_http": "true"}
-
     def client(self) -> Any:
         from azure.storage.blob import BlobServiceClient
 
@@ -127,10 +124,6 @@ class Gcs(servers.ObjectServer):
 
     def environment(self) -> dict[str, str]:
         return {"STORAGE_EMULATOR_HOST": self.url}
-
-    def delta_options(self) -> dict[str, str]:
-        key = '{"private_key": "k", "private_key_id": "i", "client_email": "e", "disable_oauth": true, "gcs_base_url": "%s"}' % self.url
-        return {"google_service_account_key": key, "allow_http": "true"}
 
     def client(self) -> Any:
         from google.auth.credentials import AnonymousCredentials

@@ -363,10 +363,6 @@ class ObjectServer(Server):
     def environment(self) -> dict[str, str]:
         """What points thali and Feast here."""
 
-    @abstractmethod
-    def delta_options(self) -> dict[str, str]:
-        """The same for the `deltalake` package."""
-
     def source_options(self) -> dict[str, str]:
         """What a file source says beside its path."""
         return {}
@@ -423,9 +419,6 @@ run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_bac
     def environment(self) -> dict[str, str]:
         aws = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1", "AWS_REGION": "us-east-1"}
         return aws | {"FEAST_S3_ENDPOINT_URL": self.url, "AWS_EC2_METADATA_DISABLED": "true"}
-
-    def delta_options(self) -> dict[str, str]:
-        return self.environment() | {"AWS_ENDPOINT_URL": self.url, "AWS_ALLOW_HTTP": "true"}
 
     def source_options(self) -> dict[str, str]:
         return {"s3_endpoint_override": self.url}
