@@ -173,7 +173,12 @@ STEPS: list[tuple[str, Callable[[Lake], object]]] = [
 ]
 
 
-@pytest.mark.parametrize("partitions", [[], ["zone"]], ids=["plain", "partitioned"])
+@pytest.mark.parametrize(
+    ("lake", "partitions"),
+    [(place, partitions) for place in ("disk", *registries.OBJECTS) for partitions in ([], ["zone"]) if partitions or place in ("disk", "s3")],
+    ids=lambda value: value if isinstance(value, str) else "partitioned" if value else "plain",
+    indirect=["lake"],
+)
 def test_every_version_of_a_table_is_read(lake: Lake, partitions: list[str]) -> None:
     lake.write(rows(0), partition_by=partitions)
     lake.succeed("apply")

@@ -8,7 +8,7 @@ from feast.protos.feast.core.FeatureViewVersion_pb2 import FeatureViewVersionRec
 
 import harness
 from harness import Node
-from registries import Backend
+from registries import ALL_BACKENDS, Backend
 
 DEFINITIONS = """
 entities:
@@ -57,6 +57,7 @@ def env(backend: Backend) -> dict[str, str]:
     return harness.environment(USER="ada", **backend.env)
 
 
+@pytest.mark.parametrize("backend", ALL_BACKENDS, indirect=True)
 def test_every_apply_is_an_entry_that_can_be_taken_back(repo: Path, env: dict[str, str]) -> None:
     apply(repo, env)
     apply(repo, env, TWO)

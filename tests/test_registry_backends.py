@@ -19,7 +19,7 @@ import data
 import feast_repo
 from data import NOW, hours
 from harness import Node, eventually
-from registries import Backend, address
+from registries import ALL_BACKENDS, Backend, address
 
 KINDS = (*feast_repo.KINDS, "validation_references")
 #: Old → new text of the definitions: of most kinds one object changes, one goes, one comes.
@@ -206,6 +206,7 @@ def test_deleted_one_by_one(backend: Backend, repos: Repos) -> None:
 # --- the same storage, by turns -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("backend", ALL_BACKENDS, indirect=True)
 def test_feast_opens_what_thali_wrote(backend: Backend, repos: Repos) -> None:
     from feast.infra.infra_object import Infra
     from feast.infra.online_stores.sqlite import SqliteTable
@@ -231,6 +232,7 @@ def test_feast_opens_what_thali_wrote(backend: Backend, repos: Repos) -> None:
         assert store.get_feature_view("driver_stats").materialization_intervals == [(hours(5), hours(3)), (hours(3), NOW)]
 
 
+@pytest.mark.parametrize("backend", ALL_BACKENDS, indirect=True)
 def test_thali_opens_what_feast_wrote(backend: Backend, repos: Repos) -> None:
     from feast import Entity
 
