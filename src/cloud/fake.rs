@@ -118,9 +118,10 @@ impl Server {
     }
 }
 
-/// A path without its escapes.
+/// A path without its escapes, and without the account that it begins with where a host names none.
 fn decoded(path: &str) -> String {
-    let path = path.trim_matches('/').replace('=', "%3D");
+    let path = path.trim_matches('/');
+    let path = path.strip_prefix("account/").unwrap_or(path).replace('=', "%3D");
     let (decoded, _) = url::form_urlencoded::parse(path.as_bytes())
         .next()
         .unwrap_or_default();
@@ -162,12 +163,9 @@ struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     fn new(method: &'a Method, uri: &Uri, headers: &'a HeaderMap, kind: ObjectStoreKind, mode: Mode) -> Self {
-        // Where a host names no account of Azure, the path begins with it.
-        let path = decoded(uri.path());
-        let path = path.strip_prefix("account/").map(str::to_owned).unwrap_or(path);
         Self {
             method,
-            path,
+            path: decoded(uri.path()),
             query: url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes())
                 .into_owned()
                 .collect(),
