@@ -229,13 +229,15 @@ def test_partitions_patterns_and_text_are_read(store: str, tmp_path: Path, reque
     if isinstance(server, clouds.Gcs):
         lake.env["STORAGE_EMULATOR_HOST"] = f"127.0.0.1:{server.emulator.port}"  # nothing of ours between
     half = ROWS // 2
-    places = ["data/by day", "data/years/202?/[ab].parquet", "data/all.csv", "data/text/"]
+    places = ["data/by day", "data/years/202?/[ab].parquet", "data/all.csv", "data/text/", "data/by day/zone=*/?.parquet", "data/flat/*.parquet"]
     lake.put("data/by day/zone=x y/a.parquet", lake.table.slice(0, half))
     lake.put("data/by day/zone=å/b.parquet", lake.table.slice(half))
     lake.put("data/by day too/a.parquet", lake.table.slice(0, 1))
     lake.put("data/all.csv", lake.table)
     lake.put("data/years/2026/a.parquet", lake.table.slice(0, half))
     lake.put("data/years/2027/b.parquet", lake.table.slice(half))
+    lake.put("data/flat/a.parquet", lake.table)
+    lake.put("data/flat/below/a.parquet", lake.table.slice(0, 1))  # not the pattern's
     lake.put("data/text/1.csv", lake.table.slice(0, half))
     lake.put("data/text/2.csv", lake.table.slice(half))
     pq.write_table(lake.entity_rows(), lake.repo / "rows.parquet")

@@ -1,9 +1,13 @@
 //! Where a file source lies: the path or object its URI means, and whether that is one file, a folder or a
 //! pattern.
 
-use std::path::{Path, PathBuf};
+use std::{
+    future::ready,
+    path::{Path, PathBuf},
+};
 
 use datafusion::{datasource::listing::ListingTableUrl, error::DataFusionError};
+use futures::TryStreamExt as _;
 use object_store::{ObjectStore as _, ObjectStoreExt as _};
 
 use super::{
@@ -87,6 +91,15 @@ pub(super) struct Location {
 }
 
 const PATTERN: [char; 3] = ['*', '?', '['];
+const NAMES: glob::MatchOptions = glob::MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: true,
+};
+
+fn external(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> DataFusionError {
+    DataFusionError::External(error.into())
+}
 
 impl Location {
     /// Where `source` lies, its relative path starting at `repo`.
@@ -113,19 +126,58 @@ impl Location {
         found.map_err(|error| error.context(format!("data source `{}`: `{uri}`", source.name)))
     }
 
-    /// What the query engine is to list.
+    /// The files that a pattern is for. `*`, `?` and `[…]` stand for parts of a name, `**` for any folders, as where
+    /// Feast's stores (by DuckDB and fsspec) read them; the query engine's own patterns reach into folders below and
+    /// know none that are called `key=value`.
+    pub(super) async fn matching(&self) -> Result<Vec<ListingTableUrl>, DataFusionError> {
+        let extension = self.format.extension();
+        match &self.place {
+            Place::Disk(path) => {
+                let found = glob::glob_with(&path.display().to_string(), NAMES).map_err(external)?;
+                let mut files = Vec::new();
+                for path in found {
+                    let path = path.map_err(|error| DataFusionError::IoError(error.into()))?;
+                    if path.is_file() && path.to_string_lossy().ends_with(extension) {
+                        let url = url::Url::from_file_path(&path).map_err(|()| {
+                            external(format!("`{}` cannot be written as a URL", path.display()))
+                        })?;
+                        files.push(ListingTableUrl::try_new(url, None)?);
+                    }
+                }
+                Ok(files)
+            }
+            Place::Cloud(object) => {
+                let pattern = glob::Pattern::new(object.key.as_ref()).map_err(external)?;
+                let parts = object.key.parts().map(|part| part.as_ref().to_owned());
+                let fixed: object_store::path::Path =
+                    parts.take_while(|part| !part.contains(PATTERN)).collect();
+                let mut keys: Vec<object_store::path::Path> = object
+                    .opened
+                    .bucket
+                    .list(Some(&fixed))
+                    .map_ok(|found| found.location)
+                    .try_filter(|key| {
+                        let key = key.as_ref();
+                        ready(key.ends_with(extension) && pattern.matches_with(key, NAMES))
+                    })
+                    .try_collect()
+                    .await?;
+                keys.sort();
+                let url = |key: &object_store::path::Path| {
+                    let parts: Vec<&str> = key.as_ref().split('/').collect();
+                    ListingTableUrl::try_new(object.url(&parts, false)?, None)
+                };
+                keys.iter().map(url).collect()
+            }
+        }
+    }
+
+    /// What the query engine is to list, unless it is a pattern.
     pub(super) fn listing(&self) -> Result<ListingTableUrl, DataFusionError> {
         let is_folder = matches!(self.shape, Shape::Folder | Shape::Delta);
         let separator = if is_folder { "/" } else { "" };
         match &self.place {
             Place::Disk(path) => ListingTableUrl::parse(format!("{}{separator}", path.display())),
-            Place::Cloud(object) if self.shape == Shape::Pattern => {
-                let parts: Vec<&str> = object.key.as_ref().split('/').collect();
-                let is_pattern = |part: &&str| part.contains(PATTERN);
-                let fixed = parts.iter().position(is_pattern).unwrap_or(parts.len());
-                let folder = object.url(&parts[..fixed], true)?;
-                ListingTableUrl::try_new(folder, None)?.with_glob(&parts[fixed..].join("/"))
-            }
             Place::Cloud(object) => {
                 let parts: Vec<&str> = object.key.as_ref().split('/').collect();
                 ListingTableUrl::try_new(object.url(&parts, is_folder)?, None)
@@ -361,6 +413,48 @@ mod tests {
         }
         assert_eq!(located("x/*.csv").await.unwrap().shape, Shape::Pattern);
         assert_eq!(located("x/A.CSV").await.unwrap().format, Format::Csv);
+    }
+
+    #[tokio::test]
+    async fn a_pattern_is_for_files_of_its_folders_only() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [
+            "a.parquet",
+            "b.parquet",
+            "b.csv",
+            ".c.parquet",
+            "below/a.parquet",
+            "zone=1/a.parquet",
+            "zone=1/x y/[a].parquet",
+        ] {
+            let file = folder.path().join(name);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, "").unwrap();
+        }
+        for (pattern, names) in [
+            ("*.parquet", vec!["a.parquet", "b.parquet"]),
+            ("[bc].csv", vec!["b.csv"]),
+            ("*/*.parquet", vec!["below/a.parquet", "zone=1/a.parquet"]),
+            ("zone=*/a.parquet", vec!["zone=1/a.parquet"]),
+            ("zone=2/*", vec![]),
+            ("zone=1/*/*", vec!["zone=1/x y/[a].parquet"]),
+            (
+                "**/a.parquet",
+                vec!["a.parquet", "below/a.parquet", "zone=1/a.parquet"],
+            ),
+        ] {
+            let path = folder.path().join(pattern);
+            let found = located(path.to_str().unwrap())
+                .await
+                .unwrap()
+                .matching()
+                .await
+                .unwrap();
+            let key =
+                |name: &&str| object_store::path::Path::from_absolute_path(folder.path().join(name)).unwrap();
+            let found: Vec<_> = found.iter().map(|url| url.prefix().clone()).collect();
+            assert_eq!(found, names.iter().map(key).collect::<Vec<_>>(), "{pattern}");
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! [`Table`]: an opened source, of files or another store's: its stored columns, their mapped names, and scans of some of them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, future::ready, sync::Arc};
 
 use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
@@ -8,10 +8,10 @@ use arrow::{
 };
 use datafusion::{
     catalog::TableProvider,
-    common::{Column, ScalarValue},
+    common::{Column, ScalarValue, plan_err},
     datasource::{
         file_format::{FileFormat, csv::CsvFormat, parquet::ParquetFormat},
-        listing::{ListingOptions, ListingTable, ListingTableConfig},
+        listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl},
         physical_plan::{FileScanConfig, FileScanConfigBuilder, ParquetSource},
         source::DataSourceExec,
     },
@@ -21,8 +21,8 @@ use datafusion::{
     physical_expr::{PhysicalExpr, expressions},
     physical_plan::{ExecutionPlan, ExecutionPlanProperties, stream::RecordBatchStreamAdapter},
 };
-use futures::StreamExt;
-use object_store::{ObjectStore, ObjectStoreExt as _, path::Path};
+use futures::{StreamExt, TryStreamExt as _, stream};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _, path::Path};
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -37,6 +37,9 @@ use crate::{
     offline::{asof::times::Scale, store::listed},
     proto::feast::core::DataSource,
 };
+
+/// Files of a pattern whose size is asked for at the same time.
+const ASKED_AT_ONCE: usize = 32;
 
 /// A range of one column that rows must lie in to be of use. Scans take it as a hint: it lets them skip
 /// parts of files, and they may deliver rows outside of it.
@@ -151,6 +154,44 @@ async fn check_footer(store: &dyn ObjectStore, path: &Path, size: u64) -> Result
     Ok(())
 }
 
+/// The files of a location with the columns they have together.
+async fn listed_files(
+    state: &SessionState,
+    location: &Location,
+    options: ListingOptions,
+) -> Result<ListingTableConfig, DataFusionError> {
+    if location.shape == Shape::Pattern {
+        let urls = location.matching().await?;
+        let Some(first) = urls.first() else {
+            return plan_err!("No files found");
+        };
+        let store = state.runtime_env().object_store(first)?;
+        let ask = |url: &ListingTableUrl| {
+            let (store, path) = (Arc::clone(&store), url.prefix().clone());
+            async move { store.head(&path).await }
+        };
+        let asked: Vec<_> = urls.iter().map(ask).collect();
+        let files: Vec<ObjectMeta> = stream::iter(asked)
+            .buffered(ASKED_AT_ONCE)
+            .try_filter(|file| ready(file.size > 0))
+            .try_collect()
+            .await?;
+        let schema = options.format.infer_schema(state, &store, &files).await?;
+        let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options);
+        return Ok(config.with_schema(schema));
+    }
+    let url = location.listing()?;
+    if location.format == Format::Parquet && location.shape == Shape::File {
+        let store = state.runtime_env().object_store(&url)?;
+        check_footer(store.as_ref(), url.prefix(), location.size).await?;
+    }
+    let mut config = ListingTableConfig::new(url).with_listing_options(options);
+    if location.shape == Shape::Folder {
+        config = config.infer_partitions_from_path(state).await?;
+    }
+    config.infer_schema(state).await
+}
+
 /// See the module.
 pub(super) struct Table {
     name: String,
@@ -204,20 +245,7 @@ impl Table {
             location.format.extension()
         };
         let options = ListingOptions::new(format).with_file_extension(extension);
-        let url = location.listing().map_err(unreadable)?;
-        if location.format == Format::Parquet && location.shape == Shape::File {
-            let store = state.runtime_env().object_store(&url)?;
-            let checked = check_footer(store.as_ref(), url.prefix(), location.size).await;
-            checked.map_err(unreadable)?;
-        }
-        let mut config = ListingTableConfig::new(url).with_listing_options(options);
-        if location.shape == Shape::Folder {
-            config = config
-                .infer_partitions_from_path(state)
-                .await
-                .map_err(unreadable)?;
-        }
-        let config = config.infer_schema(state).await.map_err(|error| {
+        let config = listed_files(state, location, options).await.map_err(|error| {
             if error.strip_backtrace().contains("No files found") {
                 let kind = location.format.extension();
                 Error::invalid(format!(
